@@ -1,0 +1,251 @@
+//! What a client asked for.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::{Intent, Plan, Session};
+
+/// The commands of the MySQL protocol that a node carries out. HTTP commands become [`Query`](CommandKind::Query),
+/// [`Prepare`](CommandKind::Prepare) and [`Execute`](CommandKind::Execute).
+///
+/// Source: MySQL manual, "Command Phase".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CommandKind {
+    /// The client leaves.
+    Quit,
+    /// Choose the default schema.
+    InitDb,
+    /// One or more SQL statements as text.
+    Query,
+    /// The columns of a table.
+    FieldList,
+    /// A line of server statistics.
+    Statistics,
+    /// Nothing but an OK.
+    Ping,
+    /// Log in as somebody else on the same connection.
+    ChangeUser,
+    /// Prepare a statement.
+    Prepare,
+    /// Run a prepared statement.
+    Execute,
+    /// A piece of a parameter's value. Has no answer.
+    SendLongData,
+    /// Forget a prepared statement. Has no answer.
+    CloseStatement,
+    /// Forget a prepared statement's long data and cursor.
+    ResetStatement,
+    /// Switch multi-statements on or off.
+    SetOption,
+    /// Rows of a prepared statement's cursor.
+    Fetch,
+    /// Clear the session's state.
+    ResetConnection,
+    /// A command byte that this node does not carry out.
+    Unsupported(u8),
+}
+
+impl CommandKind {
+    /// The kind that a command byte means.
+    pub fn from_byte(byte: u8) -> Self {
+        match byte {
+            0x01 => Self::Quit,
+            0x02 => Self::InitDb,
+            0x03 => Self::Query,
+            0x04 => Self::FieldList,
+            0x09 => Self::Statistics,
+            0x0e => Self::Ping,
+            0x11 => Self::ChangeUser,
+            0x16 => Self::Prepare,
+            0x17 => Self::Execute,
+            0x18 => Self::SendLongData,
+            0x19 => Self::CloseStatement,
+            0x1a => Self::ResetStatement,
+            0x1b => Self::SetOption,
+            0x1c => Self::Fetch,
+            0x1f => Self::ResetConnection,
+            other => Self::Unsupported(other),
+        }
+    }
+
+    /// The command byte.
+    pub fn to_byte(self) -> u8 {
+        match self {
+            Self::Quit => 0x01,
+            Self::InitDb => 0x02,
+            Self::Query => 0x03,
+            Self::FieldList => 0x04,
+            Self::Statistics => 0x09,
+            Self::Ping => 0x0e,
+            Self::ChangeUser => 0x11,
+            Self::Prepare => 0x16,
+            Self::Execute => 0x17,
+            Self::SendLongData => 0x18,
+            Self::CloseStatement => 0x19,
+            Self::ResetStatement => 0x1a,
+            Self::SetOption => 0x1b,
+            Self::Fetch => 0x1c,
+            Self::ResetConnection => 0x1f,
+            Self::Unsupported(byte) => byte,
+        }
+    }
+
+    /// Whether the server answers it at all.
+    pub fn has_reply(self) -> bool {
+        !matches!(self, Self::Quit | Self::SendLongData | Self::CloseStatement)
+    }
+
+    /// The manual's name, for error messages and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Quit => "COM_QUIT",
+            Self::InitDb => "COM_INIT_DB",
+            Self::Query => "COM_QUERY",
+            Self::FieldList => "COM_FIELD_LIST",
+            Self::Statistics => "COM_STATISTICS",
+            Self::Ping => "COM_PING",
+            Self::ChangeUser => "COM_CHANGE_USER",
+            Self::Prepare => "COM_STMT_PREPARE",
+            Self::Execute => "COM_STMT_EXECUTE",
+            Self::SendLongData => "COM_STMT_SEND_LONG_DATA",
+            Self::CloseStatement => "COM_STMT_CLOSE",
+            Self::ResetStatement => "COM_STMT_RESET",
+            Self::SetOption => "COM_SET_OPTION",
+            Self::Fetch => "COM_STMT_FETCH",
+            Self::ResetConnection => "COM_RESET_CONNECTION",
+            Self::Unsupported(byte) => unsupported_name(byte),
+        }
+    }
+}
+
+fn unsupported_name(byte: u8) -> &'static str {
+    match byte {
+        0x05 => "COM_CREATE_DB",
+        0x06 => "COM_DROP_DB",
+        0x07 => "COM_REFRESH",
+        0x08 => "COM_SHUTDOWN",
+        0x0a => "COM_PROCESS_INFO",
+        0x0c => "COM_PROCESS_KILL",
+        0x0d => "COM_DEBUG",
+        0x12 => "COM_BINLOG_DUMP",
+        0x13 => "COM_TABLE_DUMP",
+        0x15 => "COM_REGISTER_SLAVE",
+        0x1e => "COM_BINLOG_DUMP_GTID",
+        0x20 => "COM_CLONE",
+        0xfa => "COM_STMT_BULK_EXECUTE",
+        _ => "this command byte",
+    }
+}
+
+/// One command of a client on its way through the stack.
+#[derive(Clone, Debug)]
+pub struct Command {
+    session: Arc<Session>,
+    kind: CommandKind,
+    payload: Bytes,
+    sql: Bytes,
+    plan: Option<Arc<Plan>>,
+}
+
+impl Command {
+    /// A command from its packet: the command byte and what follows it.
+    pub fn new(session: Arc<Session>, payload: Bytes) -> Self {
+        let kind = CommandKind::from_byte(payload.first().copied().unwrap_or(0));
+        let sql = match kind {
+            CommandKind::Query | CommandKind::Prepare => payload.slice(1..),
+            _ => Bytes::new(),
+        };
+        Self { session, kind, payload, sql, plan: None }
+    }
+
+    /// A text command with this SQL.
+    pub fn query(session: Arc<Session>, sql: &[u8]) -> Self {
+        Self::new(session, packet(CommandKind::Query, sql))
+    }
+
+    /// The session that asked.
+    pub fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// What kind of command it is.
+    pub fn kind(&self) -> CommandKind {
+        self.kind
+    }
+
+    /// The packet's payload: what goes to the server.
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+
+    /// The SQL, as the client sent it; for a prepared statement that of its preparation. Empty when there is none.
+    /// The bytes are in the client's character set.
+    pub fn sql(&self) -> &Bytes {
+        &self.sql
+    }
+
+    /// What classification found; none outside the classify layer.
+    pub fn plan(&self) -> Option<&Arc<Plan>> {
+        self.plan.as_ref()
+    }
+
+    /// What it means to do. [`Intent::Unknown`] until the classify layer has seen it.
+    pub fn intent(&self) -> Intent {
+        self.plan.as_ref().map_or(Intent::Unknown, |plan| plan.intent)
+    }
+
+    /// The statement id of the prepared-statement commands.
+    pub fn statement_id(&self) -> Option<u32> {
+        match self.kind {
+            CommandKind::Execute
+            | CommandKind::SendLongData
+            | CommandKind::CloseStatement
+            | CommandKind::ResetStatement
+            | CommandKind::Fetch => {
+                let id = self.payload.get(1..5)?;
+                Some(u32::from_le_bytes([id[0], id[1], id[2], id[3]]))
+            }
+            _ => None,
+        }
+    }
+
+    /// Puts other SQL in the place of the client's and classifies it anew, so that no layer can carry a write past
+    /// the guard. Only a query or a prepare has SQL to replace; other commands stay as they are and `false` is returned.
+    pub fn rewrite(&mut self, sql: &[u8]) -> bool {
+        if !matches!(self.kind, CommandKind::Query | CommandKind::Prepare) {
+            return false;
+        }
+        self.payload = packet(self.kind, sql);
+        self.sql = self.payload.slice(1..);
+        self.plan = Some(self.session.classifier().classify(&self.sql, self.session.sql_mode()));
+        true
+    }
+
+    /// The classify layer's: attaches what it found, and for an execute the SQL of the preparation.
+    pub(crate) fn classified(&mut self, plan: Arc<Plan>, sql: Option<Bytes>) {
+        self.plan = Some(plan);
+        if let Some(sql) = sql {
+            self.sql = sql;
+        }
+    }
+}
+
+fn packet(kind: CommandKind, body: &[u8]) -> Bytes {
+    let mut payload = BytesMut::with_capacity(1 + body.len());
+    payload.put_u8(kind.to_byte());
+    payload.put_slice(body);
+    payload.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_is_one_kind_and_back() {
+        for byte in 0..=u8::MAX {
+            assert_eq!(CommandKind::from_byte(byte).to_byte(), byte);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What a command means to do.
+
+use std::{borrow::Cow, fmt, sync::Arc};
+
+use serde::Serialize;
+
+/// What a command means to do, weakest first: of several statements in one command the strongest wins.
+///
+/// Whoever guards a promise takes [`Unknown`](Intent::Unknown) as a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Intent {
+    /// Changes nothing that outlives the command.
+    Read,
+    /// Changes only the client's own session: a `SET`, a `USE`, a user variable.
+    SessionState,
+    /// Opens, ends or marks a transaction. Its end may be a commit of earlier writes.
+    Transaction,
+    /// Changes data, schema, accounts or the server.
+    Write,
+    /// Nobody could tell. Treated as a write.
+    Unknown,
+}
+
+impl Intent {
+    /// Whether it must go to the master: a write, or something that may be one.
+    pub fn may_write(self) -> bool {
+        self >= Self::Write
+    }
+
+    /// The word used in JSON and metric labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::SessionState => "session_state",
+            Self::Transaction => "transaction",
+            Self::Write => "write",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for Intent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// On which roles the guard refuses a statement whatever its intent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusedOn {
+    /// A slave: it would hold up the applier or switch a fence off.
+    Slave,
+    /// Every node: it would hide writes from replication.
+    EveryNode,
+}
+
+/// Why the guard refuses a statement that its intent alone would let pass.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Refusal {
+    /// Where it holds.
+    pub on: RefusedOn,
+    /// What is refused and why, as the client sees it.
+    pub reason: Cow<'static, str>,
+}
+
+/// What classification found out about one SQL text. Made once per shape and shared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// What it means to do.
+    pub intent: Intent,
+    /// What decided the intent: a word for people, as in `keyword SELECT` or `function nextval`.
+    pub rule: Cow<'static, str>,
+    /// Set when the guard refuses it by name.
+    pub refusal: Option<Refusal>,
+    /// The text's shape, keyed per process: equal for texts that differ only in literals, comments, case and space.
+    /// 0 when there is none.
+    pub digest: u64,
+    /// The tables that it names, as `(schema, table)`. Empty means "not known".
+    pub tables: Vec<(Option<String>, String)>,
+}
+
+impl Plan {
+    /// A plan with nothing known but the intent.
+    pub fn bare(intent: Intent, rule: &'static str) -> Self {
+        Self { intent, rule: Cow::Borrowed(rule), refusal: None, digest: 0, tables: Vec::new() }
+    }
+}
+
+/// How the server will read a text: what the lexer's rules hang on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct SqlMode {
+    /// A backslash in a string is a plain character.
+    pub no_backslash_escapes: bool,
+    /// Double quotes are identifiers.
+    pub ansi_quotes: bool,
+    /// The client's character set has bytes that look like ASCII inside a character (gbk, big5, sjis …),
+    /// so that quotes and backslashes can't be found byte by byte.
+    pub ascii_unsafe_charset: bool,
+}
+
+/// Tells what SQL means to do. Implemented by the node; layers reach it through [`Command::rewrite`](crate::Command::rewrite).
+pub trait Classifier: Send + Sync + fmt::Debug {
+    /// The plan of one command's SQL. Never fails: what is not understood is [`Intent::Unknown`].
+    fn classify(&self, sql: &[u8], mode: SqlMode) -> Arc<Plan>;
+
+    /// The server has shown a text of this shape to be a write although it was taken for less.
+    fn learn_write(&self, digest: u64);
+}

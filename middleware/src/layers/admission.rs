@@ -1,0 +1,113 @@
+//! Middleware that refuses commands while the node is stopping, and counts those that run.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use pin_project_lite::pin_project;
+use tower::{Layer, Service};
+
+use crate::{Command, Error, Reply, ServerError};
+
+#[derive(Debug, Default)]
+struct Gate {
+    stopping: AtomicBool,
+    running: AtomicUsize,
+}
+
+/// Applies [`Admission`]. Clones share one gate.
+#[derive(Clone, Debug, Default)]
+pub struct AdmissionLayer(Arc<Gate>);
+
+impl AdmissionLayer {
+    /// From now on every new command is refused with error 1053.
+    pub fn close(&self) {
+        self.0.stopping.store(true, Ordering::Release);
+    }
+
+    /// Commands between their arrival and the head of their reply.
+    pub fn running(&self) -> usize {
+        self.0.running.load(Ordering::Acquire)
+    }
+}
+
+impl<S> Layer<S> for AdmissionLayer {
+    type Service = Admission<S>;
+
+    fn layer(&self, inner: S) -> Admission<S> {
+        Admission { gate: self.0.clone(), inner }
+    }
+}
+
+/// Refuses commands while the node is stopping, and counts those that run.
+#[derive(Debug)]
+pub struct Admission<S> {
+    gate: Arc<Gate>,
+    inner: S,
+}
+
+impl<S> Service<Command> for Admission<S>
+where
+    S: Service<Command, Response = Reply, Error = Error>,
+{
+    type Response = Reply;
+    type Error = Error;
+    type Future = AdmissionFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, command: Command) -> Self::Future {
+        // A command without a reply can't be refused, and a client that leaves is welcome to.
+        if self.gate.stopping.load(Ordering::Acquire) && command.kind().has_reply() {
+            return AdmissionFuture::Refused;
+        }
+        self.gate.running.fetch_add(1, Ordering::AcqRel);
+        AdmissionFuture::Running { inner: self.inner.call(command), permit: Permit(self.gate.clone()) }
+    }
+}
+
+/// Counts a command as running until it is dropped.
+#[derive(Debug)]
+struct Permit(Arc<Gate>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+pin_project! {
+    /// The future of [`Admission`].
+    #[project = Projected]
+    #[allow(missing_docs, private_interfaces)] // a variant's fields can't carry docs through the macro
+    #[derive(Debug)]
+    pub enum AdmissionFuture<F> {
+        /// The node is stopping.
+        Refused,
+        /// The inner service runs.
+        Running {
+            #[pin]
+            inner: F,
+            permit: Permit,
+        },
+    }
+}
+
+impl<F: Future<Output = Result<Reply, Error>>> Future for AdmissionFuture<F> {
+    type Output = Result<Reply, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            Projected::Refused => Poll::Ready(Ok(Reply::err(ServerError::stopping()))),
+            Projected::Running { inner, .. } => inner.poll(cx),
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Middleware that turns a commit into a position and holds the client's OK until enough slaves have it.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use pin_project_lite::pin_project;
+use tower::{Layer, Service};
+
+use crate::{
+    Acknowledgement, BoxFuture, Command, Completion, Error, Final, Part, Parts, Plan, Replication, Reply, ServerError,
+};
+
+/// Applies [`FanOut`]; on a node without slaves of its own it passes everything through.
+///
+/// # Order
+/// Just outside the router: it must see every commit, also those that a layer makes by itself.
+#[derive(Clone, Debug)]
+pub struct FanOutLayer(Option<Arc<dyn Replication>>);
+
+impl FanOutLayer {
+    /// The fan-out of a master.
+    pub fn master(replication: Arc<dyn Replication>) -> Self {
+        Self(Some(replication))
+    }
+
+    /// A slave pushes nothing on.
+    pub fn slave() -> Self {
+        Self(None)
+    }
+}
+
+impl<S> Layer<S> for FanOutLayer {
+    type Service = FanOut<S>;
+
+    fn layer(&self, inner: S) -> FanOut<S> {
+        FanOut { replication: self.0.clone(), inner }
+    }
+}
+
+/// Puts positions on commits, and waits for slaves as `ack` says.
+#[derive(Debug)]
+pub struct FanOut<S> {
+    replication: Option<Arc<dyn Replication>>,
+    inner: S,
+}
+
+impl<S> Service<Command> for FanOut<S>
+where
+    S: Service<Command, Response = Reply, Error = Error>,
+{
+    type Response = Reply;
+    type Error = Error;
+    type Future = FanOutFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, command: Command) -> Self::Future {
+        let watch = self.replication.clone().map(|replication| Watch { replication, plan: command.plan().cloned() });
+        FanOutFuture::Running { watch, inner: self.inner.call(command) }
+    }
+}
+
+/// What one command's finals are measured against.
+#[derive(Clone, Debug)]
+struct Watch {
+    replication: Arc<dyn Replication>,
+    plan: Option<Arc<Plan>>,
+}
+
+impl Watch {
+    /// Puts the position on a commit and returns it when the client must wait for it.
+    fn mark(&self, completion: &mut Completion) {
+        let Some(gtid) = &completion.gtid else { return };
+        completion.position = self.replication.position_of(gtid);
+        if let Some(plan) = self.plan.as_ref().filter(|plan| plan.intent < crate::Intent::Transaction) {
+            self.replication.misclassified(plan.digest);
+        }
+    }
+
+    /// Holds one final back until its commit is acknowledged. A missing acknowledgement becomes an error or a warning.
+    async fn hold(&self, end: &mut Final) {
+        let Final::Ok(completion) = end else { return };
+        self.mark(completion);
+        if !self.replication.waits() {
+            return;
+        }
+        let Some(position) = completion.position else {
+            if self.plan.as_ref().is_some_and(|plan| plan.intent == crate::Intent::Write) && !in_transaction(completion)
+            {
+                self.replication.unlogged_write();
+            }
+            return;
+        };
+        match self.replication.acknowledged(position).await {
+            Acknowledgement::Given => {}
+            Acknowledgement::Missing { reason, is_error: true } => {
+                *end = Final::Err(ServerError::new(3024, b"HY000", reason));
+            }
+            Acknowledgement::Missing { reason, is_error: false } => {
+                completion.warnings = completion.warnings.saturating_add(1);
+                if completion.info.is_empty() {
+                    completion.info = Bytes::from(reason);
+                }
+            }
+        }
+    }
+}
+
+fn in_transaction(completion: &Completion) -> bool {
+    completion.status & crate::status::IN_TRANS != 0
+}
+
+pin_project! {
+    /// The future of [`FanOut`].
+    #[project = Projected]
+    #[allow(missing_docs, private_interfaces)] // a variant's fields can't carry docs through the macro
+    pub enum FanOutFuture<F> {
+        /// The inner service runs.
+        Running {
+            watch: Option<Watch>,
+            #[pin]
+            inner: F,
+        },
+        /// The reply is held back.
+        Holding {
+            held: BoxFuture<'static, Reply>,
+        },
+    }
+}
+
+impl<F> std::fmt::Debug for FanOutFuture<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FanOutFuture")
+    }
+}
+
+impl<F: Future<Output = Result<Reply, Error>>> Future for FanOutFuture<F> {
+    type Output = Result<Reply, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            match self.as_mut().project() {
+                Projected::Running { watch, inner } => {
+                    let mut reply = ready!(inner.poll(cx))?;
+                    let Some(watch) = watch.take() else { return Poll::Ready(Ok(reply)) };
+                    if !reply.is_complete() {
+                        return Poll::Ready(Ok(reply.wrap(|parts| Box::new(Held { watch, parts, pending: None }))));
+                    }
+                    if !watch.replication.waits() {
+                        reply.ready_finals().for_each(|end| {
+                            if let Final::Ok(completion) = end {
+                                watch.mark(completion);
+                            }
+                        });
+                        return Poll::Ready(Ok(reply));
+                    }
+                    let held = Box::pin(async move {
+                        for end in reply.ready_finals() {
+                            watch.hold(end).await;
+                        }
+                        reply
+                    });
+                    self.set(FanOutFuture::Holding { held });
+                }
+                Projected::Holding { held } => return held.as_mut().poll(cx).map(Ok),
+            }
+        }
+    }
+}
+
+/// A streaming reply whose finals are held back.
+struct Held {
+    watch: Watch,
+    parts: Box<dyn Parts>,
+    pending: Option<Part>,
+}
+
+impl Parts for Held {
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Part>, Error>> {
+        Box::pin(async {
+            // Kept in `self` across the wait, so that a dropped future loses nothing.
+            if self.pending.is_none() {
+                self.pending = self.parts.next().await?;
+            }
+            if let Some(Part::Final(end)) = &mut self.pending {
+                self.watch.hold(end).await;
+            }
+            Ok(self.pending.take())
+        })
+    }
+
+    fn answer(&mut self, payload: Bytes) -> BoxFuture<'_, Result<(), Error>> {
+        self.parts.answer(payload)
+    }
+}

@@ -1,0 +1,8 @@
+//! The core layers, outermost first: trace ▸ admission ▸ classify ▸ the user's ▸ guard ▸ fan-out.
+
+pub mod admission;
+pub mod classify;
+pub mod fan_out;
+pub mod guard;
+pub mod trace;
+pub mod user;

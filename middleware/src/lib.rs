@@ -1,0 +1,34 @@
+//! The words and layers of a Towline node: what a third party depends on to put logic in front of MySQL.
+//!
+//! - [`Command`] is what a client asked, [`Intent`] what it means to do, [`Reply`] the answer: a head and a stream of
+//!   parts that is never collected.
+//! - A layer is a tower [`Layer`](tower::Layer) over services of `Command → Reply`. A refusal is a reply
+//!   ([`Reply::err`]); an [`Error`] ends the session.
+//! - [`Stack`] is the one definition of the order in which layers run, used by both fronts. [`from_fn()`] makes a
+//!   layer of one asynchronous function.
+//!
+//! State shared by all sessions lives in the layer, one session's state in the service that it makes.
+
+mod command;
+mod error;
+mod from_fn;
+mod intent;
+pub mod layers;
+mod position;
+mod replication;
+mod reply;
+mod role;
+mod session;
+mod stack;
+pub mod testing;
+
+pub use command::{Command, CommandKind};
+pub use error::{Error, ServerError};
+pub use from_fn::{FnLayer, Next, from_fn};
+pub use intent::{Classifier, Intent, Plan, Refusal, RefusedOn, SqlMode};
+pub use position::{Epoch, InvalidPosition, Position, Sequence};
+pub use replication::{Acknowledgement, Replication};
+pub use reply::{BoxFuture, Completion, Final, Head, Part, Parts, Reply};
+pub use role::{Role, UnknownRole};
+pub use session::{Front, Session, status};
+pub use stack::{BoxSessionService, Router, SessionStack, Stack, UserLayer};

@@ -1,0 +1,235 @@
+//! What a command is answered with.
+
+use std::{collections::VecDeque, fmt, future::Future, pin::Pin};
+
+use bytes::Bytes;
+
+use crate::{Error, Position, ServerError, session::status};
+
+/// A boxed future, for the traits of this crate that are used as objects.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What the first packet of a reply says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Head {
+    /// Done, without rows.
+    Ok,
+    /// Refused, by the server or by a layer.
+    Err,
+    /// Rows follow.
+    Rows,
+    /// A statement was prepared.
+    Prepared {
+        /// The id by which the client will execute it.
+        statement_id: u32,
+    },
+    /// The server wants a file of the client's, or another step of a login.
+    Turn,
+    /// A packet of another kind, as the line of COM_STATISTICS.
+    Other,
+    /// No reply at all.
+    None,
+}
+
+/// What ended one result without an error.
+///
+/// One command may have several results; every one but the last has [`status::MORE_RESULTS`] set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Completion {
+    /// Whether it ends rows. An OK without rows otherwise.
+    pub ends_rows: bool,
+    /// Rows changed (or found, if the client asked so).
+    pub affected_rows: u64,
+    /// The first id that AUTO_INCREMENT gave, or 0.
+    pub last_insert_id: u64,
+    /// The server's status flags (see [`status`]).
+    pub status: u16,
+    /// How many warnings there are.
+    pub warnings: u16,
+    /// The text for people, as in `Rows matched: 1`.
+    pub info: Bytes,
+    /// Session state information that the client asked for, encoded as in the OK packet.
+    pub state: Bytes,
+    /// The GTID of a commit, as the server writes it; none when nothing was committed.
+    pub gtid: Option<Box<str>>,
+    /// The position of that commit in the master's history, once the fan-out layer has found it.
+    pub position: Option<Position>,
+}
+
+impl Completion {
+    /// Whether another result of the same command follows.
+    pub fn has_more(&self) -> bool {
+        self.status & status::MORE_RESULTS != 0
+    }
+}
+
+/// What ends one result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Final {
+    /// It succeeded.
+    Ok(Completion),
+    /// It failed. No other result follows.
+    Err(ServerError),
+}
+
+/// One piece of a reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Bytes of the protocol to pass on unread: whole packets, or the next piece of a long one, already framed and
+    /// numbered for this client.
+    Packets(Bytes),
+    /// The end of one result.
+    Final(Final),
+    /// Packets after which it is the client's turn: hand its next packet to [`Reply::answer`].
+    Turn(Bytes),
+}
+
+/// Where the rest of a reply comes from.
+pub trait Parts: Send {
+    /// The next piece; `None` after the last.
+    ///
+    /// # Errors
+    /// The session is over.
+    ///
+    /// # Cancel safety
+    /// A dropped future loses nothing: the next call goes on where it was.
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Part>, Error>>;
+
+    /// Sends the client's packet after a [`Part::Turn`].
+    ///
+    /// # Errors
+    /// The session is over.
+    fn answer(&mut self, payload: Bytes) -> BoxFuture<'_, Result<(), Error>>;
+}
+
+/// The answer to one command: a head and an owned stream of parts.
+///
+/// - A reply that fits the first read from the server is complete in `ready`; a longer one streams and is never collected.
+/// - Dropping it before its end leaves its connection to the server unusable, so the router closes it.
+pub struct Reply {
+    head: Head,
+    ready: VecDeque<Part>,
+    rest: Option<Box<dyn Parts>>,
+}
+
+impl Reply {
+    /// A reply from what has been read and what is still to come.
+    pub fn new(head: Head, ready: impl IntoIterator<Item = Part>, rest: Option<Box<dyn Parts>>) -> Self {
+        Self { head, ready: ready.into_iter().collect(), rest }
+    }
+
+    /// An OK of our own.
+    pub fn ok(completion: Completion) -> Self {
+        Self::new(Head::Ok, [Part::Final(Final::Ok(completion))], None)
+    }
+
+    /// A refusal.
+    pub fn err(error: ServerError) -> Self {
+        Self::new(Head::Err, [Part::Final(Final::Err(error))], None)
+    }
+
+    /// No reply, for a command that has none.
+    pub fn none() -> Self {
+        Self::new(Head::None, [], None)
+    }
+
+    /// What the first packet said.
+    pub fn head(&self) -> Head {
+        self.head
+    }
+
+    /// The parts that need no waiting.
+    pub fn ready(&self) -> impl Iterator<Item = &Part> {
+        self.ready.iter()
+    }
+
+    /// Whether all of it is in [`ready`](Self::ready).
+    pub fn is_complete(&self) -> bool {
+        self.rest.is_none()
+    }
+
+    /// The error, if the whole reply is one.
+    pub fn server_error(&self) -> Option<&ServerError> {
+        match self.ready.front() {
+            Some(Part::Final(Final::Err(error))) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// The next part that needs no waiting. A front drains these before it writes, to send them in one go.
+    pub fn next_ready(&mut self) -> Option<Part> {
+        self.ready.pop_front()
+    }
+
+    /// The next part; `None` after the last.
+    ///
+    /// # Errors
+    /// The session is over.
+    ///
+    /// # Cancel safety
+    /// A dropped future loses nothing.
+    pub async fn next(&mut self) -> Result<Option<Part>, Error> {
+        if let Some(part) = self.ready.pop_front() {
+            return Ok(Some(part));
+        }
+        match &mut self.rest {
+            Some(rest) => {
+                let part = rest.next().await?;
+                if part.is_none() {
+                    self.rest = None;
+                }
+                Ok(part)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Sends the client's packet after a [`Part::Turn`].
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn answer(&mut self, payload: Bytes) -> Result<(), Error> {
+        match &mut self.rest {
+            Some(rest) => rest.answer(payload).await,
+            None => Err(Error::Protocol { peer: "client", what: "a packet that nobody asked for" }),
+        }
+    }
+
+    /// The finals that need no waiting, to look at or change.
+    pub fn ready_finals(&mut self) -> impl Iterator<Item = &mut Final> {
+        self.ready.iter_mut().filter_map(|part| match part {
+            Part::Final(end) => Some(end),
+            _ => None,
+        })
+    }
+
+    /// Puts something around all parts, ready ones included: how a layer watches or holds back what streams by.
+    #[must_use]
+    pub fn wrap(self, wrapper: impl FnOnce(Box<dyn Parts>) -> Box<dyn Parts>) -> Self {
+        let head = self.head;
+        Self { head, ready: VecDeque::new(), rest: Some(wrapper(Box::new(Whole(self)))) }
+    }
+}
+
+/// A whole reply as parts, so that a wrapper sees every one of them.
+struct Whole(Reply);
+
+impl Parts for Whole {
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Part>, Error>> {
+        Box::pin(self.0.next())
+    }
+
+    fn answer(&mut self, payload: Bytes) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(self.0.answer(payload))
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply")
+            .field("head", &self.head)
+            .field("ready", &self.ready)
+            .field("complete", &self.is_complete())
+            .finish()
+    }
+}

@@ -1,0 +1,1 @@
+//! The master's binlog, made into transactions.

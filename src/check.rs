@@ -1,0 +1,1 @@
+//! A server checked against what replication needs.

@@ -1,0 +1,1 @@
+//! `config.toml` and the environment, made into a typed and validated [`Config`].

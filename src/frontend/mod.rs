@@ -1,0 +1,4 @@
+//! Towards clients.
+
+pub mod http;
+pub mod mysql;

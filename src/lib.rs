@@ -1,0 +1,27 @@
+//! Towline: a proxy in front of MySQL and MariaDB, with middleware for every command and exact row replication to any
+//! number of slaves over HTTP.
+//!
+//! # The code map
+//! - [`frontend`] is towards clients: the MySQL protocol and HTTP with JSON. Both turn what they read into a
+//!   [`Command`](towline_middleware::Command) and send it through the same stack of tower layers.
+//! - [`towline_middleware`] holds the words and the layers: trace ▸ admission ▸ classify ▸ the user's ▸ guard ▸ fan-out.
+//! - [`classify`] tells reads from writes; [`router`] is the innermost service; [`upstream`] is towards MySQL;
+//!   [`wire`] turns bytes into packets and back.
+//! - [`capture`] reads the master's binlog into transactions; [`replication`] pushes them to the slaves and applies
+//!   them there.
+//! - [`config`], [`cli`], [`check`], [`managed`], [`node`] and [`demo`] make a process of it.
+
+pub mod capture;
+pub mod check;
+pub mod classify;
+pub mod cli;
+pub mod config;
+pub mod demo;
+pub mod frontend;
+pub mod managed;
+pub mod metrics;
+pub mod node;
+pub mod replication;
+pub mod router;
+pub mod upstream;
+pub mod wire;

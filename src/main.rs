@@ -1,0 +1,3 @@
+//! The `towline` program.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! A private MariaDB as a child process.

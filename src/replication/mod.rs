@@ -1,0 +1,3 @@
+//! Changes on their way from the master to the slaves.
+
+pub mod protocol;

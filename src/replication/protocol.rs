@@ -1,0 +1,260 @@
+//! The JSON that a master pushes to a slave by `POST /slave`, and the slave's answers.
+//!
+//! Version 1 of the format; any program that accepts the POST can be a slave:
+//!
+//! ```json
+//! {"version": 1, "cluster": "f3a9…", "epoch": 3, "after": {"position": "3:1041", "gtid": "0-1-1041"},
+//!  "formats": [{"id": 2774851920, "event": "<base64>"}],
+//!  "transactions": [
+//!   {"position": "3:1042", "gtid": "0-1-1042", "committed_at": 1790000000, "format": 2774851920, "changes": [
+//!    {"kind": "rows", "tables": [{"action": "insert", "database": "shop", "table": "item"}],
+//!     "maps": "<base64>", "events": "<base64>", "starts": true, "ends": true}]}]}
+//! ```
+//!
+//! - Row events are MySQL's own binlog events, whole: header, body and CRC32, several of them end to end.
+//! - A slave applies a batch only if `after` is exactly where it stands; otherwise it answers 409 with where it stands,
+//!   and the master goes on from there.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use towline_middleware::{Epoch, Position};
+
+/// The version of the format that this node speaks.
+pub const VERSION: u32 = 1;
+
+/// A position with the GTID that proves it is of the same history: two histories may number alike.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// Where.
+    pub position: Position,
+    /// The transaction's GTID in the master's own words (`0-1-1042`, `uuid:1042`). Empty before the first transaction.
+    pub gtid: String,
+}
+
+/// What one POST carries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The cluster's id: a push meant for another cluster is refused.
+    pub cluster: String,
+    /// The master's epoch: a push from a lower one than the slave knows is refused.
+    pub epoch: Epoch,
+    /// The transaction after which the first one stands.
+    pub after: Mark,
+    /// Every format description that the transactions refer to.
+    pub formats: Vec<Format>,
+    /// In commit order. Empty asks only whether the slave stands at `after`.
+    pub transactions: Vec<Transaction>,
+}
+
+/// A format description event: how to read the row events of the transactions that name its id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Format {
+    /// CRC32 of `event`.
+    pub id: u32,
+    /// The event, whole.
+    pub event: Binary,
+}
+
+/// One transaction of the master.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transaction {
+    /// Where it stands in the master's history.
+    pub position: Position,
+    /// Its GTID in the master's own words.
+    pub gtid: String,
+    /// When it was committed there, in seconds since 1970 (UTC).
+    pub committed_at: u64,
+    /// The [`Format::id`] under which its events were written; 0 if it has no row events.
+    pub format: u32,
+    /// In the order of the binlog. Empty when nothing of it is to be applied (a change to the schema `towline`, say):
+    /// the slave only moves its position.
+    pub changes: Vec<Change>,
+}
+
+/// One change of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Change {
+    /// Rows, as row events.
+    Rows(RowsChange),
+    /// A statement that changes the schema or accounts.
+    Schema(SchemaChange),
+}
+
+/// The row events of one statement, or of a piece of a long one.
+///
+/// - A piece is cut only between row events.
+/// - `maps` stands before `events` when the piece is the first in a `BINLOG` or `starts` its statement: a rows event
+///   without its map in the same `BINLOG` is lost without an error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowsChange {
+    /// What is done to which tables, in the order of the events; one entry for a run of events of the same kind.
+    pub tables: Vec<RowsOf>,
+    /// All Table_map events of the statement.
+    pub maps: Binary,
+    /// The row events.
+    pub events: Binary,
+    /// Whether it is the first piece of its statement.
+    pub starts: bool,
+    /// Whether it is the last piece of its statement (its last event has STMT_END).
+    pub ends: bool,
+}
+
+/// Which rows a run of row events changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowsOf {
+    /// What is done.
+    pub action: Action,
+    /// The schema.
+    pub database: String,
+    /// The table.
+    pub table: String,
+}
+
+/// What is done to rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// New rows.
+    Insert,
+    /// Changed rows.
+    Update,
+    /// Removed rows.
+    Delete,
+}
+
+/// A statement that changes the schema or accounts, with the context under which the master ran it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchemaChange {
+    /// The statement. Bytes, since it is in the client's character set and may hold a password's hash.
+    pub sql: Binary,
+    /// The session state that the binlog gives.
+    pub context: Context,
+}
+
+/// The session state under which a statement ran, as the binlog's Query event carries it. What is absent is left at
+/// the applying session's value.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Context {
+    /// The default schema; empty for none.
+    pub schema: String,
+    /// The clock of the statement in microseconds since 1970 (UTC).
+    pub timestamp_us: u64,
+    /// `sql_mode` as the server's bits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sql_mode: Option<u64>,
+    /// `foreign_key_checks`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub foreign_key_checks: Option<bool>,
+    /// `unique_checks`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unique_checks: Option<bool>,
+    /// `sql_auto_is_null`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sql_auto_is_null: Option<bool>,
+    /// `check_constraint_checks` (MariaDB).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check_constraint_checks: Option<bool>,
+    /// Ids of `character_set_client`'s, `collation_connection` and `collation_server`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub charset: Option<[u16; 3]>,
+    /// Id of `collation_database`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub collation_database: Option<u16>,
+    /// Id of `default_collation_for_utf8mb4` (MySQL).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_collation_for_utf8mb4: Option<u16>,
+    /// `time_zone`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
+    /// Number of `lc_time_names`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lc_time_names: Option<u16>,
+    /// `auto_increment_increment` and `auto_increment_offset`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_increment: Option<[u16; 2]>,
+    /// `explicit_defaults_for_timestamp`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explicit_defaults_for_timestamp: Option<bool>,
+}
+
+/// The slave's answer to a batch that it has applied (200).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// Where it stands now.
+    pub applied: Mark,
+}
+
+/// The slave's answer to a batch that it has not applied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotApplied {
+    /// Why not.
+    pub refusal: PushRefusal,
+    /// For people.
+    pub message: String,
+    /// Where it stands; none if it could not find out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<Mark>,
+}
+
+/// Why a slave has not applied a batch, and with which HTTP status it says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PushRefusal {
+    /// 409: it stands elsewhere in the same history. The master goes on from there.
+    Position,
+    /// 409: its history is not the master's. It needs a new snapshot.
+    Forked,
+    /// 403: the push is from a lower epoch.
+    OldEpoch,
+    /// 403: the push is for another cluster.
+    OtherCluster,
+    /// 400: the format's version is not spoken here.
+    Version,
+    /// 422: the batch is damaged (CRC, base64) or can't be applied; the slave has stopped if it says `stopped`.
+    Damaged,
+    /// 422: a change can't be applied. The slave stays where it is until someone mends it.
+    Stopped,
+    /// 503: its MySQL is away or busy. Try again later.
+    Unavailable,
+}
+
+impl PushRefusal {
+    /// The HTTP status that goes with it.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::Position | Self::Forked => 409,
+            Self::OldEpoch | Self::OtherCluster => 403,
+            Self::Version => 400,
+            Self::Damaged | Self::Stopped => 422,
+            Self::Unavailable => 503,
+        }
+    }
+}
+
+/// Bytes that travel as base64.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Binary(pub Vec<u8>);
+
+impl std::fmt::Debug for Binary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Never the content: statements on accounts hold passwords.
+        write!(f, "Binary({} bytes)", self.0.len())
+    }
+}
+
+impl Serialize for Binary {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&BASE64_STANDARD.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Binary {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        BASE64_STANDARD.decode(text.as_bytes()).map(Self).map_err(serde::de::Error::custom)
+    }
+}

@@ -1,0 +1,1 @@
+//! The innermost service of a session.

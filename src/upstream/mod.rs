@@ -1,0 +1,1 @@
+//! Towards this node's MySQL.
