@@ -79,9 +79,21 @@ pub enum Part {
     /// numbered for this client.
     Packets(Bytes),
     /// The end of one result.
-    Final(Final),
+    Final {
+        /// What ended it.
+        end: Final,
+        /// The number of the packet that says so, counted from the command's own, which is 0.
+        sequence: u8,
+    },
     /// Packets after which it is the client's turn: hand its next packet to [`Reply::answer`].
     Turn(Bytes),
+}
+
+impl Part {
+    /// A final that is the whole reply.
+    pub fn first(end: Final) -> Self {
+        Self::Final { end, sequence: 1 }
+    }
 }
 
 /// Where the rest of a reply comes from.
@@ -120,12 +132,12 @@ impl Reply {
 
     /// An OK of our own.
     pub fn ok(completion: Completion) -> Self {
-        Self::new(Head::Ok, [Part::Final(Final::Ok(completion))], None)
+        Self::new(Head::Ok, [Part::first(Final::Ok(completion))], None)
     }
 
     /// A refusal.
     pub fn err(error: ServerError) -> Self {
-        Self::new(Head::Err, [Part::Final(Final::Err(error))], None)
+        Self::new(Head::Err, [Part::first(Final::Err(error))], None)
     }
 
     /// No reply, for a command that has none.
@@ -151,7 +163,7 @@ impl Reply {
     /// The error, if the whole reply is one.
     pub fn server_error(&self) -> Option<&ServerError> {
         match self.ready.front() {
-            Some(Part::Final(Final::Err(error))) => Some(error),
+            Some(Part::Final { end: Final::Err(error), .. }) => Some(error),
             _ => None,
         }
     }
@@ -198,7 +210,7 @@ impl Reply {
     /// The finals that need no waiting, to look at or change.
     pub fn ready_finals(&mut self) -> impl Iterator<Item = &mut Final> {
         self.ready.iter_mut().filter_map(|part| match part {
-            Part::Final(end) => Some(end),
+            Part::Final { end, .. } => Some(end),
             _ => None,
         })
     }

@@ -189,7 +189,7 @@ impl Parts for Held {
             if self.pending.is_none() {
                 self.pending = self.parts.next().await?;
             }
-            if let Some(Part::Final(end)) = &mut self.pending {
+            if let Some(Part::Final { end, .. }) = &mut self.pending {
                 self.watch.hold(end).await;
             }
             Ok(self.pending.take())
