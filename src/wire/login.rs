@@ -1,0 +1,111 @@
+//! The client's answer to the greeting: who it is and what it can do.
+//!
+//! Source: MySQL manual, "Protocol::HandshakeResponse41".
+
+use super::{Cursor, Malformed, capability};
+
+/// What the node reads of a client's login. The proof of the password stays in the packet and goes to MySQL unread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// What the client can do.
+    pub capabilities: u32,
+    /// The id of its collation, which names its character set.
+    pub collation: u8,
+    /// The account.
+    pub user: String,
+    /// The default schema; empty for none.
+    pub schema: String,
+}
+
+impl Login {
+    /// Reads the packet.
+    ///
+    /// # Errors
+    /// It is too short, or of a protocol before 4.1.
+    pub fn decode(payload: &[u8]) -> Result<Self, Malformed> {
+        Self::read(payload).ok_or(Malformed("login"))
+    }
+
+    fn read(payload: &[u8]) -> Option<Self> {
+        let mut cursor = Cursor::new(payload);
+        let capabilities = cursor.u32()?;
+        if capabilities & capability::PROTOCOL_41 == 0 {
+            return None;
+        }
+        cursor.u32()?;
+        let collation = cursor.u8()?;
+        cursor.bytes(23)?;
+        let user = cursor.nul_terminated()?;
+        if capabilities & capability::PLUGIN_AUTH_LENENC != 0 {
+            cursor.lenenc_bytes()?;
+        } else if capabilities & capability::SECURE_CONNECTION != 0 {
+            let len = cursor.u8()?;
+            cursor.bytes(len.into())?;
+        } else {
+            cursor.nul_terminated()?;
+        }
+        // Some clients set the flag and name no schema at the very end of the packet.
+        let schema = match capabilities & capability::CONNECT_WITH_DB {
+            0 => &[],
+            _ => cursor.nul_terminated().unwrap_or_else(|| cursor.rest()),
+        };
+        Some(Self {
+            capabilities,
+            collation,
+            user: String::from_utf8_lossy(user).into_owned(),
+            schema: String::from_utf8_lossy(schema).into_owned(),
+        })
+    }
+
+    /// Whether the packet asks for TLS before the login itself.
+    pub fn asks_for_tls(payload: &[u8]) -> bool {
+        Cursor::new(payload).u32().is_some_and(|flags| flags & capability::SSL != 0)
+    }
+}
+
+/// The client's login as it goes to MySQL: the same but for its capabilities, and MariaDB's own ones taken out.
+pub fn for_upstream(payload: &[u8], capabilities: u32) -> Vec<u8> {
+    let mut payload = payload.to_vec();
+    payload[..4].copy_from_slice(&capabilities.to_le_bytes());
+    if capabilities & capability::LONG_PASSWORD == 0 {
+        // The last four of the 23 reserved bytes after flags, packet size and collation.
+        payload[4 + 4 + 1 + 19..4 + 4 + 1 + 23].fill(0);
+    }
+    payload
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet(flags: u32, tail: &[u8]) -> Vec<u8> {
+        let mut payload = flags.to_le_bytes().to_vec();
+        payload.extend_from_slice(&[0, 0, 0, 1, 45]);
+        payload.extend_from_slice(&[0; 23]);
+        payload.extend_from_slice(tail);
+        payload
+    }
+
+    #[test]
+    fn reads_user_and_schema_under_each_form_of_the_proof() {
+        let base = capability::PROTOCOL_41 | capability::CONNECT_WITH_DB;
+        for (flags, tail) in [
+            (capability::PLUGIN_AUTH_LENENC, &b"app\0\x03abcshop\0plugin\0"[..]),
+            (capability::SECURE_CONNECTION, b"app\0\x03abcshop\0"),
+            (0, b"app\0abc\0shop\0"),
+            (0, b"app\0abc\0shop"),
+        ] {
+            let login = Login::decode(&packet(base | flags, tail)).expect("a whole login");
+            assert_eq!((login.user.as_str(), login.schema.as_str(), login.collation), ("app", "shop", 45));
+        }
+    }
+
+    #[test]
+    fn cut_and_old_logins_are_refused() {
+        let whole = packet(capability::PROTOCOL_41 | capability::PLUGIN_AUTH_LENENC, b"app\0\x03abc");
+        for len in 0..whole.len() {
+            assert!(Login::decode(&whole[..len]).is_err(), "{len}");
+        }
+        assert!(Login::decode(&packet(0, b"app\0abc\0")).is_err());
+    }
+}
