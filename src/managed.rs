@@ -1,1 +1,0 @@
-//! A private MariaDB as a child process.
