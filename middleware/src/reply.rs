@@ -104,7 +104,7 @@ pub trait Parts: Send {
     /// The session is over.
     ///
     /// # Cancel safety
-    /// A dropped future loses nothing: the next call goes on where it was.
+    /// Not safe: keep the future until it is done, or drop the whole reply.
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Part>, Error>>;
 
     /// Sends the client's packet after a [`Part::Turn`].
@@ -179,7 +179,7 @@ impl Reply {
     /// The session is over.
     ///
     /// # Cancel safety
-    /// A dropped future loses nothing.
+    /// Not safe: keep the future until it is done, or drop the whole reply.
     pub async fn next(&mut self) -> Result<Option<Part>, Error> {
         if let Some(part) = self.ready.pop_front() {
             return Ok(Some(part));

@@ -1,1 +1,12 @@
-//! Towards this node's MySQL.
+//! Towards this node's MySQL: connecting, and one command's exchange on a connection.
+
+mod connection;
+mod endpoint;
+mod exchange;
+mod reader;
+mod tracking;
+
+pub use connection::{ConnectError, Upstream};
+pub use endpoint::{Endpoint, Stream};
+pub use exchange::Lease;
+pub use tracking::Fence;

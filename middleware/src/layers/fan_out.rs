@@ -151,7 +151,7 @@ impl<F: Future<Output = Result<Reply, Error>>> Future for FanOutFuture<F> {
                     let mut reply = ready!(inner.poll(cx))?;
                     let Some(watch) = watch.take() else { return Poll::Ready(Ok(reply)) };
                     if !reply.is_complete() {
-                        return Poll::Ready(Ok(reply.wrap(|parts| Box::new(Held { watch, parts, pending: None }))));
+                        return Poll::Ready(Ok(reply.wrap(|parts| Box::new(Held { watch, parts }))));
                     }
                     if !watch.replication.waits() {
                         reply.ready_finals().for_each(|end| {
@@ -179,20 +179,16 @@ impl<F: Future<Output = Result<Reply, Error>>> Future for FanOutFuture<F> {
 struct Held {
     watch: Watch,
     parts: Box<dyn Parts>,
-    pending: Option<Part>,
 }
 
 impl Parts for Held {
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Part>, Error>> {
         Box::pin(async {
-            // Kept in `self` across the wait, so that a dropped future loses nothing.
-            if self.pending.is_none() {
-                self.pending = self.parts.next().await?;
-            }
-            if let Some(Part::Final { end, .. }) = &mut self.pending {
+            let mut part = self.parts.next().await?;
+            if let Some(Part::Final { end, .. }) = &mut part {
                 self.watch.hold(end).await;
             }
-            Ok(self.pending.take())
+            Ok(part)
         })
     }
 

@@ -1,0 +1,230 @@
+//! One connection to MySQL: its bytes, its greeting, and the fence that it is put behind.
+
+use std::{io, time::Duration};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use towline_middleware::{CommandKind, Error, ServerError};
+
+use super::{Endpoint, Fence, Stream, reader::ReplyReader};
+use crate::wire::{
+    Malformed, capability, err,
+    frame::{HEADER_LEN, Header, PAYLOAD_MAX, put_packet},
+    greeting::Greeting,
+    ok,
+};
+
+/// A payload from this size on is written from where it lies, after its header.
+const COPY_MAX: usize = 16 * 1024;
+/// Room made before a read; doubled while reads fill it, up to [`READ_MAX`].
+const READ_MIN: usize = 8 * 1024;
+/// 64 kB reads measured best for large results.
+const READ_MAX: usize = 64 * 1024;
+/// A packet that is read whole (greeting, login, OK, ERR) may have this many bytes.
+const WHOLE_MAX: usize = 1 << 20;
+
+/// Why there is no connection to MySQL.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The system or the network says no.
+    #[error("can't connect to MySQL at {endpoint}")]
+    Unreachable {
+        /// Where.
+        endpoint: Endpoint,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// MySQL answered the connection or the login with an error.
+    #[error("MySQL refuses the connection: {0}")]
+    Refused(ServerError),
+    /// What answers there does not speak the protocol.
+    #[error("what listens at {endpoint} does not speak MySQL's protocol: {source}")]
+    NotMySql {
+        /// Where.
+        endpoint: Endpoint,
+        /// What was wrong.
+        #[source]
+        source: Malformed,
+    },
+    /// The server lacks something that a relay can't do without.
+    #[error(
+        "MySQL {version} at {endpoint} is too old: it lacks DEPRECATE_EOF and SESSION_TRACK; use MySQL 5.7 or MariaDB 10.2 at least"
+    )]
+    TooOld {
+        /// Where.
+        endpoint: Endpoint,
+        /// What it calls itself.
+        version: String,
+    },
+}
+
+impl ConnectError {
+    /// What a client is told.
+    pub fn to_client(&self) -> ServerError {
+        match self {
+            Self::Refused(error) => error.clone(),
+            Self::Unreachable { .. } => {
+                ServerError::new(2003, b"HY000", "Towline can't connect to its MySQL server; try again later")
+            }
+            Self::NotMySql { .. } | Self::TooOld { .. } => {
+                ServerError::new(2012, b"HY000", "Towline can't use its MySQL server; see the node's log")
+            }
+        }
+    }
+}
+
+/// One connection to MySQL.
+#[derive(Debug)]
+pub struct Upstream {
+    stream: Stream,
+    read: BytesMut,
+    write: Vec<u8>,
+    room: usize,
+    mariadb: bool,
+    fence: Fence,
+    /// Whether the connection stands between two commands.
+    pub(super) clean: bool,
+    /// What the client on the other side can do; decides the form of replies.
+    pub(super) client_capabilities: u32,
+    /// Whether the client has asked for the GTID reports by itself.
+    pub(super) client_wants_gtids: bool,
+}
+
+impl Upstream {
+    /// Connects and reads the greeting.
+    ///
+    /// # Errors
+    /// See [`ConnectError`]; `timeout` bounds the whole.
+    pub async fn connect(
+        endpoint: &Endpoint,
+        fence: Fence,
+        timeout: Duration,
+    ) -> Result<(Self, Greeting), ConnectError> {
+        let unreachable = |source| ConnectError::Unreachable { endpoint: endpoint.clone(), source };
+        let not_mysql = |source| ConnectError::NotMySql { endpoint: endpoint.clone(), source };
+        let connecting = async {
+            let stream = endpoint.open().await.map_err(unreachable)?;
+            let mut upstream = Self {
+                stream,
+                read: BytesMut::new(),
+                write: Vec::new(),
+                room: READ_MIN,
+                mariadb: false,
+                fence,
+                clean: true,
+                client_capabilities: 0,
+                client_wants_gtids: false,
+            };
+            let (_, payload) = upstream.read_packet().await.map_err(|error| match error {
+                Error::Upstream(source) => unreachable(source),
+                _ => not_mysql(Malformed("greeting")),
+            })?;
+            Ok((upstream, payload))
+        };
+        let timed_out = |_| unreachable(io::Error::new(io::ErrorKind::TimedOut, "no greeting in time"));
+        let (mut upstream, payload) = tokio::time::timeout(timeout, connecting).await.map_err(timed_out)??;
+        if payload.first() == Some(&err::HEADER) {
+            return Err(ConnectError::Refused(err::decode(&payload).map_err(not_mysql)?));
+        }
+        let greeting = Greeting::decode(&payload).map_err(not_mysql)?;
+        if greeting.capabilities & capability::UPSTREAM != capability::UPSTREAM {
+            return Err(ConnectError::TooOld { endpoint: endpoint.clone(), version: greeting.version });
+        }
+        upstream.mariadb = greeting.is_mariadb();
+        Ok((upstream, greeting))
+    }
+
+    /// Records what the client can do: replies take its form.
+    pub fn set_client_capabilities(&mut self, capabilities: u32) {
+        self.client_capabilities = capabilities;
+    }
+
+    /// Puts the fence up (see [`Fence`]). To be called after the login, before the client's first command.
+    ///
+    /// # Errors
+    /// The session is over: without its fence it must not be used.
+    pub async fn put_up_fence(&mut self) -> Result<(), Error> {
+        let statement = self.fence.statement(self.mariadb);
+        let mut payload = vec![CommandKind::Query.to_byte()];
+        payload.extend_from_slice(statement.as_bytes());
+        self.write_packet(0, &payload).await?;
+        let (_, answer) = self.read_packet().await?;
+        match answer.first() {
+            Some(&ok::HEADER) => Ok(()),
+            _ => {
+                let refusal = err::decode(&answer).map(|error| error.to_string());
+                tracing::error!(statement, refusal = ?refusal, "MySQL refuses the statement that fences client sessions");
+                Err(Error::Protocol { peer: "MySQL", what: "it refused the session's fence" })
+            }
+        }
+    }
+
+    /// Reads one whole packet of at most 1 MB: its number and its payload.
+    ///
+    /// # Errors
+    /// The connection broke, or the packet is longer.
+    ///
+    /// # Cancel safety
+    /// A dropped future loses nothing.
+    pub async fn read_packet(&mut self) -> Result<(u8, Bytes), Error> {
+        loop {
+            if let Some(header) = Header::decode(&self.read) {
+                if header.len > WHOLE_MAX {
+                    return Err(Error::Protocol { peer: "MySQL", what: "a packet longer than can stand here" });
+                }
+                if self.read.len() >= HEADER_LEN + header.len {
+                    self.read.advance(HEADER_LEN);
+                    return Ok((header.sequence, self.read.split_to(header.len).freeze()));
+                }
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// Writes one packet with this number.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn write_packet(&mut self, sequence: u8, payload: &[u8]) -> Result<(), Error> {
+        self.write.clear();
+        if payload.len() < COPY_MAX {
+            put_packet(&mut self.write, sequence, payload);
+            return self.stream.write_all(&self.write).await.map_err(Error::Upstream);
+        }
+        let mut next = sequence;
+        let closing: &[u8] = &[];
+        let frames = payload.chunks(PAYLOAD_MAX).chain(payload.len().is_multiple_of(PAYLOAD_MAX).then_some(closing));
+        for chunk in frames {
+            let header = Header { len: chunk.len(), sequence: next }.encode();
+            self.stream.write_all(&header).await.map_err(Error::Upstream)?;
+            self.stream.write_all(chunk).await.map_err(Error::Upstream)?;
+            next = next.wrapping_add(1);
+        }
+        Ok(())
+    }
+
+    /// Reads once more from the server.
+    ///
+    /// # Cancel safety
+    /// A dropped future loses nothing.
+    pub(super) async fn fill(&mut self) -> Result<(), Error> {
+        self.read.reserve(self.room);
+        let n = self.stream.read_buf(&mut self.read).await.map_err(Error::Upstream)?;
+        if n == 0 {
+            return Err(Error::Upstream(io::ErrorKind::UnexpectedEof.into()));
+        }
+        self.room = if n >= self.room { (self.room * 2).min(READ_MAX) } else { READ_MIN };
+        Ok(())
+    }
+
+    /// What has been read and not yet used, for the reader of a reply.
+    pub(super) fn unread(&mut self) -> &mut BytesMut {
+        &mut self.read
+    }
+
+    /// A reader for the reply to a command of this kind, in the form that the client reads.
+    pub(super) fn reader(&self, kind: CommandKind, status: u16) -> ReplyReader {
+        ReplyReader::new(kind, self.client_capabilities & capability::DEPRECATE_EOF != 0, status)
+    }
+}

@@ -1,0 +1,165 @@
+//! One command's exchange: send the client's bytes, stream the answer.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::OwnedMutexGuard;
+use towline_middleware::{BoxFuture, Command, CommandKind, Error, Final, Intent, Part, Parts, Reply, Session};
+
+use super::{
+    Upstream,
+    reader::{ReplyReader, Step},
+    tracking,
+};
+use crate::wire::{Malformed, change_user::ChangeUser};
+
+/// A session's MySQL connection, borrowed for one command. Dropped before the reply's end, it leaves the connection
+/// unusable: nobody could tell the rest of the old reply from the next one.
+#[derive(Debug)]
+pub struct Lease(OwnedMutexGuard<Upstream>);
+
+impl Lease {
+    /// Borrows the connection.
+    ///
+    /// # Errors
+    /// It was left in the middle of a reply.
+    pub async fn take(upstream: Arc<tokio::sync::Mutex<Upstream>>) -> Result<Self, Error> {
+        let guard = upstream.lock_owned().await;
+        if !guard.clean {
+            return Err(Error::Protocol { peer: "client", what: "a command on a connection left in mid-reply" });
+        }
+        Ok(Self(guard))
+    }
+
+    /// Sends the command and reads the head of its reply.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn exchange(mut self, command: Command) -> Result<Reply, Error> {
+        let kind = command.kind();
+        self.0.clean = false;
+        self.0.write_packet(0, command.payload()).await?;
+        if !kind.has_reply() {
+            self.0.clean = true;
+            return Ok(Reply::none());
+        }
+        let reader = self.0.reader(kind, command.session().status());
+        let mut rest = Rest { lease: self, reader, after: After::new(&command) };
+        let mut ready = Vec::with_capacity(2);
+        loop {
+            match rest.step().await? {
+                Some(Step::Part(part)) => ready.push(part),
+                Some(Step::NeedMore) => match rest.reader.head() {
+                    Some(head) => return Ok(Reply::new(head, ready, Some(Box::new(rest)))),
+                    None => rest.lease.0.fill().await?,
+                },
+                Some(Step::Done) | None => {
+                    let head = rest.reader.head().ok_or_else(|| malformed(Malformed("empty reply")))?;
+                    rest.lease.0.clean = true;
+                    return Ok(Reply::new(head, ready, None));
+                }
+            }
+        }
+    }
+}
+
+fn malformed(error: Malformed) -> Error {
+    Error::Protocol { peer: "MySQL", what: error.0 }
+}
+
+/// What is to be done when the reply has ended well.
+#[derive(Debug)]
+struct After {
+    session: Arc<Session>,
+    /// The command may have taken the fence down.
+    fence: bool,
+    /// The client asks by itself for the reports that the fence switches on.
+    wants_gtids: bool,
+    /// The session's new account and schema.
+    login: Option<Bytes>,
+    schema: Option<Bytes>,
+}
+
+impl After {
+    fn new(command: &Command) -> Self {
+        let kind = command.kind();
+        let resets = matches!(kind, CommandKind::ResetConnection | CommandKind::ChangeUser);
+        // Only a statement that is no read can set a variable.
+        let touches = command.intent() != Intent::Read && tracking::touches_tracking(command.sql());
+        Self {
+            session: command.session().clone(),
+            fence: resets || touches,
+            wants_gtids: touches && tracking::asks_for_gtids(command.sql()),
+            login: (kind == CommandKind::ChangeUser).then(|| command.payload().clone()),
+            schema: (kind == CommandKind::InitDb).then(|| command.payload().slice(1..)),
+        }
+    }
+}
+
+/// The rest of a reply, read from the leased connection as the client takes it.
+#[derive(Debug)]
+struct Rest {
+    lease: Lease,
+    reader: ReplyReader,
+    after: After,
+}
+
+impl Rest {
+    /// The next step of the reader over what has been read; finals are looked at on their way.
+    async fn step(&mut self) -> Result<Option<Step>, Error> {
+        let mut step = self.reader.step(self.lease.0.unread()).map_err(malformed)?;
+        if let Step::Part(Part::Final { end: Final::Ok(completion), .. }) = &mut step {
+            let wants_gtids = self.lease.0.client_wants_gtids;
+            tracking::learn(completion, &self.after.session, wants_gtids);
+            if !completion.has_more() {
+                self.succeeded().await?;
+            }
+        }
+        Ok(Some(step))
+    }
+
+    /// The command succeeded: the session's state follows, and the fence goes up again before the client knows.
+    async fn succeeded(&mut self) -> Result<(), Error> {
+        let upstream = &mut *self.lease.0;
+        if let Some(schema) = &self.after.schema {
+            self.after.session.set_schema(&String::from_utf8_lossy(schema));
+        }
+        if let Some(login) = &self.after.login {
+            if let Some(read) = ChangeUser::decode(login, upstream.client_capabilities) {
+                self.after.session.set_user(&read.user);
+                self.after.session.set_schema(&read.schema);
+                let collation = read.collation.unwrap_or_default();
+                self.after.session.set_ascii_unsafe_charset(tracking::is_ascii_unsafe_collation(collation));
+            }
+        }
+        if self.after.fence {
+            upstream.client_wants_gtids = self.after.wants_gtids;
+            upstream.put_up_fence().await?;
+        }
+        Ok(())
+    }
+}
+
+impl Parts for Rest {
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Part>, Error>> {
+        Box::pin(async {
+            loop {
+                match self.step().await? {
+                    Some(Step::Part(part)) => return Ok(Some(part)),
+                    Some(Step::NeedMore) => self.lease.0.fill().await?,
+                    Some(Step::Done) | None => {
+                        self.lease.0.clean = true;
+                        return Ok(None);
+                    }
+                }
+            }
+        })
+    }
+
+    fn answer(&mut self, payload: Bytes) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            let sequence = self.reader.next_sequence();
+            self.lease.0.write_packet(sequence, &payload).await
+        })
+    }
+}

@@ -1,0 +1,154 @@
+//! What the node asks every client's connection to MySQL to report or to refuse, and what it learns from the reports.
+
+use bytes::Bytes;
+use towline_middleware::{Completion, Role, Session};
+
+use crate::wire::session_state::{self, Change};
+
+/// Character sets in whose characters a byte may look like ASCII, so that a quote or a backslash can't be found byte by
+/// byte. Source: MySQL manual, "Character Sets That MySQL Supports"; their second bytes reach down to 0x40 or 0x30.
+const ASCII_UNSAFE: [&[u8]; 5] = [b"big5", b"sjis", b"gbk", b"cp932", b"gb18030"];
+
+/// The collation ids of those character sets. MariaDB's NOPAD twins are 1024 higher.
+const ASCII_UNSAFE_COLLATIONS: [u16; 11] = [1, 84, 13, 88, 28, 87, 95, 96, 248, 249, 250];
+
+/// Whether the SQL of a client with this collation can't be read byte by byte.
+pub(crate) fn is_ascii_unsafe_collation(id: u16) -> bool {
+    ASCII_UNSAFE_COLLATIONS.contains(&(id & !1024))
+}
+
+/// What a connection is set to before a client's first byte, and again after whatever resets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fence {
+    /// A master's: every OK that ends a commit reports its GTID.
+    ReportCommits,
+    /// A slave's: the server itself refuses writes with error 1792, also those inside functions.
+    ReadOnly,
+}
+
+impl Fence {
+    /// The fence of a node with this role.
+    pub fn of(role: Role) -> Self {
+        match role {
+            Role::Master => Self::ReportCommits,
+            Role::Slave => Self::ReadOnly,
+        }
+    }
+
+    /// The one statement that puts it up. `character_set_client` is asked for again, since classification hangs on it
+    /// and a client may have taken it off the list.
+    pub(crate) fn statement(self, mariadb: bool) -> &'static str {
+        match (self, mariadb) {
+            (Self::ReportCommits, true) => {
+                "SET SESSION session_track_system_variables=\
+                 CONCAT_WS(',',NULLIF(@@session_track_system_variables,''),'character_set_client,last_gtid')"
+            }
+            (Self::ReportCommits, false) => {
+                "SET SESSION session_track_gtids=OWN_GTID,session_track_system_variables=\
+                 CONCAT_WS(',',NULLIF(@@session_track_system_variables,''),'character_set_client')"
+            }
+            (Self::ReadOnly, true) => {
+                "SET SESSION tx_read_only=1,session_track_system_variables=\
+                 CONCAT_WS(',',NULLIF(@@session_track_system_variables,''),'character_set_client')"
+            }
+            (Self::ReadOnly, false) => {
+                "SET SESSION transaction_read_only=1,session_track_system_variables=\
+                 CONCAT_WS(',',NULLIF(@@session_track_system_variables,''),'character_set_client')"
+            }
+        }
+    }
+}
+
+/// Whether a statement may change what the server reports, so that the fence must be put up again after it.
+pub(crate) fn touches_tracking(sql: &[u8]) -> bool {
+    contains_ignoring_case(sql, b"session_track")
+}
+
+/// Whether a statement asks for the GTID reports that the node otherwise keeps to itself.
+pub(crate) fn asks_for_gtids(sql: &[u8]) -> bool {
+    contains_ignoring_case(sql, b"last_gtid") || contains_ignoring_case(sql, b"session_track_gtids")
+}
+
+fn contains_ignoring_case(text: &[u8], word: &[u8]) -> bool {
+    text.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word))
+}
+
+/// Reads the session state of an OK: the GTID goes into the completion, schema and character set into the session.
+/// What the client has not asked for is taken out of the state that it gets.
+pub(crate) fn learn(completion: &mut Completion, session: &Session, client_wants_gtids: bool) {
+    session.set_status(completion.status);
+    if completion.state.is_empty() {
+        return;
+    }
+    let state = std::mem::take(&mut completion.state);
+    let mut kept = Vec::with_capacity(state.len());
+    for (change, entry) in session_state::changes(&state) {
+        let keep = match change {
+            Change::Variable { name: b"last_gtid", value } => {
+                completion.gtid = gtid(value);
+                client_wants_gtids
+            }
+            Change::Gtids(value) => {
+                completion.gtid = gtid(value);
+                client_wants_gtids
+            }
+            Change::Variable { name: b"character_set_client", value } => {
+                session.set_ascii_unsafe_charset(ASCII_UNSAFE.contains(&value));
+                true
+            }
+            Change::Schema(name) => {
+                session.set_schema(&String::from_utf8_lossy(name));
+                true
+            }
+            Change::Variable { .. } | Change::Other(_) => true,
+        };
+        if keep {
+            kept.extend_from_slice(entry);
+        }
+    }
+    completion.state = Bytes::from(kept);
+}
+
+fn gtid(value: &[u8]) -> Option<Box<str>> {
+    std::str::from_utf8(value).ok().filter(|text| !text.is_empty()).map(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use towline_middleware::testing;
+
+    use super::*;
+    use crate::wire::session_state::put_variable;
+
+    fn reported() -> Completion {
+        let mut state = Vec::new();
+        put_variable(&mut state, b"character_set_client", b"gbk");
+        put_variable(&mut state, b"last_gtid", b"0-1-5");
+        state.extend_from_slice(b"\x01\x05\x04shop");
+        Completion { state: state.into(), ..Completion::default() }
+    }
+
+    #[test]
+    fn the_gtid_is_the_nodes_and_the_rest_the_clients() {
+        let session = testing::session(Role::Master);
+        let mut completion = reported();
+        learn(&mut completion, &session, false);
+        assert_eq!(completion.gtid.as_deref(), Some("0-1-5"));
+        assert!(session.sql_mode().ascii_unsafe_charset);
+        assert_eq!(session.schema(), "shop");
+        let mut kept = Vec::new();
+        put_variable(&mut kept, b"character_set_client", b"gbk");
+        kept.extend_from_slice(b"\x01\x05\x04shop");
+        assert_eq!(completion.state, kept);
+
+        let mut completion = reported();
+        learn(&mut completion, &session, true);
+        assert_eq!(completion.state, reported().state, "a client that asked for GTIDs gets them");
+    }
+
+    #[test]
+    fn tracking_is_found_in_any_case() {
+        assert!(touches_tracking(b"set @@SESSION_Track_system_variables=''"));
+        assert!(!touches_tracking(b"SELECT 1"));
+    }
+}
