@@ -124,13 +124,12 @@ impl Rest {
         if let Some(schema) = &self.after.schema {
             self.after.session.set_schema(&String::from_utf8_lossy(schema));
         }
-        if let Some(login) = &self.after.login {
-            if let Some(read) = ChangeUser::decode(login, upstream.client_capabilities) {
-                self.after.session.set_user(&read.user);
-                self.after.session.set_schema(&read.schema);
-                let collation = read.collation.unwrap_or_default();
-                self.after.session.set_ascii_unsafe_charset(tracking::is_ascii_unsafe_collation(collation));
-            }
+        let login = self.after.login.as_ref();
+        if let Some(login) = login.and_then(|payload| ChangeUser::decode(payload, upstream.client_capabilities)) {
+            self.after.session.set_user(&login.user);
+            self.after.session.set_schema(&login.schema);
+            let collation = login.collation.unwrap_or_default();
+            self.after.session.set_ascii_unsafe_charset(tracking::is_ascii_unsafe_collation(collation));
         }
         if self.after.fence {
             upstream.client_wants_gtids = self.after.wants_gtids;

@@ -121,7 +121,7 @@ impl ReplyReader {
             self.start_passing(header, &mut buf[at..]);
         }
         Ok(match at {
-            0 if self.state == State::Done => Step::Done,
+            0 if self.state == State::Done && self.passing == 0 => Step::Done,
             0 => Step::NeedMore,
             _ => Step::Part(Part::Packets(buf.split_to(at).freeze())),
         })
