@@ -10,3 +10,4 @@ pub use connection::{ConnectError, Upstream};
 pub use endpoint::{Endpoint, Stream};
 pub use exchange::Lease;
 pub use tracking::Fence;
+pub(crate) use tracking::{is_ascii_unsafe_collation, learn};

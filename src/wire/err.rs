@@ -39,6 +39,13 @@ pub fn encode(out: &mut Vec<u8>, error: &ServerError) {
     out.extend_from_slice(&error.message[..cut]);
 }
 
+/// Appends the payload as it is before the login, when a client reads no SQLSTATE yet.
+pub fn encode_early(out: &mut Vec<u8>, error: &ServerError) {
+    out.push(HEADER);
+    out.extend_from_slice(&error.code.to_le_bytes());
+    out.extend_from_slice(&error.message[..error.message.len().min(512)]);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,1 +1,47 @@
 //! Clients that speak the MySQL protocol.
+//!
+//! A client gets one connection to this node's MySQL, opened when it connects and kept until it leaves. The login is
+//! relayed: the server's salt goes into the greeting and the client's proof goes to the server, so that the node knows
+//! no passwords. Then each packet becomes a [`Command`](towline_middleware::Command), goes through the stack, and the
+//! reply is written as it comes.
+
+mod client;
+mod connection;
+mod handshake;
+mod listener;
+
+use std::{sync::Arc, time::Duration};
+
+use towline_middleware::{Classifier, Role, Stack};
+
+use crate::upstream::Endpoint;
+
+pub use listener::{SessionCount, serve};
+
+/// What every session of this front shares.
+#[derive(Clone, Debug)]
+pub struct MySqlFront {
+    /// The node's role, for what sessions are fenced with.
+    pub role: Role,
+    /// Where this node's MySQL listens.
+    pub endpoint: Endpoint,
+    /// The layers, applied once per session.
+    pub stack: Stack,
+    /// Tells reads from writes.
+    pub classifier: Arc<dyn Classifier>,
+    /// Limits.
+    pub limits: Limits,
+}
+
+/// Limits of the MySQL front.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Sessions at a time; one more gets error 1040.
+    pub connections_max: usize,
+    /// From accept to the end of the login, MySQL's part included.
+    pub handshake_timeout: Duration,
+    /// The largest packet of a client.
+    pub packet_bytes_max: usize,
+    /// How long running commands may go on when the node stops.
+    pub shutdown_grace: Duration,
+}

@@ -1,0 +1,138 @@
+//! The byte stream of a client: its packets in, replies out.
+
+use std::io;
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use towline_middleware::{Error, Final, Part, ServerError};
+
+use crate::{
+    upstream::Stream,
+    wire::{
+        err,
+        frame::{HEADER_LEN, Header, put_packet, put_short_packet},
+        ok,
+    },
+};
+
+/// Room made before a read. A client's packets are mostly small; a large one grows the buffer as it arrives.
+const READ_ROOM: usize = 4 * 1024;
+/// A piece from this size on is written from where it lies, after what waits before it.
+const COPY_MAX: usize = 16 * 1024;
+
+/// A client's connection.
+#[derive(Debug)]
+pub(super) struct Client {
+    stream: Stream,
+    read: BytesMut,
+    write: Vec<u8>,
+    capabilities: u32,
+    packet_bytes_max: usize,
+}
+
+impl Client {
+    pub(super) fn new(stream: Stream, packet_bytes_max: usize) -> Self {
+        Self { stream, read: BytesMut::new(), write: Vec::new(), capabilities: 0, packet_bytes_max }
+    }
+
+    /// Records what the client can do: finals take its form.
+    pub(super) fn set_capabilities(&mut self, capabilities: u32) {
+        self.capabilities = capabilities;
+    }
+
+    /// Reads one packet, in as many frames as it has, whose first frame bears the number `expected`. `None` when the
+    /// client has left between packets.
+    ///
+    /// # Errors
+    /// The connection broke, the packet is too large or its numbers are wrong; [`Error::to_client`] tells the client.
+    ///
+    /// # Cancel safety
+    /// Safe while nothing of the packet has arrived, and after one frame; a packet of several frames must be read on.
+    pub(super) async fn read_packet(&mut self, expected: u8) -> Result<Option<Bytes>, Error> {
+        let Some((payload, mut continues)) = self.read_frame(expected, 0).await? else { return Ok(None) };
+        if !continues {
+            return Ok(Some(payload));
+        }
+        let mut whole = BytesMut::from(payload);
+        let mut expected = expected;
+        while continues {
+            expected = expected.wrapping_add(1);
+            let Some((payload, more)) = self.read_frame(expected, whole.len()).await? else { return Ok(None) };
+            whole.extend_from_slice(&payload);
+            continues = more;
+        }
+        Ok(Some(whole.freeze()))
+    }
+
+    async fn read_frame(&mut self, expected: u8, before: usize) -> Result<Option<(Bytes, bool)>, Error> {
+        loop {
+            if let Some(header) = Header::decode(&self.read) {
+                if header.sequence != expected {
+                    return Err(Error::Protocol { peer: "client", what: "packets out of order" });
+                }
+                if before + header.len > self.packet_bytes_max {
+                    return Err(Error::PacketTooLarge { limit_bytes: self.packet_bytes_max });
+                }
+                if self.read.len() >= HEADER_LEN + header.len {
+                    self.read.advance(HEADER_LEN);
+                    return Ok(Some((self.read.split_to(header.len).freeze(), header.continues())));
+                }
+            }
+            self.read.reserve(READ_ROOM);
+            if self.stream.read_buf(&mut self.read).await.map_err(Error::Client)? == 0 {
+                return match self.read.is_empty() && before == 0 {
+                    true => Ok(None),
+                    false => Err(Error::Client(io::ErrorKind::UnexpectedEof.into())),
+                };
+            }
+        }
+    }
+
+    /// Puts a part of a reply behind what waits to be written.
+    ///
+    /// # Errors
+    /// The connection broke, if a large part had to be written at once.
+    pub(super) async fn put(&mut self, part: Part) -> Result<(), Error> {
+        match part {
+            Part::Packets(bytes) | Part::Turn(bytes) if bytes.len() < COPY_MAX => self.write.extend_from_slice(&bytes),
+            Part::Packets(bytes) | Part::Turn(bytes) => {
+                self.flush().await?;
+                self.stream.write_all(&bytes).await.map_err(Error::Client)?;
+            }
+            Part::Final { end: Final::Ok(completion), sequence } => {
+                put_short_packet(&mut self.write, sequence, |out| ok::encode(out, &completion, self.capabilities));
+            }
+            Part::Final { end: Final::Err(error), sequence } => self.put_error(sequence, &error),
+        }
+        Ok(())
+    }
+
+    /// Puts an error behind what waits to be written.
+    pub(super) fn put_error(&mut self, sequence: u8, error: &ServerError) {
+        put_short_packet(&mut self.write, sequence, |out| err::encode(out, error));
+    }
+
+    /// Puts the error of a connection that has not come to its login, in the form that clients read there.
+    pub(super) fn put_early_error(&mut self, error: &ServerError) {
+        put_short_packet(&mut self.write, 0, |out| err::encode_early(out, error));
+    }
+
+    /// Puts a packet behind what waits to be written.
+    pub(super) fn put_packet(&mut self, sequence: u8, payload: &[u8]) {
+        put_packet(&mut self.write, sequence, payload);
+    }
+
+    /// Writes what waits.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(super) async fn flush(&mut self) -> Result<(), Error> {
+        if !self.write.is_empty() {
+            self.stream.write_all(&self.write).await.map_err(Error::Client)?;
+            self.write.clear();
+            // A burst of errors or small rows must not stay in memory for the session's life.
+            self.write.shrink_to(COPY_MAX);
+        }
+        Ok(())
+    }
+}

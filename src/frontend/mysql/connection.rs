@@ -1,0 +1,155 @@
+//! One client's session: read a packet, send the command through the stack, write the reply.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+};
+
+use tokio_util::sync::CancellationToken;
+use tower::{Service, ServiceExt};
+use towline_middleware::{Command, CommandKind, Error, Front, Part, Reply, ServerError, Session};
+
+use super::{
+    MySqlFront,
+    client::Client,
+    handshake::{Outcome, handshake},
+};
+use crate::{router::Router, upstream::Stream};
+
+/// Serves a client until it leaves, its session fails or the node stops.
+pub(super) async fn serve_client(stream: Stream, front: Arc<MySqlFront>, stop: CancellationToken) {
+    let peer = match &stream {
+        Stream::Tcp(stream) => stream.peer_addr().ok(),
+        Stream::Unix(_) => None,
+    };
+    let session = Arc::new(Session::new(Front::MySql, front.role, peer, front.classifier.clone()));
+    let mut client = Client::new(stream, front.limits.packet_bytes_max);
+    let logging_in = tokio::time::timeout(front.limits.handshake_timeout, handshake(&mut client, &front, &session));
+    let outcome = match logging_in.await {
+        Ok(Ok(Outcome::Welcome { upstream, last })) => {
+            let mut commands = front.stack.session(Router::new(*upstream));
+            match welcome(&mut client, last).await {
+                Ok(()) => serve_commands(&mut client, &session, &mut commands, &stop).await,
+                Err(error) => Err(error),
+            }
+        }
+        Ok(Ok(Outcome::Refused | Outcome::Left)) => Ok(()),
+        Ok(Err(error)) => {
+            // The client stands at the second packet of its login, whatever broke.
+            farewell(&mut client, 2, &error).await;
+            Err(error)
+        }
+        Err(_) => {
+            tracing::info!(?peer, "a client did not finish its login in time");
+            Ok(())
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::info!(error = &error as &dyn std::error::Error, ?session, "a session ended");
+    }
+}
+
+async fn welcome(client: &mut Client, last: Part) -> Result<(), Error> {
+    client.put(last).await?;
+    client.flush().await
+}
+
+/// Reads commands until the client leaves. Between two commands the node may stop; a running command goes on.
+async fn serve_commands<S>(
+    client: &mut Client,
+    session: &Arc<Session>,
+    commands: &mut S,
+    stop: &CancellationToken,
+) -> Result<(), Error>
+where
+    S: Service<Command, Response = Reply, Error = Error>,
+{
+    loop {
+        let packet = tokio::select! {
+            biased;
+            packet = client.read_packet(0) => packet,
+            () = stop.cancelled() => {
+                client.put_error(0, &ServerError::stopping());
+                return client.flush().await;
+            }
+        };
+        let payload = match packet {
+            Ok(Some(payload)) => payload,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                farewell(client, 1, &error).await;
+                return Err(error);
+            }
+        };
+        let command = Command::new(session.clone(), payload);
+        let leaves = command.kind() == CommandKind::Quit;
+        match execute(client, commands, command).await {
+            Ok(()) if leaves => return Ok(()),
+            Ok(()) => {}
+            Err((sequence, error)) => {
+                if let Some(sequence) = sequence {
+                    farewell(client, sequence, &error).await;
+                }
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// Sends one command through the stack and writes its reply. An error comes with the number that an error packet would
+/// have, if the client can still be told: not in the middle of rows.
+async fn execute<S>(client: &mut Client, commands: &mut S, command: Command) -> Result<(), (Option<u8>, Error)>
+where
+    S: Service<Command, Response = Reply, Error = Error>,
+{
+    let head = Some(1);
+    let mut reply = async { commands.ready().await?.call(command).await }.await.map_err(|error| (head, error))?;
+    write_reply(client, &mut reply).await.map_err(|error| (None, error))
+}
+
+/// Writes a reply as it comes: what is there goes out in one write, before anything is waited for.
+async fn write_reply(client: &mut Client, reply: &mut Reply) -> Result<(), Error> {
+    while let Some(part) = next_part(client, reply).await? {
+        let turn = match &part {
+            Part::Turn(bytes) => bytes.get(3).copied(),
+            _ => None,
+        };
+        client.put(part).await?;
+        if let Some(sequence) = turn {
+            client.flush().await?;
+            let answer = client.read_packet(sequence.wrapping_add(1)).await?;
+            let answer = answer.ok_or_else(|| Error::Client(std::io::ErrorKind::UnexpectedEof.into()))?;
+            reply.answer(answer).await?;
+        }
+    }
+    client.flush().await
+}
+
+async fn next_part(client: &mut Client, reply: &mut Reply) -> Result<Option<Part>, Error> {
+    if let Some(part) = reply.next_ready() {
+        return Ok(Some(part));
+    }
+    if reply.is_complete() {
+        return Ok(None);
+    }
+    let mut next = pin!(reply.next());
+    let at_once = poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await;
+    match at_once {
+        Poll::Ready(part) => part,
+        Poll::Pending => {
+            client.flush().await?;
+            next.await
+        }
+    }
+}
+
+/// Tells the client why its session ends, if it can be told.
+async fn farewell(client: &mut Client, sequence: u8, error: &Error) {
+    if let Some(error) = error.to_client() {
+        client.put_error(sequence, &error);
+        // The session is over either way.
+        let _ = client.flush().await;
+    }
+}
