@@ -77,6 +77,12 @@ pub enum Error {
         /// What was wrong.
         what: &'static str,
     },
+    /// A client's packet is larger than this node takes.
+    #[error("the client sent a packet of more than {limit_bytes} bytes")]
+    PacketTooLarge {
+        /// The limit (`limits.packet_bytes_max`).
+        limit_bytes: usize,
+    },
     /// A layer failed beyond repair.
     #[error("layer `{layer}` failed")]
     Layer {
@@ -99,6 +105,13 @@ impl Error {
                 "Lost connection to the MySQL server behind this Towline node; reconnect",
             )),
             Self::Protocol { .. } => Some(ServerError::new(1835, b"HY000", "Malformed communication packet")),
+            Self::PacketTooLarge { limit_bytes } => Some(ServerError::new(
+                1153,
+                b"08S01",
+                format!(
+                    "Got a packet bigger than this Towline node takes: limits.packet_bytes_max is {limit_bytes} bytes"
+                ),
+            )),
             Self::Layer { .. } => {
                 Some(ServerError::new(1105, b"HY000", "A middleware layer failed; see the node's log"))
             }
