@@ -1,1 +1,0 @@
-//! `config.toml` and the environment, made into a typed and validated [`Config`].

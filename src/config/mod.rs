@@ -1,0 +1,317 @@
+//! `config.toml` and the environment, made into a typed and validated [`Config`].
+//!
+//! The file's top-level tables are profiles: `[default.mysql]` holds for both roles, `[master.mysql]` and
+//! `[slave.mysql]` for one; a role's list replaces the default's. Variables of the environment win over the file:
+//! `TOWLINE_HTTP__LISTEN` is `http.listen`. The annotated reference is `config.toml` in the repository.
+
+mod load;
+mod values;
+
+use std::{
+    net::SocketAddr,
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+    time::Duration,
+};
+
+use serde::Deserialize;
+use towline_middleware::Role;
+
+pub use self::{
+    load::{ConfigError, Problem},
+    values::{HttpUrl, MysqlUrl, Secret},
+};
+
+/// Where administration is served when it has no place of its own and clients' HTTP is reachable from elsewhere.
+pub const ADMIN_LISTEN_DEFAULT: &str = "127.0.0.1:5900";
+
+/// How a node is to run. Made by [`Config::load`].
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The server behind the node.
+    pub mysql: Mysql,
+    /// Clients that speak the MySQL protocol.
+    pub mysql_front: MysqlFront,
+    /// Clients that speak HTTP and JSON.
+    pub http: Http,
+    /// Status, metrics and administration.
+    pub admin: Admin,
+    /// The other nodes.
+    pub cluster: Cluster,
+    /// What one node may be asked at once, and how long things may take.
+    pub limits: Limits,
+    /// What the node says about itself.
+    pub log: Log,
+    /// The user's layers, outermost first.
+    pub layer: Vec<LayerConfig>,
+}
+
+/// The server behind the node.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Mysql {
+    /// Whether the node runs a private MariaDB of its own.
+    pub managed: bool,
+    /// The private MariaDB's folder. Relative to the configuration file.
+    #[serde(deserialize_with = "values::relative_path")]
+    pub data_dir: PathBuf,
+    /// Where the private MariaDB listens on 127.0.0.1 besides its socket.
+    pub port: Option<u16>,
+    /// More options of the private `mariadbd`.
+    pub args: Vec<String>,
+    /// The server that exists already, when `managed` is false.
+    pub url: Option<MysqlUrl>,
+}
+
+impl Default for Mysql {
+    fn default() -> Self {
+        Self { managed: true, data_dir: "data".into(), port: None, args: Vec::new(), url: None }
+    }
+}
+
+/// Clients that speak the MySQL protocol.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MysqlFront {
+    /// Where the node listens for them.
+    pub listen: SocketAddr,
+}
+
+impl Default for MysqlFront {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 4306)) }
+    }
+}
+
+/// Clients that speak HTTP and JSON.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// Where the node listens for them, and a slave for its master.
+    pub listen: SocketAddr,
+    /// The account of requests without credentials; none refuses them with 401.
+    pub anonymous_as: Option<Account>,
+    /// The longest body of a client's request.
+    pub body_bytes_max: NonZeroUsize,
+    /// The longest answer that is not streamed.
+    pub response_bytes_max: NonZeroUsize,
+    /// How long a client's request may take until its answer begins.
+    #[serde(rename = "request_timeout_ms", deserialize_with = "values::milliseconds")]
+    pub request_timeout: Duration,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 5000)),
+            anonymous_as: None,
+            body_bytes_max: const { NonZeroUsize::new(16 << 20).unwrap() },
+            response_bytes_max: const { NonZeroUsize::new(64 << 20).unwrap() },
+            request_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// An account of the server behind the node.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Account {
+    /// Its name.
+    pub user: String,
+    /// Its password.
+    pub password: Secret,
+}
+
+/// Status, metrics and administration.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// Where they are served; see [`Config::admin_listen`] for what absence means.
+    pub listen: Option<SocketAddr>,
+}
+
+/// The other nodes.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cluster {
+    /// What every node of the cluster knows: with it a master proves itself to a slave and a slave to its master.
+    pub secret: Option<Secret>,
+    /// A master's: the slaves that it has from the start, as the URLs of their HTTP.
+    pub slaves: Vec<HttpUrl>,
+    /// A slave's: its master's administration, where it registers itself at its start.
+    pub master: Option<HttpUrl>,
+    /// A slave's: the name under which it registers; its `url` if absent.
+    pub id: Option<String>,
+    /// A slave's: the URL of its HTTP as the master reaches it; `http.listen` if absent.
+    pub url: Option<HttpUrl>,
+    /// How many slaves must have applied a write before its client gets the OK.
+    pub ack: Ack,
+    /// How long a client's OK waits for them.
+    #[serde(rename = "ack_timeout_ms", deserialize_with = "values::milliseconds")]
+    pub ack_timeout: Duration,
+    /// What the client gets when they have not in time.
+    pub ack_on_timeout: AckOnTimeout,
+    /// How much of the newest transactions the master keeps in memory for its slaves.
+    pub ring_bytes_max: NonZeroUsize,
+    /// About how much one push carries at most; a single transaction may be longer.
+    pub batch_bytes_max: NonZeroUsize,
+    /// How long a slave may take to answer a push.
+    #[serde(rename = "push_timeout_ms", deserialize_with = "values::milliseconds")]
+    pub push_timeout: Duration,
+    /// The longest transaction that is held in memory; a longer one is streamed.
+    pub transaction_buffer_bytes_max: NonZeroUsize,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            secret: None,
+            slaves: Vec::new(),
+            master: None,
+            id: None,
+            url: None,
+            ack: Ack::None,
+            ack_timeout: Duration::from_secs(5),
+            ack_on_timeout: AckOnTimeout::Warning,
+            ring_bytes_max: const { NonZeroUsize::new(64 << 20).unwrap() },
+            batch_bytes_max: const { NonZeroUsize::new(1 << 20).unwrap() },
+            push_timeout: Duration::from_secs(30),
+            transaction_buffer_bytes_max: const { NonZeroUsize::new(16 << 20).unwrap() },
+        }
+    }
+}
+
+/// How many slaves must have applied a write before its client gets the OK. Every registered slave counts, up or down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ack {
+    /// None: the OK waits for nobody.
+    #[default]
+    None,
+    /// At least one.
+    One,
+    /// More than half of the nodes, the master among them.
+    Majority,
+    /// Every one.
+    All,
+}
+
+/// What a client gets whose write too few slaves have applied in time. The write itself is committed on the master.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AckOnTimeout {
+    /// An OK with a warning.
+    #[default]
+    Warning,
+    /// An error that says that the write is committed on the master.
+    Error,
+}
+
+/// What one node may be asked at once, and how long things may take.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// MySQL clients at once.
+    pub connections_max: NonZeroU32,
+    /// How long a client may take to log in.
+    #[serde(rename = "handshake_timeout_ms", deserialize_with = "values::milliseconds")]
+    pub handshake_timeout: Duration,
+    /// How long running commands may take when the node stops.
+    #[serde(rename = "shutdown_grace_ms", deserialize_with = "values::milliseconds")]
+    pub shutdown_grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: const { NonZeroU32::new(500).unwrap() },
+            handshake_timeout: Duration::from_secs(10),
+            shutdown_grace: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What the node says about itself.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// A level, or a filter as in `info,towline::capture=debug`.
+    pub level: String,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// One of the user's layers.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct LayerConfig {
+    /// Its name in the registry.
+    pub name: String,
+    /// Its own options, which the layer checks.
+    #[serde(flatten)]
+    pub options: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Config {
+    /// Where status, metrics and administration are served; none if by the same listener as clients' HTTP, which is so
+    /// while that is on loopback and `admin.listen` is absent.
+    pub fn admin_listen(&self) -> Option<SocketAddr> {
+        match self.admin.listen {
+            Some(own) if own == self.http.listen && own.port() != 0 => None,
+            Some(own) => Some(own),
+            None if self.http.listen.ip().is_loopback() => None,
+            None => Some(ADMIN_LISTEN_DEFAULT.parse().expect("the constant is an address")),
+        }
+    }
+
+    /// What only shows when all is known: keys that need or exclude each other.
+    fn validate(&self, role: Role) -> Result<(), ConfigError> {
+        match (self.mysql.managed, &self.mysql.url) {
+            (true, Some(_)) => return Err(ConfigError::ManagedWithUrl),
+            (false, None) => return Err(ConfigError::NoUrl),
+            (true, None) | (false, Some(_)) => {}
+        }
+        let listeners = [
+            ("mysql_front.listen", Some(self.mysql_front.listen)),
+            ("http.listen", Some(self.http.listen)),
+            ("admin.listen", self.admin.listen),
+        ];
+        for (key, listen) in listeners {
+            if let Some(listen) = listen
+                && !listen.ip().is_loopback()
+                && self.cluster.secret.is_none()
+            {
+                return Err(ConfigError::NoSecret { key, listen });
+            }
+        }
+        if self.http.anonymous_as.is_some() && !self.http.listen.ip().is_loopback() {
+            return Err(ConfigError::AnonymousBeyondLoopback { listen: self.http.listen });
+        }
+        match role {
+            Role::Master if self.cluster.master.is_some() => {
+                Err(ConfigError::OtherRole { key: "cluster.master", role })
+            }
+            Role::Slave if !self.cluster.slaves.is_empty() => {
+                Err(ConfigError::OtherRole { key: "cluster.slaves", role })
+            }
+            Role::Master | Role::Slave => Ok(()),
+        }
+    }
+}
