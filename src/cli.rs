@@ -1,1 +1,111 @@
 //! The command line.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use towline_middleware::Role;
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    config::{Config, ConfigError, Log, LogFormat},
+    demo::{self, DemoOptions},
+    node,
+};
+
+/// The exit code of a node that did not do what it was asked.
+const FAILED: u8 = 1;
+/// The exit code of a wrong command line, a wrong configuration, and a server that lacks what replication needs.
+const MISCONFIGURED: u8 = 2;
+
+/// A proxy in front of MySQL and MariaDB: middleware for every command, and exact row replication to any number of
+/// slaves over HTTP.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node until SIGTERM or Ctrl-C.
+    Run(NodeArgs),
+    /// Check the configuration and the server behind the node, and print what mends each fault.
+    Check(NodeArgs),
+    /// Print a node's status.
+    Status(StatusArgs),
+    /// Run a master and its slaves on this machine, each with a private MariaDB, and show them at work.
+    Demo(DemoOptions),
+}
+
+#[derive(Debug, Args)]
+struct NodeArgs {
+    /// The configuration file. Without it, the defaults and TOWLINE_… variables hold.
+    #[arg(long, value_name = "FILE", env = "TOWLINE_CONFIG")]
+    config: Option<PathBuf>,
+    /// What the node is: master or slave.
+    #[arg(long, env = "TOWLINE_ROLE")]
+    role: Role,
+}
+
+impl NodeArgs {
+    fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(self.config.as_deref(), self.role)
+    }
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    /// The node's administration: where its /status is.
+    #[arg(long, default_value = "http://127.0.0.1:5000")]
+    url: String,
+}
+
+/// Carries out the command line and says how the process is to end.
+pub fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    match execute(command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("towline: {error:#}");
+            ExitCode::from(if error.is::<ConfigError>() { MISCONFIGURED } else { FAILED })
+        }
+    }
+}
+
+fn execute(command: Command) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Runtime::new().context("could not start the runtime")?;
+    match command {
+        Command::Run(args) => {
+            let config = args.load()?;
+            log_to_stderr(&config.log)?;
+            runtime.block_on(node::run(config, args.role))?;
+        }
+        Command::Check(args) => {
+            args.load()?;
+        }
+        Command::Status(args) => runtime.block_on(print_status(&args.url))?,
+        Command::Demo(options) => runtime.block_on(demo::run(options))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn log_to_stderr(log: &Log) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&log.level).context("`log.level`")?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match log.format {
+        LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Json => lines.json().init(),
+    }
+    Ok(())
+}
+
+async fn print_status(url: &str) -> anyhow::Result<()> {
+    let url = format!("{}/status", url.trim_end_matches('/'));
+    let answer = reqwest::get(&url).await.with_context(|| format!("no node answers at {url}"))?;
+    let answer = answer.error_for_status().context("the node refused")?;
+    let status: serde_json::Value = answer.json().await.with_context(|| format!("{url} is not a node's status"))?;
+    println!("{status:#}");
+    Ok(())
+}

@@ -67,6 +67,15 @@ pub enum ConfigError {
         /// The address.
         listen: SocketAddr,
     },
+    /// The log's filter can't be read.
+    #[error("`log.level`: `{level}` is neither a level (error, warn, info, debug, trace) nor a filter")]
+    LogLevel {
+        /// What it is.
+        level: String,
+        /// What is wrong with it.
+        #[source]
+        source: tracing_subscriber::filter::ParseError,
+    },
     /// A key of the other role.
     #[error("`{key}` means nothing on a {role}: put it under the other role's table")]
     OtherRole {
@@ -323,6 +332,7 @@ mod tests {
         let open = "[default.http]\nlisten = '10.0.0.1:1'\nanonymous_as = { user = 'a', password = 'b' }\n\
                     [default.cluster]\nsecret = 'x'";
         assert!(refusal(open, Role::Master).contains("anonymous_as"));
+        assert!(refusal("[default.log]\nlevel = 'a=b=c'", Role::Master).contains("log.level"));
         assert!(refusal("[slave.cluster]\nslaves = ['http://a:1']", Role::Slave).contains("cluster.slaves"));
         assert!(refusal("[default.cluster]\nmaster = 'http://a:1'", Role::Master).contains("cluster.master"));
     }

@@ -16,6 +16,7 @@ use std::{
 
 use serde::Deserialize;
 use towline_middleware::Role;
+use tracing_subscriber::EnvFilter;
 
 pub use self::{
     load::{ConfigError, Problem},
@@ -304,6 +305,8 @@ impl Config {
         if self.http.anonymous_as.is_some() && !self.http.listen.ip().is_loopback() {
             return Err(ConfigError::AnonymousBeyondLoopback { listen: self.http.listen });
         }
+        let level = &self.log.level;
+        EnvFilter::try_new(level).map_err(|source| ConfigError::LogLevel { level: level.clone(), source })?;
         match role {
             Role::Master if self.cluster.master.is_some() => {
                 Err(ConfigError::OtherRole { key: "cluster.master", role })
