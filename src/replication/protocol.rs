@@ -3,7 +3,7 @@
 //! Version 1 of the format; any program that accepts the POST can be a slave:
 //!
 //! ```json
-//! {"version": 1, "cluster": "f3a9…", "epoch": 3, "after": {"position": "3:1041", "gtid": "0-1-1041"},
+//! {"version": 1, "cluster": "f3a9…", "epoch": 3, "after": {"position": "3:1041", "gtid": "0-1-1041"}, "head": "3:1042",
 //!  "formats": [{"id": 2774851920, "event": "<base64>"}],
 //!  "transactions": [
 //!   {"position": "3:1042", "gtid": "0-1-1042", "committed_at": 1790000000, "format": 2774851920, "changes": [
@@ -42,6 +42,9 @@ pub struct Batch {
     pub epoch: Epoch,
     /// The transaction after which the first one stands.
     pub after: Mark,
+    /// The newest position in the master's binlog when it sent this: what the slave measures its lag against.
+    #[serde(default)]
+    pub head: Position,
     /// Every format description that the transactions refer to.
     pub formats: Vec<Format>,
     /// In commit order. Empty asks only whether the slave stands at `after`.
@@ -206,7 +209,7 @@ pub struct NotApplied {
 pub enum PushRefusal {
     /// 409: it stands elsewhere in the same history. The master goes on from there.
     Position,
-    /// 409: its history is not the master's. It needs a new snapshot.
+    /// 409: its history is not the master's, or it holds data of its own. It needs a new snapshot.
     Forked,
     /// 403: the push is from a lower epoch.
     OldEpoch,
@@ -214,7 +217,7 @@ pub enum PushRefusal {
     OtherCluster,
     /// 400: the format's version is not spoken here.
     Version,
-    /// 422: the batch is damaged (CRC, base64) or can't be applied; the slave has stopped if it says `stopped`.
+    /// 422: the batch was damaged on its way (CRC, base64, order). Nothing of it was applied; send it again.
     Damaged,
     /// 422: a change can't be applied. The slave stays where it is until someone mends it.
     Stopped,

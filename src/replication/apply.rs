@@ -1,0 +1,338 @@
+//! The slave's side: batches become transactions of its MySQL, one after the other.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use mysql_async::{Opts, prelude::Queryable};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    apply_batch::{Failure, LockOptions, apply_batch},
+    apply_session::{ApplyError, ApplySession, SessionOptions},
+    progress::{ApplyState, Progress, Stop, Track},
+    protocol::{Applied, Batch, Mark, NotApplied, PushRefusal},
+};
+
+/// How a slave applies.
+#[derive(Clone, Debug)]
+pub struct ApplyOptions {
+    /// The slave's MySQL, with an account that may apply (`BINLOG REPLAY`, `READ ONLY ADMIN`, … on MariaDB).
+    pub mysql: Opts,
+    /// Above it a wait for a lock is given up and the batch tried again. Whole seconds, at least one.
+    pub lock_wait: Duration,
+    /// How often a batch is tried while locks are in the way before the sessions that hold them are ended. A batch that
+    /// still fails after as many tries more is answered with `unavailable`.
+    pub lock_tries: u32,
+    /// How long connecting to MySQL may take.
+    pub connect_timeout: Duration,
+}
+
+impl ApplyOptions {
+    /// The defaults for this server.
+    pub fn new(mysql: Opts) -> Self {
+        Self { mysql, lock_wait: Duration::from_secs(2), lock_tries: 3, connect_timeout: Duration::from_secs(5) }
+    }
+}
+
+/// Applies what a master pushes. Clones share one session with MySQL, which works on one batch at a time.
+#[derive(Clone, Debug)]
+pub struct Applier {
+    orders: mpsc::Sender<Order>,
+    track: watch::Receiver<Track>,
+    position: watch::Receiver<Mark>,
+    blockers_ended: Arc<AtomicU64>,
+    task: Arc<parking_lot::Mutex<Option<JoinHandle<()>>>>,
+}
+
+impl Applier {
+    /// Starts to connect; never fails, since MySQL may come later.
+    pub fn start(options: ApplyOptions) -> Self {
+        let (orders, inbox) = mpsc::channel(ORDERS_MAX);
+        let (track, track_reader) = watch::channel(Track::default());
+        let (position, position_reader) = watch::channel(Mark::default());
+        let blockers_ended = Arc::<AtomicU64>::default();
+        let session_options = SessionOptions {
+            mysql: options.mysql.clone(),
+            lock_wait: options.lock_wait,
+            connect_timeout: options.connect_timeout,
+        };
+        let worker = Worker {
+            options,
+            session_options,
+            inbox,
+            track,
+            position,
+            blockers_ended: Arc::clone(&blockers_ended),
+            session: None,
+            back_off: BACK_OFF_MIN,
+        };
+        Self {
+            orders,
+            track: track_reader,
+            position: position_reader,
+            blockers_ended,
+            task: Arc::new(parking_lot::Mutex::new(Some(tokio::spawn(worker.run())))),
+        }
+    }
+
+    /// Applies a batch, or says why not and where the slave stands.
+    ///
+    /// # Errors
+    /// See [`PushRefusal`]. After [`Unavailable`](PushRefusal::Unavailable) a part of the batch may be applied: ask again.
+    ///
+    /// # Cancel safety
+    /// A batch that was taken is finished even if the future is dropped; the same batch sent again is then refused with
+    /// the new position.
+    pub async fn push(&self, batch: Batch) -> Result<Applied, NotApplied> {
+        let (answer, answered) = oneshot::channel();
+        if self.orders.send(Order::Push { batch, answer }).await.is_ok()
+            && let Ok(result) = answered.await
+        {
+            return result;
+        }
+        Err(stopping())
+    }
+
+    /// Tries again what stopped the slave, at the next push.
+    pub async fn resume(&self) {
+        let (done, is_done) = oneshot::channel();
+        if self.orders.send(Order::Resume { done }).await.is_ok() {
+            // An error means that the applier stops: there is nothing to resume.
+            let _ = is_done.await;
+        }
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> Progress {
+        let mut progress = self.track.borrow().progress();
+        progress.counts.blockers_ended = self.blockers_ended.load(Ordering::Relaxed);
+        progress
+    }
+
+    /// The last applied transaction, as it moves.
+    pub fn position(&self) -> watch::Receiver<Mark> {
+        self.position.clone()
+    }
+
+    /// Finishes the batch that is being applied and ends. Later pushes are answered with `unavailable`.
+    pub async fn stop(&self) {
+        // An error means that it has ended already.
+        let _ = self.orders.send(Order::Stop).await;
+        let task = self.task.lock().take();
+        if let Some(task) = task {
+            // A panic was reported by the runtime; there is nothing left to stop.
+            let _ = task.await;
+        }
+    }
+}
+
+/// How many pushes may wait; each holds its batch in memory.
+const ORDERS_MAX: usize = 2;
+const BACK_OFF_MIN: Duration = Duration::from_millis(100);
+const BACK_OFF_MAX: Duration = Duration::from_secs(5);
+/// How often an idle session is tried, so that a lost MySQL is seen before the next push.
+const PING_EVERY: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+enum Order {
+    Push { batch: Batch, answer: oneshot::Sender<Result<Applied, NotApplied>> },
+    Resume { done: oneshot::Sender<()> },
+    Stop,
+}
+
+fn stopping() -> NotApplied {
+    NotApplied { refusal: PushRefusal::Unavailable, message: "this node is stopping".to_owned(), at: None }
+}
+
+/// The task that owns the session.
+struct Worker {
+    options: ApplyOptions,
+    session_options: SessionOptions,
+    inbox: mpsc::Receiver<Order>,
+    track: watch::Sender<Track>,
+    position: watch::Sender<Mark>,
+    blockers_ended: Arc<AtomicU64>,
+    session: Option<ApplySession>,
+    back_off: Duration,
+}
+
+impl Worker {
+    async fn run(mut self) {
+        // An error is on record in `track` and tried again below.
+        let _ = self.connect().await;
+        loop {
+            let idle = if self.session.is_some() { PING_EVERY } else { self.back_off };
+            tokio::select! {
+                order = self.inbox.recv() => match order {
+                    Some(Order::Push { batch, answer }) => {
+                        let result = self.push(batch).await;
+                        // The request may be gone; what was applied stays.
+                        let _ = answer.send(result);
+                    }
+                    Some(Order::Resume { done }) => {
+                        self.clear_stop();
+                        let _ = done.send(());
+                    }
+                    Some(Order::Stop) | None => break,
+                },
+                () = sleep_until(Instant::now() + idle) => self.keep_alive().await,
+            }
+        }
+        if let Some(session) = self.session.take() {
+            // It ends either way; the server sees it by the closed socket.
+            let _ = session.conn.disconnect().await;
+        }
+    }
+
+    async fn keep_alive(&mut self) {
+        let error = match &mut self.session {
+            Some(session) => match session.conn.ping().await {
+                Ok(()) => return,
+                Err(error) => Some(ApplyError::from(error)),
+            },
+            None => self.connect().await.err(),
+        };
+        if let Some(error) = error {
+            self.lose_session(&error);
+        }
+    }
+
+    async fn connect(&mut self) -> Result<(), ApplyError> {
+        match ApplySession::open(&self.session_options).await {
+            Ok(session) => {
+                self.back_off = BACK_OFF_MIN;
+                self.session = Some(session);
+                self.note_record();
+                Ok(())
+            }
+            Err(error) => {
+                self.lose_session(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Puts the session's record where others see it.
+    fn note_record(&mut self) {
+        let Some(session) = &self.session else { return };
+        let record = &session.record;
+        self.track.send_modify(|track| {
+            track.cluster.clone_from(&record.cluster);
+            track.mark.clone_from(&record.mark);
+            if matches!(track.state, ApplyState::Unavailable { .. }) {
+                track.state = ApplyState::Running;
+            }
+        });
+        self.position.send_if_modified(|mark| {
+            let moved = *mark != record.mark;
+            mark.clone_from(&record.mark);
+            moved
+        });
+    }
+
+    fn lose_session(&mut self, error: &ApplyError) {
+        self.session = None;
+        self.back_off = (self.back_off * 2).min(BACK_OFF_MAX);
+        let error = error.to_string();
+        self.track.send_if_modified(|track| {
+            let known = matches!(&track.state, ApplyState::Unavailable { error: known } if *known == error);
+            if !known {
+                tracing::warn!(error, "this slave's MySQL is away or not fit; trying again");
+            }
+            if !matches!(track.state, ApplyState::Stopped(_)) {
+                track.state = ApplyState::Unavailable { error };
+            }
+            !known
+        });
+    }
+
+    fn clear_stop(&mut self) {
+        self.track.send_if_modified(|track| {
+            let stopped = matches!(track.state, ApplyState::Stopped(_));
+            if stopped {
+                track.state = ApplyState::Running;
+            }
+            stopped
+        });
+    }
+
+    async fn push(&mut self, batch: Batch) -> Result<Applied, NotApplied> {
+        self.track.send_modify(|track| {
+            track.heard = Some(Instant::now());
+            track.head = track.head.max(batch.head);
+        });
+        if self.session.is_none() {
+            self.connect().await.map_err(|error| self.refuse(PushRefusal::Unavailable, &error))?;
+        }
+        let stop = match &self.track.borrow().state {
+            ApplyState::Stopped(stop) => Some(stop.clone()),
+            _ => None,
+        };
+        if let Some(stop) = stop {
+            return Err(self.refuse(PushRefusal::Stopped, &StopText(&stop)));
+        }
+        let Some(session) = &mut self.session else { return Err(stopping()) };
+        let locks = LockOptions {
+            mysql: &self.options.mysql,
+            tries: self.options.lock_tries.max(1),
+            blockers_ended: &self.blockers_ended,
+        };
+        let result = apply_batch(session, &batch, &locks, &self.track).await;
+        self.note_record();
+        self.note_lag(&batch);
+        match result {
+            Ok(applied) => Ok(Applied { applied }),
+            Err(Failure::Refused(refusal, reason)) => Err(self.refuse(refusal, &reason)),
+            Err(Failure::Stopped(stop)) => {
+                tracing::error!(position = %stop.mark.position, gtid = stop.mark.gtid, tables = ?stop.tables, code = stop.code,
+                    error = stop.error, "this slave has stopped: a change can't be applied");
+                let answer = self.refuse(PushRefusal::Stopped, &StopText(&stop));
+                self.track.send_modify(|track| track.state = ApplyState::Stopped(stop));
+                Err(answer)
+            }
+            Err(Failure::Session(error)) => {
+                let answer = self.refuse(PushRefusal::Unavailable, &error);
+                // Read anew at the next connect: what the session knew may be old.
+                self.lose_session(&error);
+                Err(answer)
+            }
+        }
+    }
+
+    fn note_lag(&self, batch: &Batch) {
+        self.track.send_modify(|track| {
+            let caught_up = track.mark.position >= track.head;
+            let applied = batch.transactions.iter().rev().find(|t| t.position <= track.mark.position);
+            let next = batch.transactions.iter().find(|t| t.position > track.mark.position).or(applied);
+            track.behind_since = next.map(|t| t.committed_at).or(track.behind_since).filter(|_| !caught_up);
+        });
+    }
+
+    fn refuse(&self, refusal: PushRefusal, reason: &dyn std::fmt::Display) -> NotApplied {
+        let at = self.session.as_ref().map(|session| session.record.mark.clone());
+        NotApplied { refusal, message: reason.to_string(), at }
+    }
+}
+
+/// A stop as the master hears of it.
+struct StopText<'a>(&'a Stop);
+
+impl std::fmt::Display for StopText<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Stop { mark, tables, error, .. } = self.0;
+        write!(f, "stopped at {} ({})", mark.position, mark.gtid)?;
+        if !tables.is_empty() {
+            write!(f, " which changes {}", tables.join(", "))?;
+        }
+        write!(f, ": {error}. Mend it on this slave and resume, or take a new snapshot")
+    }
+}

@@ -1,0 +1,355 @@
+//! The applier's one session with its MySQL: how it is set up, and how rows and position become one transaction.
+
+use std::{collections::HashSet, time::Duration};
+
+use mysql_async::{Conn, Opts, OptsBuilder, prelude::Queryable};
+
+use towline_middleware::Epoch;
+
+use super::{
+    binlog_statement::{CantBuild, DamagedEvents, TableName, format_statement},
+    protocol::{Format, Mark, Transaction},
+    tables::slave::{self, SlaveRecord},
+};
+
+/// Why something could not be applied.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApplyError {
+    #[error(transparent)]
+    MySql(#[from] mysql_async::Error),
+    #[error(transparent)]
+    Damaged(#[from] DamagedEvents),
+    #[error(transparent)]
+    Unapplicable(#[from] Unapplicable),
+    /// Somebody else moved the position: this session's idea of it is old.
+    #[error("the position of this server was moved by someone else")]
+    Moved,
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+}
+
+/// Changes that a slave must not or can't make.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unapplicable {
+    #[error(
+        "`{table}` uses the engine {engine}, which can't roll back, so a change to it can't be applied exactly once: \
+         run `ALTER TABLE {table} ENGINE=InnoDB` on the master and give this slave a new snapshot"
+    )]
+    NotTransactional { table: TableName, engine: String },
+    #[error("rows of `{0}` belong to each server itself and are never replaced by the master's")]
+    ServerTable(TableName),
+    #[error("a schema change together with other changes in one transaction is only understood as CREATE … SELECT")]
+    Mixed,
+    #[error("{0}")]
+    TooLarge(CantBuild),
+    #[error(
+        "an unfinished schema change at {announced} is written down in towline.schema_change, but {next} comes next: \
+         finish it by hand and delete the row, or take a new snapshot"
+    )]
+    OtherAnnounced { announced: String, next: String },
+    #[error("this server has executed {0} although its position says that it has not")]
+    AlreadyExecuted(String),
+}
+
+impl From<CantBuild> for ApplyError {
+    fn from(error: CantBuild) -> Self {
+        match error {
+            CantBuild::Damaged(damaged) => Self::Damaged(damaged),
+            too_large => Self::Unapplicable(Unapplicable::TooLarge(too_large)),
+        }
+    }
+}
+
+/// Why a server can't be a slave as it is now.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unfit {
+    #[error("this slave's MySQL has {name}={value}; it must be {wanted}: SET GLOBAL {name}={wanted}, and in my.cnf")]
+    Setting { name: &'static str, value: String, wanted: &'static str },
+    #[error("this slave's MySQL has no binlog: start it with --log-bin --binlog-format=ROW")]
+    NoLog,
+    #[error("another applier (connection {0}) works on this server: two nodes can't share one MySQL")]
+    OtherApplier(u64),
+    #[error("MySQL did not answer within {0:?}")]
+    Silent(Duration),
+}
+
+/// What to do about a failed statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The connection or the server is gone, or the server can't work now; the same may succeed later.
+    Later,
+    /// A lock was in the way; the same may succeed at once.
+    Busy,
+    /// The change does not fit this server's data.
+    Never,
+}
+
+impl ApplyError {
+    pub(crate) fn verdict(&self) -> Verdict {
+        match self {
+            Self::MySql(mysql_async::Error::Server(error)) => verdict_of(error),
+            Self::MySql(_) | Self::Unfit(_) | Self::Moved | Self::Damaged(_) => Verdict::Later,
+            Self::Unapplicable(_) => Verdict::Never,
+        }
+    }
+
+    /// MySQL's number, if MySQL said it.
+    pub(crate) fn code(&self) -> Option<u16> {
+        match self {
+            Self::MySql(mysql_async::Error::Server(error)) => Some(error.code),
+            _ => None,
+        }
+    }
+}
+
+fn verdict_of(error: &mysql_async::ServerError) -> Verdict {
+    match error.code {
+        1205 | 1213 => Verdict::Busy,
+        // The disk is full (1021, 1114, 1026, 3, 28), memory or connections are short, the server stops or killed us,
+        // a right or a setting is missing: mended at the server, not in the data.
+        3 | 28 | 1021 | 1026 | 1037 | 1038 | 1040 | 1041 | 1044 | 1045 | 1053 | 1114 | 1142 | 1203 | 1227 | 1290
+        | 1317 | 1792 | 1836 | 1927 | 1969 | 3024 => Verdict::Later,
+        1030 if error.message.contains(" 28 ") => Verdict::Later,
+        _ => Verdict::Never,
+    }
+}
+
+/// How a session with a slave's MySQL is opened.
+#[derive(Clone, Debug)]
+pub(crate) struct SessionOptions {
+    pub(crate) mysql: Opts,
+    /// Above it a wait for a lock is given up and the whole batch tried again; whole seconds, at least one.
+    pub(crate) lock_wait: Duration,
+    /// How long connecting and setting up may take.
+    pub(crate) connect_timeout: Duration,
+}
+
+/// An open session, and what it knows of the server.
+#[derive(Debug)]
+pub(crate) struct ApplySession {
+    pub(crate) conn: Conn,
+    pub(crate) is_mariadb: bool,
+    /// The server's own id, under which everything but schema changes is logged.
+    pub(crate) server_id: u32,
+    /// Where the server stands.
+    pub(crate) record: SlaveRecord,
+    /// The longest statement that the server takes, in bytes.
+    pub(crate) statement_bytes_max: usize,
+    options: SessionOptions,
+    /// The format description that the session was told last.
+    format: Option<u32>,
+    /// Tables that were found fit to be written; forgotten at each schema change.
+    fit_tables: HashSet<TableName>,
+    /// Set when a ROLLBACK or a COMMIT failed: what the session holds is unknown.
+    broken: bool,
+}
+
+impl ApplySession {
+    /// Connects, sets the session up and reads where the server stands.
+    pub(crate) async fn open(options: &SessionOptions) -> Result<Self, ApplyError> {
+        let limit = options.connect_timeout;
+        tokio::time::timeout(limit, Self::connect(options)).await.map_err(|_| Unfit::Silent(limit))?
+    }
+
+    async fn connect(options: &SessionOptions) -> Result<Self, ApplyError> {
+        let opts = OptsBuilder::from_opts(options.mysql.clone()).tcp_keepalive(Some(KEEPALIVE)).conn_ttl(None);
+        let mut conn = Conn::new(opts).await?;
+        let version: Option<String> = conn.query_first("SELECT VERSION()").await?;
+        let is_mariadb = version.is_some_and(|version| version.contains("MariaDB"));
+        set_up(&mut conn, is_mariadb, options).await?;
+        let server_id = check_settings(&mut conn, is_mariadb).await?;
+        let record = slave::open(&mut conn).await?;
+        let packet: Option<usize> = conn.query_first("SELECT @@max_allowed_packet").await?;
+        // A packet of 16 MiB and more is split by the protocol, which nothing here needs.
+        let statement_bytes_max = packet.unwrap_or(1 << 20).min(FRAME_BYTES_MAX) - PACKET_MARGIN;
+        Ok(Self {
+            conn,
+            is_mariadb,
+            server_id,
+            record,
+            statement_bytes_max,
+            options: options.clone(),
+            format: None,
+            fit_tables: HashSet::new(),
+            broken: false,
+        })
+    }
+
+    /// Puts the session back to how it was opened, whatever ran in it.
+    pub(crate) async fn restore(&mut self) -> Result<(), ApplyError> {
+        self.format = None;
+        self.fit_tables.clear();
+        self.broken = true;
+        self.conn.reset().await?;
+        set_up(&mut self.conn, self.is_mariadb, &self.options).await?;
+        self.broken = false;
+        Ok(())
+    }
+
+    /// Whether the session must be thrown away.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken || self.conn.is_disconnected()
+    }
+
+    /// Takes a cluster's id, or raises the fence to a new master's epoch.
+    pub(crate) async fn join_cluster(&mut self, cluster: &str, fence: Epoch) -> Result<(), ApplyError> {
+        if !slave::join_cluster(&mut self.conn, &self.record, cluster, fence).await? {
+            return Err(ApplyError::Moved);
+        }
+        cluster.clone_into(&mut self.record.cluster);
+        self.record.fence = fence;
+        Ok(())
+    }
+
+    /// Refuses rows of tables that can't be applied exactly once.
+    pub(crate) async fn check_tables(&mut self, tables: Vec<TableName>) -> Result<(), ApplyError> {
+        for table in tables {
+            if self.fit_tables.contains(&table) {
+                continue;
+            }
+            if ["mysql", "towline"].contains(&table.database.as_str()) {
+                return Err(Unapplicable::ServerTable(table).into());
+            }
+            let found: Option<(String, String)> = self
+                .conn
+                .exec_first(
+                    "SELECT e.ENGINE, IFNULL(e.TRANSACTIONS, 'NO') FROM information_schema.TABLES t \
+                     JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE \
+                     WHERE t.TABLE_SCHEMA = ? AND t.TABLE_NAME = ?",
+                    (&table.database, &table.table),
+                )
+                .await?;
+            // A table that is missing here fails in BINLOG, with MySQL's own words.
+            if let Some((engine, transactions)) = found
+                && transactions != "YES"
+            {
+                return Err(Unapplicable::NotTransactional { table, engine }.into());
+            }
+            self.fit_tables.insert(table);
+        }
+        Ok(())
+    }
+
+    /// Writes rows and moves the position from where it stands to `last`, in one transaction. After an error nothing
+    /// of it has happened, unless the session [is broken](Self::is_broken): then only the server knows.
+    ///
+    /// `finishes` is set when an announced schema change is finished by it.
+    pub(crate) async fn commit_rows(
+        &mut self,
+        format: Option<&Format>,
+        statements: &[Vec<u8>],
+        last: &Transaction,
+        finishes: bool,
+    ) -> Result<(), ApplyError> {
+        if let Some(format) = format.filter(|_| !statements.is_empty()) {
+            self.tell_format(format).await?;
+        }
+        let to = Mark { position: last.position, gtid: last.gtid.clone() };
+        self.broken = true;
+        self.conn.query_drop("BEGIN").await?;
+        if let Err(error) = self.fill_transaction(statements, &to, last.committed_at, finishes).await {
+            // Before anything else: after a 1205 the transaction is still open and holds a part of the rows.
+            self.conn.query_drop("ROLLBACK").await?;
+            self.broken = false;
+            return Err(error);
+        }
+        self.conn.query_drop("COMMIT").await?;
+        self.broken = false;
+        self.record.mark = to;
+        self.record.committed_at = last.committed_at;
+        Ok(())
+    }
+
+    /// Each answer is read before the next statement goes out: a position that is moved behind a failed BINLOG would
+    /// be committed without its rows.
+    async fn fill_transaction(
+        &mut self,
+        statements: &[Vec<u8>],
+        to: &Mark,
+        committed_at: u64,
+        finishes: bool,
+    ) -> Result<(), ApplyError> {
+        for statement in statements {
+            self.conn.query_drop(statement.as_slice()).await?;
+        }
+        if finishes {
+            slave::finish_announced(&mut self.conn).await?;
+        }
+        if !slave::move_position(&mut self.conn, &self.record.mark, to, committed_at).await? {
+            return Err(ApplyError::Moved);
+        }
+        Ok(())
+    }
+
+    async fn tell_format(&mut self, format: &Format) -> Result<(), ApplyError> {
+        if self.format == Some(format.id) {
+            return Ok(());
+        }
+        self.format = None;
+        self.conn.query_drop(format_statement(format)?).await?;
+        if !self.is_mariadb {
+            // The format description makes gtid_next NOT_YET_DETERMINED, and the next statement fails with 1782.
+            self.conn.query_drop("SET SESSION gtid_next = 'AUTOMATIC'").await?;
+        }
+        self.format = Some(format.id);
+        Ok(())
+    }
+}
+
+const KEEPALIVE: Duration = Duration::from_secs(10);
+const FRAME_BYTES_MAX: usize = (1 << 24) - 1;
+/// What a packet needs besides the statement.
+const PACKET_MARGIN: usize = 64;
+/// A session that a dead node left behind is closed by the server after this time; a living one pings more often.
+const WAIT_TIMEOUT_SECONDS: u32 = 60;
+/// How long the lock of an applier that is just going away is waited for.
+const APPLIER_LOCK_SECONDS: u32 = 3;
+
+async fn set_up(conn: &mut Conn, is_mariadb: bool, options: &SessionOptions) -> Result<(), ApplyError> {
+    let lock_wait = options.lock_wait.as_secs().max(1);
+    conn.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
+    conn.query_drop("SET SESSION TRANSACTION READ WRITE").await?;
+    conn.query_drop(format!(
+        "SET SESSION autocommit = 1, lock_wait_timeout = {lock_wait}, innodb_lock_wait_timeout = {lock_wait}, \
+         wait_timeout = {WAIT_TIMEOUT_SECONDS}"
+    ))
+    .await?;
+    conn.query_drop(if is_mariadb {
+        "SET SESSION max_statement_time = 0, idle_transaction_timeout = 0, idle_write_transaction_timeout = 0"
+    } else {
+        "SET SESSION rbr_exec_mode = 'STRICT'"
+    })
+    .await?;
+    let lock = format!("SELECT GET_LOCK('towline.applier', {APPLIER_LOCK_SECONDS}), IS_USED_LOCK('towline.applier')");
+    let (got, owner): (Option<u8>, Option<u64>) = conn.query_first(lock).await?.unwrap_or_default();
+    if got == Some(1) { Ok(()) } else { Err(Unfit::OtherApplier(owner.unwrap_or(0)).into()) }
+}
+
+/// Settings that change what `BINLOG` does, or let others write; looked at again at each connect. Returns the
+/// server's id.
+async fn check_settings(conn: &mut Conn, is_mariadb: bool) -> Result<u32, ApplyError> {
+    let (log_bin, server_id): (bool, u32) =
+        conn.query_first("SELECT @@global.log_bin, @@global.server_id").await?.unwrap_or_default();
+    if !log_bin {
+        return Err(Unfit::NoLog.into());
+    }
+    let common = [("binlog_format", "ROW"), ("binlog_row_image", "FULL")];
+    let own: &[_] = if is_mariadb {
+        &[("slave_exec_mode", "STRICT"), ("slave_run_triggers_for_rbr", "NO"), ("slave_type_conversions", "''")]
+    } else {
+        &[("replica_type_conversions", "''"), ("gtid_mode", "ON")]
+    };
+    for (name, wanted) in common.iter().chain(own).copied() {
+        let value: Option<String> = conn.query_first(format!("SELECT @@global.{name}")).await?;
+        let value = value.unwrap_or_default();
+        if !value.eq_ignore_ascii_case(wanted.trim_matches('\'')) {
+            return Err(Unfit::Setting { name, value, wanted }.into());
+        }
+    }
+    let scheduler: Option<String> = conn.query_first("SELECT @@global.event_scheduler").await?;
+    match scheduler {
+        // The master's events arrive as the rows that they wrote.
+        Some(value) if value == "ON" => Err(Unfit::Setting { name: "event_scheduler", value, wanted: "OFF" }.into()),
+        _ => Ok(server_id),
+    }
+}

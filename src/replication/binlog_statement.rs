@@ -1,0 +1,274 @@
+//! Row events, made into `BINLOG '…'` statements: the one place that builds them.
+//!
+//! Source: <https://mariadb.com/kb/en/binlog/> and the event layouts in
+//! <https://dev.mysql.com/doc/dev/mysql-server/latest/classbinary__log_1_1Log__event.html>.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+
+use super::protocol::{Change, Format, Transaction};
+
+/// What is wrong with events that a master sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DamagedEvents {
+    /// An event's length field does not agree with the bytes that there are.
+    #[error("an event is cut short")]
+    CutShort,
+    /// CRC32 of an event or of a format description.
+    #[error("an event's CRC32 does not match its bytes")]
+    Checksum,
+    /// Only Table_map events may be in `maps`, and only row events in `events`.
+    #[error("an event of type {0} has no place in a row change")]
+    EventType(u8),
+    /// The pieces of a statement do not follow one another.
+    #[error("the pieces of a statement are out of order")]
+    Pieces,
+    /// The transaction names a format that did not come with it.
+    #[error("the format {0} of a transaction is not in the batch")]
+    NoFormat(u32),
+}
+
+/// Why events can't be put into statements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CantBuild {
+    #[error(transparent)]
+    Damaged(#[from] DamagedEvents),
+    /// One row event with its maps exceeds the server's limit.
+    #[error(
+        "a row event of {needed} bytes is above this server's max_allowed_packet: raise it to at least {needed} there"
+    )]
+    TooLarge { needed: usize },
+}
+
+/// A table as a Table_map event names it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct TableName {
+    pub(crate) database: String,
+    pub(crate) table: String,
+}
+
+impl std::fmt::Display for TableName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.database, self.table)
+    }
+}
+
+/// The statement that tells a session how to read the events that follow. It goes out alone and outside of a
+/// transaction, since on MySQL `gtid_next` must be reset behind it.
+///
+/// # Errors
+/// When the event is not the one that the format's id names.
+pub(crate) fn format_statement(format: &Format) -> Result<Vec<u8>, DamagedEvents> {
+    if crc32fast::hash(&format.event.0) != format.id {
+        return Err(DamagedEvents::Checksum);
+    }
+    match Event::first(&format.event.0)? {
+        (event, []) if event.kind() == FORMAT_DESCRIPTION => Ok(statement(&format.event.0)),
+        (event, _) => Err(DamagedEvents::EventType(event.kind())),
+    }
+}
+
+/// The fewest statements of at most `bytes_max` bytes that write the rows of these transactions, in order, under one
+/// format.
+///
+/// - A statement is cut only between row events, and every `BINLOG` starts a running statement with all of its
+///   Table_map events: without them MariaDB writes nothing and says OK, and MySQL dies.
+/// - The CRC32 of every event is checked, since `BINLOG` does not.
+///
+/// # Errors
+/// When an event is damaged, or too large for any statement.
+pub(crate) fn row_statements<'a>(
+    transactions: impl IntoIterator<Item = &'a Transaction>,
+    bytes_max: usize,
+) -> Result<Vec<Vec<u8>>, CantBuild> {
+    let mut packer = Packer { events_max: events_max(bytes_max), statements: Vec::new(), packed: Vec::new() };
+    for transaction in transactions {
+        let mut running = false;
+        for change in &transaction.changes {
+            let Change::Rows(rows) = change else { continue };
+            if running == rows.starts {
+                return Err(DamagedEvents::Pieces.into());
+            }
+            for map in Events(&rows.maps.0) {
+                map?.check(&[TABLE_MAP])?;
+            }
+            let mut ended = false;
+            let mut needs_maps = rows.starts;
+            for event in Events(&rows.events.0) {
+                let event = event?;
+                event.check(ROWS)?;
+                if ended {
+                    return Err(DamagedEvents::Pieces.into());
+                }
+                ended = event.ends_statement()?;
+                packer.push(&rows.maps.0, event.0, needs_maps)?;
+                needs_maps = false;
+            }
+            if ended != rows.ends {
+                return Err(DamagedEvents::Pieces.into());
+            }
+            running = !rows.ends;
+        }
+        if running {
+            return Err(DamagedEvents::Pieces.into());
+        }
+    }
+    packer.close();
+    Ok(packer.statements)
+}
+
+/// The tables that a transaction's Table_map events name. The checksums are [`row_statements`]' part.
+///
+/// # Errors
+/// When a map is cut short.
+pub(crate) fn tables_of(transaction: &Transaction) -> Result<Vec<TableName>, DamagedEvents> {
+    let mut tables = Vec::new();
+    for change in &transaction.changes {
+        let Change::Rows(rows) = change else { continue };
+        for map in Events(&rows.maps.0) {
+            let name = map?.table_name()?;
+            if !tables.contains(&name) {
+                tables.push(name);
+            }
+        }
+    }
+    Ok(tables)
+}
+
+/// Collects events until a statement is full.
+struct Packer {
+    /// How many bytes of events a statement takes.
+    events_max: usize,
+    statements: Vec<Vec<u8>>,
+    packed: Vec<u8>,
+}
+
+impl Packer {
+    /// Adds one row event; `maps` go before it when its statement begins here or a new `BINLOG` does.
+    fn push(&mut self, maps: &[u8], event: &[u8], starts: bool) -> Result<(), CantBuild> {
+        let alone = maps.len() + event.len();
+        if alone > self.events_max {
+            return Err(CantBuild::TooLarge { needed: statement_len(alone) });
+        }
+        let needed = if starts { alone } else { event.len() };
+        let cut = self.packed.len() + needed > self.events_max;
+        if cut {
+            self.close();
+        }
+        if starts || self.packed.is_empty() {
+            self.packed.extend_from_slice(maps);
+        }
+        self.packed.extend_from_slice(event);
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        if !self.packed.is_empty() {
+            self.statements.push(statement(&self.packed));
+            self.packed.clear();
+        }
+    }
+}
+
+const PREFIX: &[u8] = b"BINLOG '";
+
+fn statement(events: &[u8]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(statement_len(events.len()));
+    text.extend_from_slice(PREFIX);
+    let at = text.len();
+    text.resize(statement_len(events.len()) - 1, 0);
+    BASE64_STANDARD
+        .encode_slice(events, &mut text[at..])
+        .expect("the buffer has the length that base64 needs, by `statement_len`");
+    text.push(b'\'');
+    text
+}
+
+fn statement_len(events_len: usize) -> usize {
+    PREFIX.len() + events_len.div_ceil(3) * 4 + 1
+}
+
+fn events_max(bytes_max: usize) -> usize {
+    bytes_max.saturating_sub(PREFIX.len() + 1) / 4 * 3
+}
+
+const TABLE_MAP: u8 = 19;
+const FORMAT_DESCRIPTION: u8 = 15;
+/// Write, update and delete in versions 1 and 2, and MySQL's partial update.
+const ROWS: &[u8] = &[23, 24, 25, 30, 31, 32, 39];
+const STMT_END: u16 = 1;
+const HEADER_LEN: usize = 19;
+const CHECKSUM_LEN: usize = 4;
+
+/// One binlog event, whole: 19 bytes of header, body, CRC32.
+#[derive(Clone, Copy)]
+struct Event<'a>(&'a [u8]);
+
+impl<'a> Event<'a> {
+    fn first(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), DamagedEvents> {
+        let len = bytes.get(9..13).ok_or(DamagedEvents::CutShort)?;
+        let len = u32::from_le_bytes([len[0], len[1], len[2], len[3]]) as usize;
+        if len < HEADER_LEN + CHECKSUM_LEN || len > bytes.len() {
+            return Err(DamagedEvents::CutShort);
+        }
+        let (event, rest) = bytes.split_at(len);
+        Ok((Self(event), rest))
+    }
+
+    fn kind(self) -> u8 {
+        self.0[4]
+    }
+
+    fn check(self, kinds: &[u8]) -> Result<(), DamagedEvents> {
+        if !kinds.contains(&self.kind()) {
+            return Err(DamagedEvents::EventType(self.kind()));
+        }
+        let (covered, sum) = self.0.split_at(self.0.len() - CHECKSUM_LEN);
+        if crc32fast::hash(covered).to_le_bytes() != sum {
+            return Err(DamagedEvents::Checksum);
+        }
+        Ok(())
+    }
+
+    /// What lies between header and checksum.
+    fn body(self) -> &'a [u8] {
+        &self.0[HEADER_LEN..self.0.len() - CHECKSUM_LEN]
+    }
+
+    /// A row event's flags stand behind its 6 bytes of table id.
+    fn ends_statement(self) -> Result<bool, DamagedEvents> {
+        let flags = self.body().get(6..8).ok_or(DamagedEvents::CutShort)?;
+        Ok(u16::from_le_bytes([flags[0], flags[1]]) & STMT_END != 0)
+    }
+
+    /// A Table_map's names stand behind its 6 bytes of table id and 2 of flags, each with its length before it and a
+    /// NUL behind it.
+    fn table_name(self) -> Result<TableName, DamagedEvents> {
+        let rest = self.body().get(8..).ok_or(DamagedEvents::CutShort)?;
+        let (database, rest) = short_string(rest)?;
+        let (table, _) = short_string(rest)?;
+        Ok(TableName { database, table })
+    }
+}
+
+fn short_string(bytes: &[u8]) -> Result<(String, &[u8]), DamagedEvents> {
+    let (&len, rest) = bytes.split_first().ok_or(DamagedEvents::CutShort)?;
+    let (text, rest) = rest.split_at_checked(usize::from(len)).ok_or(DamagedEvents::CutShort)?;
+    let rest = rest.get(1..).ok_or(DamagedEvents::CutShort)?;
+    Ok((String::from_utf8_lossy(text).into_owned(), rest))
+}
+
+/// The events that stand end to end in some bytes; ends after the first damaged one.
+struct Events<'a>(&'a [u8]);
+
+impl<'a> Iterator for Events<'a> {
+    type Item = Result<Event<'a>, DamagedEvents>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let first = Event::first(self.0);
+        self.0 = first.map_or(&[], |(_, rest)| rest);
+        Some(first.map(|(event, _)| event))
+    }
+}

@@ -1,0 +1,73 @@
+//! Client sessions that hold up the applier: found while it waits, and ended.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use mysql_async::{Conn, Opts, prelude::Queryable};
+use tokio::task::JoinHandle;
+
+/// Looks for sessions that block the applier and ends them, until dropped.
+#[derive(Debug)]
+pub(crate) struct BlockerWatch(JoinHandle<()>);
+
+impl BlockerWatch {
+    /// Watches over the session with this connection id, over a connection of its own. `ended` counts the sessions.
+    pub(crate) fn start(mysql: Opts, applier: u32, is_mariadb: bool, ended: Arc<AtomicU64>) -> Self {
+        Self(tokio::spawn(async move {
+            if let Err(error) = watch(mysql, applier, is_mariadb, &ended).await {
+                tracing::warn!(%error, "could not look for sessions that block the applier");
+            }
+        }))
+    }
+}
+
+impl Drop for BlockerWatch {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Who holds a row lock that the applier waits for.
+const ROW_LOCKS_MARIADB: &str = "SELECT b.trx_mysql_thread_id FROM information_schema.INNODB_LOCK_WAITS w \
+    JOIN information_schema.INNODB_TRX r ON r.trx_id = w.requesting_trx_id \
+    JOIN information_schema.INNODB_TRX b ON b.trx_id = w.blocking_trx_id WHERE r.trx_mysql_thread_id = ?";
+const ROW_LOCKS_MYSQL: &str = "SELECT b.PROCESSLIST_ID FROM performance_schema.data_lock_waits w \
+    JOIN performance_schema.threads r ON r.THREAD_ID = w.REQUESTING_THREAD_ID \
+    JOIN performance_schema.threads b ON b.THREAD_ID = w.BLOCKING_THREAD_ID WHERE r.PROCESSLIST_ID = ?";
+
+/// While the applier waits for a metadata lock: the client with the oldest open transaction. MariaDB names the owner of
+/// a metadata lock only with a plugin, and a slave's clients only read, so the oldest reader is ended first.
+const OLDEST_READER: &str = "SELECT t.trx_mysql_thread_id FROM information_schema.INNODB_TRX t \
+    JOIN information_schema.PROCESSLIST p ON p.ID = t.trx_mysql_thread_id \
+    WHERE p.ID <> ? AND p.USER <> 'system user' \
+    AND EXISTS (SELECT 1 FROM information_schema.PROCESSLIST a WHERE a.ID = ? AND a.STATE LIKE 'Waiting for%metadata lock') \
+    ORDER BY t.trx_started LIMIT 1";
+
+async fn watch(mysql: Opts, applier: u32, is_mariadb: bool, ended: &AtomicU64) -> mysql_async::Result<()> {
+    let mut conn = Conn::new(mysql).await?;
+    let row_locks = if is_mariadb { ROW_LOCKS_MARIADB } else { ROW_LOCKS_MYSQL };
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    loop {
+        look.tick().await;
+        let mut blockers: Vec<u32> = conn.exec(row_locks, (applier,)).await?;
+        if blockers.is_empty() {
+            blockers = conn.exec(OLDEST_READER, (applier, applier)).await?;
+        }
+        blockers.sort_unstable();
+        blockers.dedup();
+        for id in blockers.into_iter().filter(|id| *id != applier && *id != 0) {
+            // It may have gone by itself in between: then there is nothing to count.
+            if conn.query_drop(format!("KILL CONNECTION {id}")).await.is_ok() {
+                ended.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(connection = id, "ended a client's session on this slave that held up the applier");
+            }
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Schema changes on a slave. They commit by themselves, so they can't share a transaction with the position:
+//!
+//! 1. [`announce`] writes down which position is about to run, and what the server's own binlog says of schema changes;
+//! 2. [`run`] runs the statement under the master's context;
+//! 3. [`settle`] moves the position and takes the announcement away, in one transaction.
+//!
+//! After a crash between 1 and 3 the server's own binlog tells whether the statement ran, exactly and whatever kind of
+//! statement it was, since the applier marks schema changes there:
+//!
+//! - MariaDB: they are logged under a server id of their own ([`marker_id`]), and `gtid_binlog_state` keeps the last
+//!   GTID of each server id. It has changed since the announcement if and only if the statement ran.
+//! - MySQL: they are logged under the master's own GTID, which then is in `gtid_executed`.
+//!
+//! A statement that did not run is run again. Some a server does not do in one piece with its log entry, so a crash of
+//! the server may leave them done or half done without it. For these, and only after a crash, an answer that says
+//! "already so" counts as done:
+//!
+//! | statement | in one piece | answers that mean "already so" |
+//! |---|---|---|
+//! | `CREATE`/`DROP DATABASE` | no, per table | 1007, 1008 |
+//! | `DROP TABLE`, `VIEW`, `SEQUENCE` | no, per name | 1051, 1092, 4091, 4092 |
+//! | `CREATE`/`DROP`/`RENAME USER`, `ROLE` | no, per account | 1396 |
+//! | `CREATE`/`DROP` of a routine or event | no | 1304, 1305, 1537, 1539 |
+//! | `TRUNCATE`, `GRANT`, `REVOKE`, `SET PASSWORD` | – | none needed: twice is the same as once |
+//! | all others: `CREATE TABLE`, `VIEW`, `INDEX`, `TRIGGER`, `ALTER …`, `RENAME TABLE` | yes | none: the log decides |
+//!
+//! A statement that the server refused takes its announcement back, so that a later try is no crash either.
+//!
+//! Source: <https://mariadb.com/kb/en/atomic-ddl/>, <https://mariadb.com/kb/en/gtid/#gtid_binlog_state>.
+
+use mysql_async::prelude::Queryable;
+
+use super::{
+    apply_session::{ApplyError, ApplySession, Unapplicable},
+    protocol::{Change, Context, Format, Mark, SchemaChange, Transaction},
+    tables::slave::{self, Announced},
+};
+
+/// The schema change of a transaction, and whether rows follow it (`CREATE … SELECT`).
+///
+/// # Errors
+/// When there are others besides it.
+pub(crate) fn schema_change_of(transaction: &Transaction) -> Result<Option<&SchemaChange>, Unapplicable> {
+    let mut changes = transaction.changes.iter();
+    let first = match changes.next() {
+        Some(Change::Schema(first)) => Some(first),
+        _ => None,
+    };
+    match changes.any(|change| matches!(change, Change::Schema(_))) {
+        true => Err(Unapplicable::Mixed),
+        false => Ok(first),
+    }
+}
+
+/// Whether a schema change was left unfinished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Announcement {
+    /// It was announced just now: it has not run.
+    New,
+    /// It was announced before a crash, and the server's log says that it did not run.
+    NotRun,
+    /// It was announced before a crash, and the server's log says that it ran.
+    Ran,
+}
+
+/// Writes the announcement, or finds the one that a crash left.
+pub(crate) async fn announce(
+    session: &mut ApplySession,
+    transaction: &Transaction,
+) -> Result<Announcement, ApplyError> {
+    let mark = Mark { position: transaction.position, gtid: transaction.gtid.clone() };
+    let log = log_of_schema_changes(session, &mark).await?;
+    match slave::announced(&mut session.conn).await? {
+        Some(found) if found.mark != mark => {
+            let [announced, next] = [&found.mark, &mark].map(|mark| format!("{} ({})", mark.position, mark.gtid));
+            Err(Unapplicable::OtherAnnounced { announced, next }.into())
+        }
+        Some(found) if found.log_before != log => Ok(Announcement::Ran),
+        Some(_) => Ok(Announcement::NotRun),
+        None if !session.is_mariadb && log == EXECUTED => Err(Unapplicable::AlreadyExecuted(mark.gtid).into()),
+        None => {
+            slave::announce(&mut session.conn, &Announced { mark, log_before: log }).await?;
+            Ok(Announcement::New)
+        }
+    }
+}
+
+/// Runs the statement under its context, and puts the session back. Not called when it [ran](Announcement::Ran).
+pub(crate) async fn run(
+    session: &mut ApplySession,
+    gtid: &str,
+    change: &SchemaChange,
+    announcement: Announcement,
+) -> Result<(), ApplyError> {
+    let kind = Kind::of(&change.sql.0);
+    let result = run_marked(session, gtid, change, &kind).await;
+    if !session.conn.is_disconnected() {
+        session.restore().await?;
+    }
+    match result {
+        Err(error) if announcement == Announcement::NotRun && kind.already_so(error.code()) => Ok(()),
+        Err(error) if announcement == Announcement::New && error.code().is_some() && !session.is_broken() => {
+            slave::finish_announced(&mut session.conn).await?;
+            Err(error)
+        }
+        other => other,
+    }
+}
+
+/// Moves the position past the schema change, together with the rows that belong to it.
+pub(crate) async fn settle(
+    session: &mut ApplySession,
+    transaction: &Transaction,
+    format: Option<&Format>,
+    statements: &[Vec<u8>],
+) -> Result<(), ApplyError> {
+    session.commit_rows(format, statements, transaction, true).await
+}
+
+async fn run_marked(
+    session: &mut ApplySession,
+    gtid: &str,
+    change: &SchemaChange,
+    kind: &Kind,
+) -> Result<(), ApplyError> {
+    let context = &change.context;
+    if !context.schema.is_empty() {
+        match session.conn.query_drop(format!("USE {}", quoted_name(&context.schema))).await {
+            // The binlog gives a database statement the very database as its schema.
+            Err(mysql_async::Error::Server(error)) if error.code == 1049 && kind.is_about_database() => {}
+            other => other?,
+        }
+    }
+    session.conn.query_drop(context_statement(context)).await?;
+    if session.is_mariadb {
+        session.conn.query_drop(format!("SET SESSION server_id = {}", marker_id(session.server_id))).await?;
+        return Ok(session.conn.query_drop(change.sql.0.as_slice()).await?);
+    }
+    session.conn.query_drop(format!("SET SESSION gtid_next = {}", quoted_text(gtid))).await?;
+    let result = session.conn.query_drop(change.sql.0.as_slice()).await;
+    if !session.conn.is_disconnected() {
+        session.conn.query_drop("ROLLBACK").await?;
+        session.conn.query_drop("SET SESSION gtid_next = 'AUTOMATIC'").await?;
+    }
+    Ok(result?)
+}
+
+/// The server id under which a server with this id logs schema changes that it applies.
+pub(crate) fn marker_id(server_id: u32) -> u32 {
+    match server_id ^ (1 << 31) {
+        0 => u32::MAX,
+        id => id,
+    }
+}
+
+const EXECUTED: &str = "executed";
+
+/// What the server's own binlog says of schema changes: it differs before and after one.
+async fn log_of_schema_changes(session: &mut ApplySession, mark: &Mark) -> Result<String, ApplyError> {
+    if !session.is_mariadb {
+        let executed: Option<bool> =
+            session.conn.exec_first("SELECT GTID_SUBSET(?, @@global.gtid_executed)", (&mark.gtid,)).await?;
+        return Ok(if executed == Some(true) { EXECUTED } else { "" }.to_owned());
+    }
+    let state: Option<String> = session.conn.query_first("SELECT @@global.gtid_binlog_state").await?;
+    let marker = marker_id(session.server_id).to_string();
+    // `domain-server-seq`, one for each pair of domain and server.
+    let marked = |gtid: &&str| gtid.split('-').nth(1) == Some(&marker);
+    Ok(state.unwrap_or_default().split(',').map(str::trim).filter(marked).collect::<Vec<_>>().join(","))
+}
+
+/// One `SET` of everything that the context holds.
+fn context_statement(context: &Context) -> String {
+    let number = |name: &str, value: Option<u64>| value.map(|value| format!("{name} = {value}"));
+    let flag = |name: &str, value: Option<bool>| number(name, value.map(u64::from));
+    let [client, connection, server] = context.charset.map_or([None; 3], |ids| ids.map(|id| Some(u64::from(id))));
+    let [increment, offset] = context.auto_increment.map_or([None; 2], |both| both.map(|n| Some(u64::from(n))));
+    let timestamp_us = context.timestamp_us;
+    [
+        Some(format!("timestamp = {}.{:06}", timestamp_us / 1_000_000, timestamp_us % 1_000_000)),
+        number("sql_mode", context.sql_mode),
+        flag("foreign_key_checks", context.foreign_key_checks),
+        flag("unique_checks", context.unique_checks),
+        flag("sql_auto_is_null", context.sql_auto_is_null),
+        flag("check_constraint_checks", context.check_constraint_checks),
+        number("character_set_client", client),
+        number("collation_connection", connection),
+        number("collation_server", server),
+        number("collation_database", context.collation_database.map(u64::from)),
+        number("default_collation_for_utf8mb4", context.default_collation_for_utf8mb4.map(u64::from)),
+        context.time_zone.as_ref().map(|zone| format!("time_zone = {}", quoted_text(zone))),
+        number("lc_time_names", context.lc_time_names.map(u64::from)),
+        number("auto_increment_increment", increment),
+        number("auto_increment_offset", offset),
+        flag("explicit_defaults_for_timestamp", context.explicit_defaults_for_timestamp),
+    ]
+    .into_iter()
+    .flatten()
+    .fold(String::from("SET SESSION "), |mut statement, setting| {
+        if !statement.ends_with(' ') {
+            statement.push_str(", ");
+        }
+        statement + &setting
+    })
+}
+
+fn quoted_name(name: &str) -> String {
+    format!("`{}`", name.replace('`', "``"))
+}
+
+/// In hexadecimal: no character can end it early, whatever `sql_mode` and character set are.
+fn quoted_text(text: &str) -> String {
+    text.bytes().fold(String::from("X'"), |hex, byte| hex + &format!("{byte:02x}")) + "'"
+}
+
+/// What a statement does, as far as a second run is concerned: its first words, in upper case.
+#[derive(Debug, PartialEq, Eq)]
+struct Kind(Vec<String>);
+
+impl Kind {
+    const WORDS_MAX: usize = 12;
+
+    fn of(sql: &[u8]) -> Self {
+        Self(words(sql).take(Self::WORDS_MAX).collect())
+    }
+
+    fn verb(&self) -> &str {
+        self.0.first().map_or("", String::as_str)
+    }
+
+    /// What is created or dropped: the first such word, so that a name further on does not count.
+    fn object(&self) -> &str {
+        const OBJECTS: [&str; 14] = [
+            "DATABASE",
+            "SCHEMA",
+            "TABLE",
+            "TABLES",
+            "VIEW",
+            "SEQUENCE",
+            "INDEX",
+            "USER",
+            "ROLE",
+            "TRIGGER",
+            "PROCEDURE",
+            "FUNCTION",
+            "PACKAGE",
+            "EVENT",
+        ];
+        self.0.iter().skip(1).map(String::as_str).find(|word| OBJECTS.contains(word)).unwrap_or("")
+    }
+
+    fn is_about_database(&self) -> bool {
+        matches!(self.object(), "DATABASE" | "SCHEMA")
+    }
+
+    /// Whether an error means that an announced statement, run again, had been done (see the module's table).
+    fn already_so(&self, code: Option<u16>) -> bool {
+        let codes: &[u16] = match (self.verb(), self.object()) {
+            ("CREATE" | "DROP", "DATABASE" | "SCHEMA") => &[1007, 1008],
+            ("DROP", "TABLE" | "TABLES" | "VIEW" | "SEQUENCE") => &[1051, 1092, 4091, 4092],
+            ("CREATE" | "DROP" | "RENAME", "USER" | "ROLE") => &[1396],
+            ("CREATE" | "DROP", "PROCEDURE" | "FUNCTION" | "PACKAGE" | "EVENT") => &[1304, 1305, 1537, 1539],
+            _ => &[],
+        };
+        code.is_some_and(|code| codes.contains(&code))
+    }
+}
+
+/// The words of a statement outside of comments; those of an executable comment (`/*!50017 … */`) count.
+fn words(sql: &[u8]) -> impl Iterator<Item = String> {
+    let mut rest = sql;
+    std::iter::from_fn(move || {
+        loop {
+            let line_end = |text: &[u8]| text.iter().position(|b| *b == b'\n').map_or(text.len(), |at| at + 1);
+            rest = match rest {
+                [] => return None,
+                [b'/', b'*', b'!', tail @ ..] | [b'/', b'*', b'M', b'!', tail @ ..] => tail,
+                [b'/', b'*', tail @ ..] => {
+                    let end = tail.windows(2).position(|two| two == b"*/").map_or(tail.len(), |at| at + 2);
+                    &tail[end..]
+                }
+                [b'#', tail @ ..] | [b'-', b'-', tail @ ..] => &tail[line_end(tail)..],
+                [first, ..] if first.is_ascii_alphabetic() => {
+                    let end = rest.iter().position(|b| !b.is_ascii_alphanumeric() && *b != b'_').unwrap_or(rest.len());
+                    let (word, tail) = rest.split_at(end);
+                    rest = tail;
+                    return Some(String::from_utf8_lossy(word).to_ascii_uppercase());
+                }
+                [_, tail @ ..] => tail,
+            };
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_run_is_forgiven_only_by_its_kinds_own_errors() {
+        let cases: [(&str, u16, bool); 14] = [
+            ("CREATE TABLE t (i INT)", 1050, false),
+            ("create /* of */ table user (i int)", 1396, false),
+            ("CREATE DATABASE d", 1007, true),
+            ("CREATE /*!50017 DEFINER=`a`@`%` */ FUNCTION f() RETURNS INT RETURN 1", 1304, true),
+            ("DROP TABLE a, b", 1051, true),
+            ("DROP TABLE a, b", 1050, false),
+            ("-- note\nDROP DATABASE d", 1008, true),
+            ("CREATE UNIQUE INDEX i ON t (a)", 1061, false),
+            ("CREATE USER a IDENTIFIED BY 'x'", 1396, true),
+            ("ALTER TABLE t ADD COLUMN c INT", 1060, false),
+            ("RENAME TABLE a TO t, b TO a, t TO b", 1050, false),
+            ("RENAME USER a TO b", 1396, true),
+            ("TRUNCATE TABLE t", 1146, false),
+            ("", 1050, false),
+        ];
+        for (sql, code, forgiven) in cases {
+            assert_eq!(Kind::of(sql.as_bytes()).already_so(Some(code)), forgiven, "{sql}");
+        }
+        assert!(!Kind::of(b"DROP DATABASE d").already_so(None));
+    }
+
+    #[test]
+    fn a_context_becomes_one_set_that_no_name_can_break_out_of() {
+        let context = Context {
+            timestamp_us: 1_790_000_000_000_042,
+            sql_mode: Some(0),
+            charset: Some([33, 45, 8]),
+            time_zone: Some("x', sql_log_bin = '0".into()),
+            ..Context::default()
+        };
+        assert_eq!(
+            context_statement(&context),
+            "SET SESSION timestamp = 1790000000.000042, sql_mode = 0, character_set_client = 33, \
+             collation_connection = 45, collation_server = 8, \
+             time_zone = X'78272c2073716c5f6c6f675f62696e203d202730'"
+        );
+        assert_eq!(quoted_name("a`b"), "`a``b`");
+    }
+}
