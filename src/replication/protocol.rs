@@ -54,7 +54,7 @@ pub struct Batch {
 /// A format description event: how to read the row events of the transactions that name its id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Format {
-    /// CRC32 of `event`.
+    /// The CRC32 that `event` ends with (taken over the whole event it would be the same number for all of them).
     pub id: u32,
     /// The event, whole.
     pub event: Binary,
@@ -182,6 +182,9 @@ pub struct Context {
     /// `explicit_defaults_for_timestamp`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub explicit_defaults_for_timestamp: Option<bool>,
+    /// `sql_if_exists` (MariaDB).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sql_if_exists: Option<bool>,
 }
 
 /// The slave's answer to a batch that it has applied (200).

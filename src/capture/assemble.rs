@@ -1,0 +1,299 @@
+//! Transactions made of events: a closed list of what each event means, inside a transaction and outside.
+
+use std::sync::Arc;
+
+use towline_middleware::{Epoch, Position, Sequence};
+
+use super::{
+    CaptureError, CaptureOptions, Captured, Place, context,
+    event::{Event, Query, kind},
+    flavor::{Group, Gtid, Source},
+    format,
+    rows::{Refused, StatementRows},
+    statement::{self, Statement},
+    unpack,
+};
+use crate::replication::protocol::{Binary, Change, Format, SchemaChange, Transaction};
+
+/// Makes transactions of the events that [`Self::push`] is given in the order of the binlog.
+///
+/// - Between transactions only events that carry no data are let through.
+/// - A transaction is given out when its last event is there, never before.
+#[derive(Debug)]
+pub(super) struct Assembler {
+    source: Source,
+    epoch: Epoch,
+    transaction_bytes_max: usize,
+    /// The number of the last transaction, 0 before the first.
+    last: u64,
+    file: String,
+    format: Option<Arc<Format>>,
+    open: Option<Open>,
+    ready: Option<Captured>,
+}
+
+/// A transaction whose end is still to come.
+#[derive(Debug)]
+struct Open {
+    gtid: Gtid,
+    changes: Vec<Change>,
+    rows: StatementRows,
+    bytes: usize,
+    /// With how many changes stood before each.
+    savepoints: Vec<(Vec<u8>, usize)>,
+}
+
+impl Assembler {
+    /// An assembler for the events of `source` that follow `options.from`.
+    pub(super) fn new(options: &CaptureOptions, source: Source) -> Self {
+        Self {
+            source,
+            epoch: options.epoch,
+            transaction_bytes_max: options.transaction_bytes_max,
+            last: source.seq_of(&options.from.gtid).unwrap_or(0),
+            file: String::new(),
+            format: None,
+            open: None,
+            ready: None,
+        }
+    }
+
+    /// The transaction that the last event has completed.
+    pub(super) fn pop(&mut self) -> Option<Captured> {
+        self.ready.take()
+    }
+
+    /// Takes an event.
+    pub(super) fn push(&mut self, event: Event) -> Result<(), CaptureError> {
+        match event.kind() {
+            // These two are made up for each reader, and not always with a CRC32.
+            kind::HEARTBEAT | kind::HEARTBEAT_V2 => return Ok(()),
+            kind::ROTATE => {
+                self.file = format::rotated_to(&event);
+                return Ok(());
+            }
+            kind::FORMAT_DESCRIPTION => return self.begin_file(&event),
+            _ if self.format.is_none() => return Err(self.malformed(&event, "its format, which was not described")),
+            _ if !event.is_intact() => return Err(CaptureError::Checksum(self.place(&event))),
+            _ => {}
+        }
+        let size = event.bytes().len();
+        let place = self.place(&event);
+        let event = unpack::unpacked(event, self.transaction_bytes_max)
+            .ok_or(CaptureError::Malformed { place, what: "its compressed part" })?;
+        let Some(open) = &mut self.open else { return self.between(&event) };
+        open.bytes += size.max(event.bytes().len());
+        if open.bytes > self.transaction_bytes_max {
+            return Err(CaptureError::TooLarge { place: self.place(&event), limit: self.transaction_bytes_max });
+        }
+        self.within(event)
+    }
+
+    fn begin_file(&mut self, event: &Event) -> Result<(), CaptureError> {
+        self.format = Some(Arc::new(format::described(event, || self.place(event))?));
+        // A server that died while it wrote leaves the beginning of a transaction; it was never committed.
+        if let Some(open) = self.open.take() {
+            tracing::warn!(
+                gtid = open.gtid.text,
+                "the binlog holds a transaction without its end; the master never committed it"
+            );
+        }
+        Ok(())
+    }
+
+    fn between(&mut self, event: &Event) -> Result<(), CaptureError> {
+        match event.kind() {
+            kind::MARIADB_GTID | kind::GTID => self.begin(event),
+            kind::STOP
+            | kind::PREVIOUS_GTIDS
+            | kind::IGNORABLE
+            | kind::MARIADB_GTID_LIST
+            | kind::MARIADB_BINLOG_CHECKPOINT => Ok(()),
+            _ => Err(self.refusal(event)),
+        }
+    }
+
+    fn begin(&mut self, event: &Event) -> Result<(), CaptureError> {
+        let gtid = Gtid::read(event).ok_or_else(|| self.malformed(event, "its GTID"))?;
+        let place = Place { gtid: gtid.text.clone(), ..self.place(event) };
+        if gtid.source != self.source {
+            return Err(CaptureError::OtherSource { place, expected: self.source.to_string() });
+        }
+        if gtid.seq <= self.last {
+            return Err(CaptureError::NotRising { place, last: self.last });
+        }
+        // A server that was a replica, or lost its first binlogs unseen, begins with a later number.
+        if self.last == 0 && gtid.seq != 1 {
+            return Err(CaptureError::BinlogGone {
+                after: "the beginning".into(),
+                detail: format!("the first transaction in it is {}", gtid.text),
+            });
+        }
+        if gtid.group == Group::Xa {
+            return Err(CaptureError::Unsupported { place, event: "an XA transaction", mend: XA_MEND });
+        }
+        self.open = Some(Open { gtid, changes: vec![], rows: StatementRows::default(), bytes: 0, savepoints: vec![] });
+        Ok(())
+    }
+
+    fn within(&mut self, event: Event) -> Result<(), CaptureError> {
+        let place = self.place(&event);
+        let Some(open) = &mut self.open else { return Err(CaptureError::UnknownEvent { place, kind: event.kind() }) };
+        let is_transaction = open.gtid.group == Group::Transaction;
+        let taken = match event.kind() {
+            kind::MARIADB_ANNOTATE_ROWS | kind::ROWS_QUERY | kind::IGNORABLE => Ok(()),
+            kind::TABLE_MAP if is_transaction => open.rows.map(event),
+            kind::WRITE_ROWS_V1..=kind::DELETE_ROWS_V1
+            | kind::WRITE_ROWS..=kind::DELETE_ROWS
+            | kind::PARTIAL_UPDATE_ROWS
+                if is_transaction =>
+            {
+                open.rows.rows(event, &mut open.changes)
+            }
+            kind::XID if is_transaction => return self.commit(&event),
+            kind::QUERY => return self.query(&event),
+            _ => return Err(self.refusal(&event)),
+        };
+        taken.map_err(|refused| match refused {
+            Refused::Malformed(what) => CaptureError::Malformed { place, what },
+            Refused::SystemTable(table) => CaptureError::SystemTable { place, table },
+        })
+    }
+
+    fn query(&mut self, event: &Event) -> Result<(), CaptureError> {
+        let malformed = self.malformed(event, "its statement");
+        let place = self.place(event);
+        let (Some(query), Some(open)) = (Query::read(event.body()), &mut self.open) else { return Err(malformed) };
+        let Some((context, invoker)) = context::read(&query, event.timestamp(), self.source.family()) else {
+            return Err(malformed);
+        };
+        let sql_mode = context.sql_mode.unwrap_or(0);
+        let excerpt = || statement::excerpt(query.sql, sql_mode);
+        let unsupported = |event, mend| Err(CaptureError::Unsupported { place: place.clone(), event, mend });
+        let statement = statement::classify(query.sql, sql_mode, query.schema);
+
+        if open.gtid.group == Group::Untold {
+            let begins = statement == Statement::Begin;
+            open.gtid.group = if begins { Group::Transaction } else { Group::Single };
+        }
+        let is_transaction = open.gtid.group == Group::Transaction;
+        let is_notice = open.gtid.group == Group::AlterNotice;
+        match statement {
+            Statement::Begin if is_transaction && open.changes.is_empty() => Ok(()),
+            Statement::Commit if is_transaction => self.commit(event),
+            Statement::Rollback if is_transaction => {
+                // Row events of tables without transactions stand in groups of their own, so nothing here was kept.
+                open.changes.clear();
+                self.commit(event)
+            }
+            Statement::Savepoint(name) if is_transaction => {
+                open.savepoints.retain(|(known, _)| !known.eq_ignore_ascii_case(&name));
+                open.savepoints.push((name.into_owned(), open.changes.len()));
+                Ok(())
+            }
+            Statement::RollbackTo(name) if is_transaction => {
+                let known = open.savepoints.iter().position(|(known, _)| known.eq_ignore_ascii_case(&name));
+                let Some(known) = known else { return Err(CaptureError::UnknownStatement { place, sql: excerpt() }) };
+                open.changes.truncate(open.savepoints[known].1);
+                open.savepoints.truncate(known + 1);
+                Ok(())
+            }
+            Statement::ReleaseSavepoint if is_transaction => Ok(()),
+            Statement::DropTemporary | Statement::OwnSchema if is_transaction => Ok(()),
+            Statement::DropTemporary | Statement::OwnSchema | Statement::Maintenance => self.commit(event),
+            Statement::Schema | Statement::Account if is_notice => self.commit(event),
+            Statement::Schema | Statement::Account if is_transaction => unsupported(
+                "a schema change inside a transaction (CREATE … SELECT)",
+                "create the table first, then insert into it; the slaves need a snapshot from after it",
+            ),
+            Statement::Schema | Statement::Account if query.error != 0 => unsupported(
+                "a schema change that failed after a part of it was done",
+                "the slaves need a snapshot from after it",
+            ),
+            Statement::Schema => {
+                open.changes.push(Change::Schema(SchemaChange { sql: Binary(query.sql.to_vec()), context }));
+                self.commit(event)
+            }
+            Statement::Account => {
+                let Some(sql) = statement::with_invoker(query.sql, sql_mode, invoker.as_ref()) else {
+                    return unsupported(
+                        "a statement on the current role or user, which the binlog does not name",
+                        "name the account or role; the slaves need a snapshot from after it",
+                    );
+                };
+                open.changes.push(Change::Schema(SchemaChange { sql: Binary(sql.into_owned()), context }));
+                self.commit(event)
+            }
+            Statement::OwnSchemaAndOthers => unsupported(
+                "a statement that changes the schema towline together with others",
+                "change them by statements of their own; the slaves need a snapshot from after it",
+            ),
+            Statement::System => Err(CaptureError::SystemTable { place, table: format!("mysql ({})", excerpt()) }),
+            Statement::Xa => unsupported("an XA transaction", XA_MEND),
+            Statement::Data | Statement::Temporary => Err(CaptureError::StatementLogged { place, sql: excerpt() }),
+            _ => Err(CaptureError::UnknownStatement { place, sql: excerpt() }),
+        }
+    }
+
+    /// Gives the open transaction out; `event` is its last.
+    fn commit(&mut self, event: &Event) -> Result<(), CaptureError> {
+        let cut = self.malformed(event, "the statement before it, whose end is missing");
+        let Some(open) = self.open.take_if(|open| !open.rows.is_open()) else { return Err(cut) };
+        self.last = open.gtid.seq;
+        let has_rows = open.changes.iter().any(|change| matches!(change, Change::Rows(_)));
+        let format = if has_rows { self.format.clone() } else { None };
+        self.ready = Some(Captured {
+            transaction: Transaction {
+                position: Position { epoch: self.epoch, seq: Sequence(open.gtid.seq) },
+                gtid: open.gtid.text,
+                committed_at: event.timestamp().into(),
+                format: format.as_ref().map_or(0, |format| format.id),
+                changes: open.changes,
+            },
+            format,
+        });
+        Ok(())
+    }
+
+    fn place(&self, event: &Event) -> Place {
+        let gtid = self.open.as_ref().map_or_else(String::new, |open| open.gtid.text.clone());
+        Place { file: self.file.clone(), end: event.end(), gtid }
+    }
+
+    fn malformed(&self, event: &Event, what: &'static str) -> CaptureError {
+        CaptureError::Malformed { place: self.place(event), what }
+    }
+
+    /// Why an event that is not expected here stops capture.
+    fn refusal(&self, event: &Event) -> CaptureError {
+        const AS_ROWS: &str =
+            "set binlog_format=ROW globally and in every session; the slaves need a snapshot from after it";
+        let place = self.place(event);
+        let (event, mend) = match event.kind() {
+            kind::INTVAR | kind::RAND | kind::USER_VAR => ("the values of a statement logged as text", AS_ROWS),
+            kind::BEGIN_LOAD_QUERY | kind::EXECUTE_LOAD_QUERY => ("a LOAD DATA logged as text", AS_ROWS),
+            kind::INCIDENT => (
+                "an incident: the server could not log some changes",
+                "see its error log; the slaves need a snapshot from after it",
+            ),
+            kind::XA_PREPARE => ("an XA transaction", XA_MEND),
+            kind::MARIADB_START_ENCRYPTION => {
+                ("the start of an encrypted file", "set encrypt_binlog=OFF, then FLUSH BINARY LOGS")
+            }
+            kind::TRANSACTION_PAYLOAD => (
+                "a compressed transaction",
+                "set binlog_transaction_compression=OFF; the slaves need a snapshot from after it",
+            ),
+            kind::GTID_TAGGED => {
+                ("a GTID with a tag", "set gtid_next without a tag; the slaves need a snapshot from after it")
+            }
+            kind::ANONYMOUS_GTID => {
+                ("a transaction without a GTID", "set gtid_mode=ON; the slaves need a snapshot from after it")
+            }
+            kind => return CaptureError::UnknownEvent { place, kind },
+        };
+        CaptureError::Unsupported { place, event, mend }
+    }
+}
+
+const XA_MEND: &str = "XA is not replicated yet: use plain transactions; the slaves need a snapshot from after it";

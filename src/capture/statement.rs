@@ -1,0 +1,382 @@
+//! What a Query event is: a closed list.
+
+use std::borrow::Cow;
+
+use super::{
+    context::Invoker,
+    tokens::{Token, Tokens},
+};
+
+/// The schema that is each node's own and never travels.
+const OWN_SCHEMA: &[u8] = b"towline";
+const SYSTEM_SCHEMA: &[u8] = b"mysql";
+/// What an error shows of a statement at most, in bytes.
+const EXCERPT: usize = 200;
+
+/// What a logged statement is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Statement<'a> {
+    /// `BEGIN`
+    Begin,
+    /// `COMMIT`
+    Commit,
+    /// `ROLLBACK`
+    Rollback,
+    /// `SAVEPOINT x`
+    Savepoint(Cow<'a, [u8]>),
+    /// `ROLLBACK TO x`
+    RollbackTo(Cow<'a, [u8]>),
+    /// `RELEASE SAVEPOINT x`
+    ReleaseSavepoint,
+    /// `XA …`
+    Xa,
+    /// `ANALYZE TABLE` and the like: changes no data.
+    Maintenance,
+    /// A temporary table made or changed: only sessions that do not log rows log this.
+    Temporary,
+    /// A temporary table dropped; where rows are logged it never was anywhere else.
+    DropTemporary,
+    /// Changes only the schema `towline`.
+    OwnSchema,
+    /// Changes the schema `towline` and others at once.
+    OwnSchemaAndOthers,
+    /// Changes a table of the schema `mysql` by DDL.
+    System,
+    /// Changes schemas, tables, routines and so on.
+    Schema,
+    /// Changes accounts or rights, or may hold a password.
+    Account,
+    /// Changes or reads data.
+    Data,
+    /// None of these.
+    Unknown,
+}
+
+/// Tells what `sql` is, run under `sql_mode` with the default schema `schema`.
+pub(super) fn classify<'a>(sql: &'a [u8], sql_mode: u64, schema: &[u8]) -> Statement<'a> {
+    let mut tokens = Tokens::new(sql, sql_mode);
+    loop {
+        let Some(verb) = tokens.next() else { return Statement::Unknown };
+        if !(verb.is("SET") && tokens.accept("STATEMENT")) {
+            return by_verb(&verb, tokens, schema);
+        }
+        // MariaDB's `SET STATEMENT a = 1 FOR …`; FOR is reserved, so no unquoted name is taken for it.
+        while !tokens.next().is_none_or(|token| token.is("FOR")) {}
+    }
+}
+
+/// The beginning of a statement for an error, unless it may hold a password.
+pub(super) fn excerpt(sql: &[u8], sql_mode: u64) -> String {
+    let secret = |token: Token<'_>| {
+        token.is_any(&["IDENTIFIED", "PASSWORD", "USER", "ROLE", "SERVER", "GRANT", "REVOKE", "MASTER", "SOURCE"])
+    };
+    if Tokens::new(sql, sql_mode).any(secret) {
+        return "(not shown, since it may hold a password)".into();
+    }
+    let mut text = String::from_utf8_lossy(&sql[..sql.len().min(EXCERPT)]).into_owned();
+    if sql.len() > EXCERPT {
+        text.push('…');
+    }
+    text
+}
+
+/// A statement on accounts with `CURRENT_USER` replaced by the account that ran it: the account that applies it is
+/// another. None if it names whoever runs it and the binlog does not say who that was.
+pub(super) fn with_invoker<'a>(sql: &'a [u8], sql_mode: u64, invoker: Option<&Invoker<'_>>) -> Option<Cow<'a, [u8]>> {
+    let mut replaced = Vec::new();
+    let mut copied = 0;
+    let mut tokens = Tokens::new(sql, sql_mode);
+    while let Some((mut place, token)) = tokens.next_at() {
+        if token.is("CURRENT_ROLE") {
+            return None;
+        }
+        if !token.is("CURRENT_USER") {
+            continue;
+        }
+        let invoker = invoker.filter(|invoker| !invoker.host.is_empty())?;
+        let mut after = tokens.clone();
+        if after.next() == Some(Token::Symbol(b'(')) {
+            place.end = after.next_at().filter(|(_, token)| *token == Token::Symbol(b')'))?.0.end;
+            tokens = after;
+        }
+        replaced.extend_from_slice(&sql[copied..place.start]);
+        replaced.extend_from_slice(format!("{}@{}", quote(invoker.user), quote(invoker.host)).as_bytes());
+        copied = place.end;
+    }
+    if copied == 0 {
+        return Some(Cow::Borrowed(sql));
+    }
+    replaced.extend_from_slice(&sql[copied..]);
+    Some(Cow::Owned(replaced))
+}
+
+fn quote(name: &str) -> String {
+    format!("`{}`", name.replace('`', "``"))
+}
+
+fn by_verb<'a>(verb: &Token<'a>, mut tokens: Tokens<'a>, schema: &[u8]) -> Statement<'a> {
+    const DATA: [&str; 15] = [
+        "INSERT", "UPDATE", "DELETE", "REPLACE", "LOAD", "CALL", "DO", "SELECT", "WITH", "HANDLER", "VALUES", "TABLE",
+        "EXECUTE", "EXPLAIN", "IMPORT",
+    ];
+    let Token::Word(word) = verb else {
+        return if *verb == Token::Symbol(b'(') { Statement::Data } else { Statement::Unknown };
+    };
+    match word.to_ascii_uppercase().as_slice() {
+        b"BEGIN" => alone(tokens, Statement::Begin),
+        b"START" if tokens.accept("TRANSACTION") => alone(tokens, Statement::Begin),
+        b"COMMIT" => alone(tokens, Statement::Commit),
+        b"ROLLBACK" => rollback(tokens),
+        b"SAVEPOINT" => name(&mut tokens).map_or(Statement::Unknown, Statement::Savepoint),
+        b"RELEASE" => Statement::ReleaseSavepoint,
+        b"XA" => Statement::Xa,
+        b"ANALYZE" | b"OPTIMIZE" | b"REPAIR" | b"CHECK" => maintenance(tokens),
+        b"FLUSH" => Statement::Maintenance,
+        b"GRANT" | b"REVOKE" => Statement::Account,
+        b"SET" if tokens.accept("PASSWORD") || tokens.accept("DEFAULT") => Statement::Account,
+        b"CREATE" | b"ALTER" | b"DROP" | b"RENAME" | b"TRUNCATE" => definition(verb, tokens, schema),
+        _ if verb.is_any(&DATA) => Statement::Data,
+        _ => Statement::Unknown,
+    }
+}
+
+fn alone<'a>(mut tokens: Tokens<'a>, statement: Statement<'a>) -> Statement<'a> {
+    tokens.accept("WORK");
+    if tokens.next().is_none() { statement } else { Statement::Unknown }
+}
+
+fn rollback(mut tokens: Tokens<'_>) -> Statement<'_> {
+    tokens.accept("WORK");
+    if !tokens.accept("TO") {
+        return alone(tokens, Statement::Rollback);
+    }
+    tokens.accept("SAVEPOINT");
+    name(&mut tokens).map_or(Statement::Unknown, Statement::RollbackTo)
+}
+
+fn maintenance(mut tokens: Tokens<'_>) -> Statement<'_> {
+    let _ = tokens.accept("LOCAL") || tokens.accept("NO_WRITE_TO_BINLOG");
+    // MariaDB's `ANALYZE UPDATE …` runs the update.
+    match tokens.next() {
+        Some(token) if token.is_any(&["TABLE", "TABLES", "VIEW"]) => Statement::Maintenance,
+        _ => Statement::Data,
+    }
+}
+
+/// `CREATE`, `ALTER`, `DROP`, `RENAME`, `TRUNCATE`.
+fn definition<'a>(verb: &Token<'a>, mut tokens: Tokens<'a>, schema: &[u8]) -> Statement<'a> {
+    let mut temporary = false;
+    let object = if verb.is("TRUNCATE") {
+        tokens.accept("TABLE");
+        Token::Word(b"TABLE")
+    } else {
+        loop {
+            match tokens.next() {
+                None => return Statement::Unknown,
+                Some(token) if token.is("TEMPORARY") => temporary = true,
+                Some(token) if token.is("DEFINER") => skip_definer(&mut tokens),
+                Some(token) if token.is_any(&OBJECTS) => break token,
+                Some(_) => {}
+            }
+        }
+    };
+    if object.is_any(&["USER", "ROLE", "SERVER"]) {
+        return Statement::Account;
+    }
+    if temporary {
+        return if verb.is("DROP") { Statement::DropTemporary } else { Statement::Temporary };
+    }
+    if object.is_any(&["TABLESPACE", "LOGFILE", "REFERENCE", "LIBRARY"]) {
+        return Statement::Schema;
+    }
+    let Some(concerned) = schemas(verb, &object, tokens, schema) else { return Statement::Unknown };
+    let own = concerned.iter().filter(|schema| ***schema == *OWN_SCHEMA).count();
+    match own {
+        0 if concerned.iter().any(|schema| **schema == *SYSTEM_SCHEMA) => Statement::System,
+        0 => Statement::Schema,
+        n if n == concerned.len() => Statement::OwnSchema,
+        _ => Statement::OwnSchemaAndOthers,
+    }
+}
+
+const OBJECTS: [&str; 19] = [
+    "TABLE",
+    "TABLES",
+    "VIEW",
+    "SEQUENCE",
+    "INDEX",
+    "DATABASE",
+    "SCHEMA",
+    "TRIGGER",
+    "PROCEDURE",
+    "FUNCTION",
+    "PACKAGE",
+    "EVENT",
+    "USER",
+    "ROLE",
+    "SERVER",
+    "TABLESPACE",
+    "LOGFILE",
+    "REFERENCE",
+    "LIBRARY",
+];
+
+fn skip_definer(tokens: &mut Tokens<'_>) {
+    if tokens.peek() != Some(Token::Symbol(b'=')) {
+        return; // SQL SECURITY DEFINER
+    }
+    tokens.next();
+    tokens.next(); // the user
+    if tokens.peek() == Some(Token::Symbol(b'@')) {
+        tokens.next();
+        tokens.next(); // the host
+    }
+}
+
+/// The schemas of the objects that a statement names; none if it can't be told.
+fn schemas<'a>(
+    verb: &Token<'_>,
+    object: &Token<'_>,
+    mut tokens: Tokens<'a>,
+    default: &[u8],
+) -> Option<Vec<Cow<'a, [u8]>>> {
+    if object.is("INDEX") {
+        while !tokens.next()?.is("ON") {}
+    }
+    if object.is("PACKAGE") {
+        tokens.accept("BODY");
+    }
+    if tokens.accept("IF") {
+        tokens.accept("NOT");
+        tokens.accept("EXISTS");
+    }
+    if object.is_any(&["DATABASE", "SCHEMA"]) {
+        // `ALTER DATABASE` may leave the name out.
+        let option = |token: &Token<'_>| {
+            token.is_any(&["CHARACTER", "CHARSET", "COLLATE", "DEFAULT", "COMMENT", "ENCRYPTION", "READ"])
+        };
+        let nameless = verb.is("ALTER") && tokens.peek().as_ref().is_some_and(option);
+        return Some(vec![if nameless { Cow::Owned(default.to_vec()) } else { name(&mut tokens)? }]);
+    }
+    let several = verb.is_any(&["DROP", "RENAME"]);
+    let mut schemas = Vec::new();
+    loop {
+        let first = name(&mut tokens)?;
+        let qualified = tokens.peek() == Some(Token::Symbol(b'.'));
+        if qualified {
+            tokens.next();
+            name(&mut tokens)?;
+        }
+        schemas.push(if qualified { first } else { Cow::Owned(default.to_vec()) });
+        if !several {
+            return Some(schemas);
+        }
+        loop {
+            match tokens.next() {
+                None => return Some(schemas),
+                Some(token) if token.is("TO") || token == Token::Symbol(b',') => break,
+                Some(_) => {} // RESTRICT, WAIT 5 and the like
+            }
+        }
+    }
+}
+
+fn name<'a>(tokens: &mut Tokens<'a>) -> Option<Cow<'a, [u8]>> {
+    match tokens.next()? {
+        Token::Word(word) => Some(Cow::Borrowed(word)),
+        Token::Name(name) => Some(name),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(sql: &str) -> Statement<'_> {
+        classify(sql.as_bytes(), 0, b"shop")
+    }
+
+    #[test]
+    fn the_list_is_closed() {
+        use Statement::*;
+        let cases = [
+            ("BEGIN", Begin),
+            ("COMMIT", Commit),
+            ("ROLLBACK", Rollback),
+            ("SAVEPOINT `a b`", Savepoint(Cow::Borrowed(b"a b"))),
+            ("ROLLBACK TO `a b`", RollbackTo(Cow::Borrowed(b"a b"))),
+            ("BEGIN NOT ATOMIC DELETE FROM t; END", Unknown),
+            ("XA START 'x'", Xa),
+            ("analyze local table t", Maintenance),
+            ("ANALYZE UPDATE t SET a = 1", Data),
+            ("FLUSH TABLES", Maintenance),
+            ("/* DROP */ insert into t values (1)", Data),
+            ("(SELECT 1)", Data),
+            ("CREATE TEMPORARY TABLE t (a int)", Temporary),
+            ("DROP /*!40005 TEMPORARY */ TABLE IF EXISTS `t`", DropTemporary),
+            ("SET STATEMENT max_statement_time = 10 FOR CREATE TABLE t (a int)", Schema),
+            ("SET STATEMENT max_statement_time = 10 FOR DELETE FROM t", Data),
+            ("SET PASSWORD FOR 'u'@'%' = '*74'", Account),
+            ("SET GLOBAL x = 1", Unknown),
+            ("CREATE OR REPLACE USER u", Account),
+            ("grant select on towline.* to u", Account),
+            ("CREATE DEFINER=`user`@`index` SQL SECURITY DEFINER VIEW `v` AS select 1", Schema),
+            ("CREATE UNIQUE INDEX i ON t (a)", Schema),
+            ("INSTALL SONAME 'x'", Unknown),
+            ("", Unknown),
+        ];
+        for (sql, expected) in cases {
+            assert_eq!(kind(sql), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn the_own_schema_never_travels_and_others_always_do() {
+        use Statement::*;
+        let cases = [
+            ("CREATE DATABASE IF NOT EXISTS towline", OwnSchema),
+            ("DROP SCHEMA `towline`", OwnSchema),
+            ("ALTER TABLE towline.position ADD x int", OwnSchema),
+            ("DROP TABLE IF EXISTS towline.a, towline.b", OwnSchema),
+            ("DROP TABLE towline.a, b", OwnSchemaAndOthers),
+            ("RENAME TABLE a TO towline.b", OwnSchemaAndOthers),
+            ("CREATE INDEX i ON towline.position (seq)", OwnSchema),
+            ("CREATE TABLE towline (a int)", Schema),
+            ("CREATE TABLE t AS SELECT * FROM towline.slaves", Schema),
+            ("TRUNCATE towline.slaves", OwnSchema),
+            ("TRUNCATE TABLE mysql.time_zone", System),
+            ("ALTER DATABASE CHARACTER SET utf8mb4", Schema),
+        ];
+        for (sql, expected) in cases {
+            assert_eq!(kind(sql), expected, "{sql}");
+        }
+        assert_eq!(classify(b"DROP TABLE position", 0, b"towline"), OwnSchema);
+        assert_eq!(classify(b"DROP TABLE shop.t", 0, b"towline"), Schema);
+        assert_eq!(classify(b"ALTER DATABASE COLLATE utf8mb4_bin", 0, b"towline"), OwnSchema);
+        assert_eq!(classify(b"CREATE TABLE \"towline\".x (a int)", 1 << 2, b"shop"), OwnSchema);
+    }
+
+    #[test]
+    fn passwords_are_not_shown() {
+        for sql in
+            ["CREATE USER u IDENTIFIED BY 'secret'", "SET PASSWORD = 'secret'", "/* x */ ALTER /* y */ USER u 'secret'"]
+        {
+            assert!(!excerpt(sql.as_bytes(), 0).contains("secret"), "{sql}");
+        }
+        assert_eq!(excerpt(b"INSERT INTO t VALUES (1)", 0), "INSERT INTO t VALUES (1)");
+        assert!(excerpt(&[b'x'; 1000], 0).len() < 210);
+    }
+
+    #[test]
+    fn current_user_becomes_the_account_that_ran_it() {
+        let invoker = Invoker { user: "o`k", host: "%" };
+        let replaced = |sql: &'static str| {
+            with_invoker(sql.as_bytes(), 0, Some(&invoker)).map(|sql| String::from_utf8(sql.into_owned()).unwrap())
+        };
+        assert_eq!(replaced("GRANT r TO CURRENT_USER ( ), current_user").unwrap(), "GRANT r TO `o``k`@`%`, `o``k`@`%`");
+        assert_eq!(replaced("ALTER USER u COMMENT 'current_user'").unwrap(), "ALTER USER u COMMENT 'current_user'");
+        assert_eq!(replaced("GRANT r TO CURRENT_ROLE"), None);
+        assert_eq!(with_invoker(b"DROP USER current_user", 0, None), None);
+    }
+}

@@ -1,0 +1,175 @@
+//! The connection that the binlog comes over.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use mysql_async::{BinlogStream, BinlogStreamRequest, Conn, GnoInterval, OptsBuilder, Sid, prelude::Queryable};
+use mysql_common::{
+    binlog::{consts::EventType, events},
+    proto::MySerialize,
+};
+
+use super::{CaptureError, CaptureOptions, event::Event, flavor::Source};
+
+/// How often the server says that it is alive while there is nothing to send.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// After how long without anything the connection counts as dead. Well above [`HEARTBEAT`]: while the server looks for
+/// the start in its files it sends none.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// How long the server waits, in seconds, for a reader that does not take what it sends: as long as a slow slave needs.
+const WRITE_TIMEOUT: u32 = 3600;
+/// ER_MASTER_FATAL_ERROR_READING_BINLOG; its text alone tells one cause from another.
+const CANT_READ_BINLOG: u16 = 1236;
+/// ER_SPECIFIC_ACCESS_DENIED_ERROR
+const NO_PRIVILEGE: u16 = 1227;
+
+/// Events in the order of the binlog, whole.
+pub(super) struct EventStream {
+    events: BinlogStream,
+    /// What the start was, for errors.
+    after: String,
+}
+
+impl std::fmt::Debug for EventStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EventStream").field("after", &self.after).finish_non_exhaustive()
+    }
+}
+
+impl EventStream {
+    /// Connects and asks for the events after `options.from`. Also tells whose transactions they are.
+    pub(super) async fn open(options: &CaptureOptions) -> Result<(Self, Source), CaptureError> {
+        let opts = OptsBuilder::from_opts(options.opts.clone())
+            .max_allowed_packet(Some(options.transaction_bytes_max))
+            .stmt_cache_size(0);
+        let mut conn = Conn::new(opts).await.map_err(CaptureError::Connect)?;
+        refuse_unfit(&mut conn).await?;
+        let source = Source::of(&mut conn).await?;
+        let start = source.start(&options.from)?;
+        let after = if start == 0 { "the beginning".to_owned() } else { options.from.gtid.clone() };
+
+        let server_id = unused_server_id(&mut conn).await?;
+        let period = HEARTBEAT.as_nanos();
+        let mut setup = format!(
+            "SET @master_heartbeat_period = {period}, @source_heartbeat_period = {period}, \
+             SESSION net_write_timeout = {WRITE_TIMEOUT}"
+        );
+        let mut request = BinlogStreamRequest::new(server_id);
+        match source {
+            // Capability 4 asks for MariaDB's own events; without it they come as dummies.
+            Source::Domain(_) => {
+                // A GTID holds digits and dashes only: `start` has read it.
+                let state = &options.from.gtid;
+                setup += &format!(
+                    ", @mariadb_slave_capability = 4, @slave_connect_state = '{state}', @slave_gtid_strict_mode = 1"
+                );
+            }
+            Source::Uuid(uuid) => {
+                refuse_unknown_start(&mut conn, &after, start).await?;
+                let known = (start > 0).then(|| Sid::new(uuid).with_interval(GnoInterval::new(1, start + 1)));
+                request = request.with_gtid().with_gtid_set(known);
+            }
+        }
+        conn.query_drop(setup).await.map_err(CaptureError::Connect)?;
+        let events = conn.get_binlog_stream(request).await.map_err(CaptureError::Connect)?;
+        Ok((Self { events, after }, source))
+    }
+
+    /// The next event. Cancel safe.
+    pub(super) async fn next(&mut self) -> Result<Event, CaptureError> {
+        match tokio::time::timeout(SILENCE_MAX, self.events.next()).await {
+            Err(_) => Err(CaptureError::Silent(SILENCE_MAX)),
+            Ok(None) => Err(CaptureError::Ended),
+            Ok(Some(Err(error))) => Err(self.read_error(error)),
+            Ok(Some(Ok(event))) => whole(&event),
+        }
+    }
+
+    fn read_error(&self, error: mysql_async::Error) -> CaptureError {
+        let mysql_async::Error::Server(server) = &error else { return CaptureError::Connection(error) };
+        let says = |text| server.message.contains(text);
+        let (after, detail) = (self.after.clone(), server.message.clone());
+        match server.code {
+            CANT_READ_BINLOG if says("purged") => CaptureError::BinlogGone { after, detail },
+            CANT_READ_BINLOG if says("not in the master's binlog") || says("more GTIDs") => {
+                CaptureError::Forked { after, detail }
+            }
+            CANT_READ_BINLOG if says("same server") => CaptureError::Ended,
+            _ => CaptureError::Connection(error),
+        }
+    }
+}
+
+/// The event's bytes as they were sent. The reader takes the checksum off, and from a format description also the name
+/// of the algorithm.
+fn whole(event: &events::Event) -> Result<Event, CaptureError> {
+    let header = event.header();
+    let mut bytes = Vec::with_capacity(header.event_size() as usize);
+    header.serialize(&mut bytes);
+    bytes.extend_from_slice(event.data());
+    if header.event_type_raw() == EventType::FORMAT_DESCRIPTION_EVENT as u8
+        && let Ok(Some(algorithm)) = event.footer().get_checksum_alg()
+    {
+        bytes.push(algorithm as u8);
+    }
+    if let Some(checksum) = event.checksum() {
+        bytes.extend_from_slice(&checksum);
+    }
+    let place = || super::Place { end: header.log_pos(), ..Default::default() };
+    Event::new(bytes).ok_or_else(|| CaptureError::Malformed { place: place(), what: "its length" })
+}
+
+async fn refuse_unfit(conn: &mut Conn) -> Result<(), CaptureError> {
+    let row: Option<(u8, String)> =
+        conn.query_first("SELECT @@global.log_bin, @@global.binlog_checksum").await.map_err(CaptureError::Connect)?;
+    let (log_bin, checksum) = row.unwrap_or_default();
+    if log_bin == 0 {
+        return Err(CaptureError::Unfit { setting: "log_bin", found: "OFF".into(), mend: "log_bin in my.cnf" });
+    }
+    if checksum != "CRC32" {
+        return Err(CaptureError::Unfit { setting: "binlog_checksum", found: checksum, mend: "binlog_checksum=CRC32" });
+    }
+    Ok(())
+}
+
+/// MySQL starts a reader wherever it says it stands, as long as nothing that it lacks is purged; so whether its last
+/// transaction is one of this server's must be asked.
+async fn refuse_unknown_start(conn: &mut Conn, after: &str, start: u64) -> Result<(), CaptureError> {
+    if start == 0 {
+        return Ok(());
+    }
+    // The GTID was read by `Source::start`: hexadecimal digits, dashes, a colon.
+    let query = format!("SELECT GTID_SUBSET('{after}', @@global.gtid_executed)");
+    let known: Option<u8> = conn.query_first(query).await.map_err(CaptureError::Connect)?;
+    if known != Some(1) {
+        let detail = "it is not in gtid_executed".to_owned();
+        return Err(CaptureError::Forked { after: after.to_owned(), detail });
+    }
+    Ok(())
+}
+
+/// A server id that no other reader of this server's binlog uses: the server throws out the older of two with the same.
+///
+/// Where the account may not list the readers, chance alone must do: one in two thousand million for each of them.
+async fn unused_server_id(conn: &mut Conn) -> Result<u32, CaptureError> {
+    let own: Option<u32> = conn.query_first("SELECT @@global.server_id").await.map_err(CaptureError::Connect)?;
+    let mut used: Vec<u32> = own.into_iter().collect();
+    for list in ["SHOW REPLICA HOSTS", "SHOW REPLICAS", "SHOW SLAVE HOSTS"] {
+        match conn.query::<mysql_async::Row, _>(list).await {
+            Ok(readers) => {
+                used.extend(readers.iter().filter_map(|reader| reader.get_opt::<u32, _>(0)?.ok()));
+                break;
+            }
+            Err(mysql_async::Error::Server(error)) if error.code == NO_PRIVILEGE => break,
+            // A syntax error: this server words it otherwise.
+            Err(mysql_async::Error::Server(_)) => {}
+            Err(error) => return Err(CaptureError::Connect(error)),
+        }
+    }
+    loop {
+        let id = fastrand::u32(1 << 31..u32::MAX);
+        if !used.contains(&id) {
+            return Ok(id);
+        }
+    }
+}
