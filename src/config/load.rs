@@ -171,15 +171,19 @@ fn problem(error: figment::Error) -> Problem {
         }
         kind => kind.to_string(),
     };
+    if from_environment {
+        let variable = format!("{ENV_PREFIX}{}", path.join("__").to_uppercase());
+        return Problem { key: variable, place: "environment".to_owned(), what };
+    }
     Problem { key: path.join("."), place, what }
 }
 
-/// `, did you mean …?` if a known word is near.
+/// ` (did you mean …?)` if a known word is near.
 fn meant(word: &str, known: &[&str]) -> String {
     let likeness = |candidate: &str| strsim::jaro_winkler(word, candidate);
     let nearest = known.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
     match nearest {
-        Some(nearest) if likeness(nearest) >= LIKENESS_MIN => format!(", did you mean `{nearest}`?"),
+        Some(nearest) if likeness(nearest) >= LIKENESS_MIN => format!(" (did you mean `{nearest}`?)"),
         Some(_) | None => String::new(),
     }
 }

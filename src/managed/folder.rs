@@ -66,7 +66,12 @@ impl Folder {
 
     /// The server's own data.
     pub(super) fn data(&self) -> PathBuf {
-        self.path.join(DATA)
+        Self::data_of(&self.path)
+    }
+
+    /// The server's own data in the folder at this path.
+    pub(super) fn data_of(path: &Path) -> PathBuf {
+        path.join(DATA)
     }
 
     /// Where a data folder is made before it gets its name.

@@ -182,10 +182,21 @@ impl ManagedServer {
 impl Drop for ManagedServer {
     fn drop(&mut self) {
         self.supervisor.abort();
-        if let Some(pid) = self.pid() {
-            process::kill_if_of(pid, &self.data);
+        if !matches!(*self.state.borrow(), ManagedState::Stopped) {
+            // Whatever can't be looked at can't be killed either; the supervisor's own handle is dropped too.
+            let _ = process::kill_all_of(&self.data);
         }
     }
+}
+
+/// Kills the server that a node which is no more has left running on this folder, if there is one: for a folder that is
+/// about to be removed. A node that is to go on takes its server over by itself.
+///
+/// # Errors
+/// The processes of this machine can't be looked at.
+pub fn kill_left_over(data_dir: &Path) -> Result<(), ManagedError> {
+    let Ok(data_dir) = data_dir.canonicalize() else { return Ok(()) };
+    process::kill_all_of(&Folder::data_of(&data_dir))
 }
 
 /// What every start and restart needs.

@@ -3,7 +3,7 @@
 use std::{
     ffi::{OsStr, OsString},
     fmt, fs, io,
-    os::unix::ffi::OsStrExt,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -183,27 +183,18 @@ impl Process {
         command.process_group(0).kill_on_drop(true);
         let child = command.spawn().map_err(ManagedError::io("run", program))?;
         let pid = child.id().unwrap_or_default();
-        let pidfd = open(pid).map_err(ManagedError::io("watch the process of", program))?;
+        let pidfd = open(pid).and_then(Receiver::from_owned_fd_unchecked);
+        let pidfd = pidfd.map_err(ManagedError::io("watch the process of", program))?;
         Ok(Self { pid, pidfd, child: Some(child), ended: false })
     }
 
     /// The server that runs on this data folder already, if one does.
     pub(super) fn find(data: &Path) -> Result<Option<Self>, ManagedError> {
-        let processes = fs::read_dir("/proc").map_err(ManagedError::io("read", "/proc"))?;
-        for entry in processes.flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-            if !is_of(pid, data) {
-                continue;
-            }
-            // Looked at again once it is pinned: the number may have been given to another process.
-            match open(pid) {
-                Ok(pidfd) if is_of(pid, data) => return Ok(Some(Self { pid, pidfd, child: None, ended: false })),
-                Ok(_) => {}
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {}
-                Err(error) => return Err(ManagedError::io("watch the process on", data)(error)),
-            }
-        }
-        Ok(None)
+        let mut running = running_on(data)?;
+        let Some((pid, pidfd)) = running.next() else { return Ok(None) };
+        // Only its readiness is used, which tells the end of the process; nothing is read from it.
+        let pidfd = Receiver::from_owned_fd_unchecked(pidfd).map_err(ManagedError::io("watch the process on", data))?;
+        Ok(Some(Self { pid, pidfd, child: None, ended: false }))
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -261,21 +252,29 @@ impl Drop for Process {
     }
 }
 
-/// Kills a process if it is a server on this data folder.
-pub(super) fn kill_if_of(pid: u32, data: &Path) {
-    let Some(number) = Pid::from_raw(pid.cast_signed()) else { return };
-    if let Ok(pidfd) = pidfd_open(number, PidfdFlags::empty())
-        && is_of(pid, data)
-    {
+/// Kills every server on this data folder.
+pub(super) fn kill_all_of(data: &Path) -> Result<(), ManagedError> {
+    for (_, pidfd) in running_on(data)? {
         // It fails only for a process that has ended.
         let _ = pidfd_send_signal(&pidfd, Signal::KILL);
     }
+    Ok(())
 }
 
-fn open(pid: u32) -> io::Result<Receiver> {
+/// The servers that run on this data folder, each pinned.
+fn running_on(data: &Path) -> Result<impl Iterator<Item = (u32, OwnedFd)>, ManagedError> {
+    let processes = fs::read_dir("/proc").map_err(ManagedError::io("read", "/proc"))?;
+    Ok(processes.flatten().filter_map(move |entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        // Looked at again once it is pinned: the number may have been given to another process.
+        let pidfd = is_of(pid, data).then(|| open(pid))?.ok()?;
+        is_of(pid, data).then_some((pid, pidfd))
+    }))
+}
+
+fn open(pid: u32) -> io::Result<OwnedFd> {
     let pid = Pid::from_raw(pid.cast_signed()).ok_or_else(|| io::Error::from(rustix::io::Errno::SRCH))?;
-    // Only its readiness is used, which tells the end of the process; nothing is read from it.
-    Receiver::from_owned_fd_unchecked(pidfd_open(pid, PidfdFlags::empty())?)
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
 /// Whether a process is a server on this data folder. A bootstrap has another folder: the unfinished one.
