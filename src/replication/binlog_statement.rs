@@ -58,13 +58,12 @@ impl std::fmt::Display for TableName {
 /// # Errors
 /// When the event is not the one that the format's id names.
 pub(crate) fn format_statement(format: &Format) -> Result<Vec<u8>, DamagedEvents> {
-    if crc32fast::hash(&format.event.0) != format.id {
+    let (event, rest) = Event::first(&format.event.0)?;
+    event.check(&[FORMAT_DESCRIPTION])?;
+    if !event.0.ends_with(&format.id.to_le_bytes()) || !rest.is_empty() {
         return Err(DamagedEvents::Checksum);
     }
-    match Event::first(&format.event.0)? {
-        (event, []) if event.kind() == FORMAT_DESCRIPTION => Ok(statement(&format.event.0)),
-        (event, _) => Err(DamagedEvents::EventType(event.kind())),
-    }
+    Ok(statement(&format.event.0))
 }
 
 /// The fewest statements of at most `bytes_max` bytes that write the rows of these transactions, in order, under one

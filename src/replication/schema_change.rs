@@ -193,6 +193,7 @@ fn context_statement(context: &Context) -> String {
         number("auto_increment_increment", increment),
         number("auto_increment_offset", offset),
         flag("explicit_defaults_for_timestamp", context.explicit_defaults_for_timestamp),
+        flag("sql_if_exists", context.sql_if_exists),
     ]
     .into_iter()
     .flatten()
