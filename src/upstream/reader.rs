@@ -11,6 +11,9 @@ use crate::wire::{
     ok,
 };
 
+/// Flags about one query: no good index, no index, last row sent, slow.
+const OF_ONE_QUERY: u16 = 0x0010 | 0x0020 | 0x0080 | 0x0800;
+
 /// What the reader has to say about the bytes that it was shown.
 #[derive(Debug)]
 pub(crate) enum Step {
@@ -74,7 +77,7 @@ impl ReplyReader {
             passing: 0,
             continues: false,
             sequence: 0,
-            status: status & !(status::MORE_RESULTS | status::CURSOR_EXISTS),
+            status: lasting(status),
         }
     }
 
@@ -223,6 +226,7 @@ impl ReplyReader {
         };
         // Only rows have an end of rows; COM_SET_OPTION's answer looks like one too, and is passed on as such.
         completion.ends_rows |= self.state == State::Rows;
+        self.status = lasting(completion.status);
         self.state = if completion.has_more() { State::First } else { State::Done };
         Ok(self.end(header, Final::Ok(completion)))
     }
@@ -297,6 +301,11 @@ fn ends_rows(header: Header, bytes: &[u8]) -> Result<bool, Malformed> {
         Some(&eof::HEADER) => Ok(!header.continues()),
         _ => Ok(false),
     }
+}
+
+/// The flags that say something about the session and not about one result.
+fn lasting(flags: u16) -> u16 {
+    flags & !(status::MORE_RESULTS | status::CURSOR_EXISTS | status::SESSION_STATE_CHANGED | OF_ONE_QUERY)
 }
 
 fn whole_packet(header: Header, buf: &BytesMut) -> bool {

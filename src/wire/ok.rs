@@ -60,14 +60,13 @@ pub fn encode(out: &mut Vec<u8>, completion: &Completion, capabilities: u32) {
     put_lenenc(out, completion.last_insert_id);
     out.extend_from_slice(&flags.to_le_bytes());
     out.extend_from_slice(&completion.warnings.to_le_bytes());
-    match tracks {
-        true if flags & status::SESSION_STATE_CHANGED != 0 => {
-            put_lenenc_bytes(out, &completion.info);
-            put_lenenc_bytes(out, &completion.state);
-        }
-        true if completion.info.is_empty() => {}
-        true => put_lenenc_bytes(out, &completion.info),
-        false => out.extend_from_slice(&completion.info),
+    // The manual has the text without a length for a client that does not track; the servers send one to all.
+    let has_state = flags & status::SESSION_STATE_CHANGED != 0;
+    if has_state || !completion.info.is_empty() {
+        put_lenenc_bytes(out, &completion.info);
+    }
+    if has_state {
+        put_lenenc_bytes(out, &completion.state);
     }
 }
 
@@ -103,7 +102,7 @@ mod tests {
     fn a_client_without_tracking_gets_no_state_and_no_promise_of_it() {
         let mut out = Vec::new();
         encode(&mut out, &completion(), 0);
-        assert_eq!(out, b"\x00\xfc\x2c\x01\x07\x02\x00\x02\x00Rows matched: 1");
+        assert_eq!(out, b"\x00\xfc\x2c\x01\x07\x02\x00\x02\x00\x0fRows matched: 1");
     }
 
     #[test]

@@ -1,0 +1,110 @@
+//! A MySQL front inside the test's own process, before a private server: what it tells replication can be seen.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use towline::{
+    frontend::mysql::{Limits, MySqlFront, SessionCount, serve},
+    upstream::Endpoint,
+};
+use towline_middleware::{
+    Acknowledgement, BoxFuture, Classifier, Position, Replication, Role, Stack,
+    layers::{fan_out::FanOutLayer, guard::GuardLayer, user::UserLayers},
+};
+
+use super::{TestServer, wire_client::Target};
+
+/// Remembers the GTIDs that the fan-out layer asked about.
+#[derive(Debug, Default)]
+pub(crate) struct SeenCommits(Mutex<Vec<String>>);
+
+impl SeenCommits {
+    pub(crate) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+impl Replication for SeenCommits {
+    fn position_of(&self, gtid: &str) -> Option<Position> {
+        self.0.lock().unwrap().push(gtid.to_owned());
+        None
+    }
+
+    fn waits(&self) -> bool {
+        false
+    }
+
+    fn acknowledged(&self, _: Position) -> BoxFuture<'_, Acknowledgement> {
+        Box::pin(async { Acknowledgement::Given })
+    }
+
+    fn misclassified(&self, digest: u64) {
+        panic!("a statement taken for a read has committed (digest {digest:x})");
+    }
+
+    fn unlogged_write(&self) {}
+}
+
+#[derive(Debug)]
+pub(crate) struct TestFront {
+    pub(crate) addr: SocketAddr,
+    pub(crate) seen: Arc<SeenCommits>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) sessions: SessionCount,
+    pub(crate) serving: JoinHandle<()>,
+}
+
+impl TestFront {
+    /// A front as a node of this role has it.
+    pub(crate) async fn start(role: Role, server: &TestServer) -> Self {
+        Self::start_with(role, server, Arc::new(towline_middleware::testing::EverythingWrites), |_| {}).await
+    }
+
+    /// The same with another classifier and other limits.
+    pub(crate) async fn start_with(
+        role: Role,
+        server: &TestServer,
+        classifier: Arc<dyn Classifier>,
+        limit: impl FnOnce(&mut Limits),
+    ) -> Self {
+        let seen = Arc::new(SeenCommits::default());
+        let mut limits = Limits {
+            connections_max: 50,
+            handshake_timeout: Duration::from_secs(10),
+            packet_bytes_max: 64 << 20,
+            shutdown_grace: Duration::from_secs(10),
+        };
+        limit(&mut limits);
+        let front = MySqlFront {
+            role,
+            endpoint: Endpoint::Unix(server.managed().socket().to_owned()),
+            stack: Stack {
+                trace: Default::default(),
+                admission: Default::default(),
+                classify: Default::default(),
+                user: UserLayers::new([]),
+                guard: GuardLayer::new(role),
+                fan_out: match role {
+                    Role::Master => FanOutLayer::master(seen.clone()),
+                    Role::Slave => FanOutLayer::slave(),
+                },
+            },
+            classifier,
+            limits,
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let addr = listener.local_addr().expect("an address");
+        let (stop, sessions) = (CancellationToken::new(), SessionCount::default());
+        let serving = tokio::spawn(serve(listener, Arc::new(front), sessions.clone(), stop.clone()));
+        Self { addr, seen, stop, sessions, serving }
+    }
+
+    pub(crate) fn target(&self) -> Target {
+        Target::Front(self.addr)
+    }
+}

@@ -1,0 +1,164 @@
+//! A client that shows the bytes: what a driver would hide is what these tests compare.
+
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
+
+use mysql_common::scramble::scramble_native;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
+use towline::{
+    upstream::Stream,
+    wire::{
+        capability,
+        frame::{HEADER_LEN, Header, put_packet},
+        greeting::Greeting,
+    },
+};
+
+/// No reply of these tests takes longer.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// What any driver of today can do.
+pub(crate) const MODERN: u32 = OLD | capability::SESSION_TRACK | capability::DEPRECATE_EOF;
+/// What a driver without session tracking and DEPRECATE_EOF can do.
+pub(crate) const OLD: u32 = capability::PROTOCOL_41
+    | capability::SECURE_CONNECTION
+    | capability::PLUGIN_AUTH
+    | capability::MULTI_STATEMENTS
+    | capability::MULTI_RESULTS
+    | capability::PS_MULTI_RESULTS
+    | capability::CONNECT_WITH_DB;
+
+/// Where to connect.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    Front(SocketAddr),
+    Server(PathBuf),
+}
+
+/// One packet with its number.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Packet {
+    pub(crate) sequence: u8,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl std::fmt::Debug for Packet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown = &self.payload[..self.payload.len().min(200)];
+        write!(f, "{}:{}b{:?}", self.sequence, self.payload.len(), String::from_utf8_lossy(shown))
+    }
+}
+
+impl Packet {
+    /// The number of an ERR packet.
+    pub(crate) fn error_code(&self) -> Option<u16> {
+        match self.payload[..] {
+            [0xff, low, high, ..] => Some(u16::from_le_bytes([low, high])),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct WireClient {
+    stream: Stream,
+}
+
+impl WireClient {
+    /// A byte stream without a login.
+    pub(crate) async fn open(target: &Target) -> Self {
+        let stream = match target {
+            Target::Front(addr) => Stream::Tcp(TcpStream::connect(addr).await.expect("the front takes connections")),
+            Target::Server(socket) => Stream::Unix(UnixStream::connect(socket).await.expect("the server answers")),
+        };
+        Self { stream }
+    }
+
+    /// Logs in and returns the answer: an OK or an ERR.
+    pub(crate) async fn login(target: &Target, capabilities: u32, account: (&str, &str), db: &str) -> (Self, Packet) {
+        let mut client = Self::open(target).await;
+        let greeting = Greeting::decode(&client.read().await.expect("a greeting").payload).expect("a greeting");
+        let salt = &greeting.salt;
+        let proof = scramble_native(salt, account.1.as_bytes()).map(Vec::from).unwrap_or_default();
+        let mut login = capabilities.to_le_bytes().to_vec();
+        login.extend_from_slice(&[0, 0, 0, 1, 45]);
+        login.extend_from_slice(&[0; 23]);
+        login.extend_from_slice(account.0.as_bytes());
+        login.extend_from_slice(&[0, proof.len() as u8]);
+        login.extend_from_slice(&proof);
+        login.extend_from_slice(db.as_bytes());
+        login.extend_from_slice(b"\0mysql_native_password\0");
+        client.send(1, &login).await;
+        let answer = client.read().await.expect("an answer to the login");
+        (client, answer)
+    }
+
+    /// Logs in where that must succeed.
+    pub(crate) async fn connect(target: &Target, capabilities: u32, account: (&str, &str), db: &str) -> Self {
+        let (client, answer) = Self::login(target, capabilities, account, db).await;
+        assert_eq!(answer.payload[0], 0, "the login failed: {answer:?}");
+        client
+    }
+
+    /// Sends raw bytes.
+    pub(crate) async fn send_raw(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.expect("the peer reads");
+    }
+
+    /// Sends a packet.
+    pub(crate) async fn send(&mut self, sequence: u8, payload: &[u8]) {
+        let mut bytes = Vec::new();
+        put_packet(&mut bytes, sequence, payload);
+        self.send_raw(&bytes).await;
+    }
+
+    /// Reads a packet, which may have several frames.
+    pub(crate) async fn read(&mut self) -> io::Result<Packet> {
+        let reading = async {
+            let mut whole = Packet { sequence: 0, payload: Vec::new() };
+            loop {
+                let mut header = [0; HEADER_LEN];
+                self.stream.read_exact(&mut header).await?;
+                let header = Header::decode(&header).expect("four bytes");
+                let start = whole.payload.len();
+                whole.payload.resize(start + header.len, 0);
+                self.stream.read_exact(&mut whole.payload[start..]).await?;
+                whole.sequence = header.sequence;
+                if !header.continues() {
+                    return Ok(whole);
+                }
+            }
+        };
+        timeout(DEADLINE, reading).await.expect("a packet in time")
+    }
+
+    /// Sends a command and returns its whole reply. A ping sent along marks its end: the first packet but one that is
+    /// numbered 1, so a reply must be shorter than 250 packets.
+    pub(crate) async fn command(&mut self, payload: &[u8]) -> Vec<Packet> {
+        self.send(0, payload).await;
+        self.send(0, &[0x0e]).await;
+        let mut packets = vec![self.read().await.expect("a reply")];
+        loop {
+            let packet = self.read().await.expect("the rest of a reply");
+            if packet.sequence == 1 {
+                assert_eq!(packet.payload[0], 0, "the ping that marks the end failed: {packet:?}");
+                return packets;
+            }
+            packets.push(packet);
+        }
+    }
+
+    /// A text command.
+    pub(crate) async fn query(&mut self, sql: &str) -> Vec<Packet> {
+        self.command(&[b"\x03", sql.as_bytes()].concat()).await
+    }
+
+    /// A text command that must not fail.
+    pub(crate) async fn run(&mut self, sql: &str) {
+        let reply = self.query(sql).await;
+        assert!(reply.iter().all(|packet| packet.error_code().is_none()), "{sql}: {reply:?}");
+    }
+}
