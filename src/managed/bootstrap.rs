@@ -1,7 +1,7 @@
 //! A new data folder, made by the server itself from its SQL files. Needs nothing but the server's package:
 //! `mariadb-install-db` calls a program of the client's.
 
-use std::{fmt::Write as _, fs, path::Path, process::Stdio};
+use std::{fmt::Write as _, fs, process::Stdio};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -33,7 +33,7 @@ pub(super) async fn run(programs: &Programs, folder: &Folder) -> Result<(), Mana
     let password = password(folder)?;
     // Before the folder gets its name: a complete folder always has its account.
     folder.write_credentials(&password)?;
-    feed(programs, &unfinished, &script(programs, &password)?).await?;
+    feed(programs, folder, &script(programs, &password)?).await?;
     fs::rename(&unfinished, folder.data()).map_err(ManagedError::io("rename", &unfinished))
 }
 
@@ -56,8 +56,8 @@ fn script(programs: &Programs, password: &str) -> Result<Vec<u8>, ManagedError> 
     Ok(script)
 }
 
-async fn feed(programs: &Programs, data: &Path, script: &[u8]) -> Result<(), ManagedError> {
-    let mut command = programs.bootstrap(data);
+async fn feed(programs: &Programs, folder: &Folder, script: &[u8]) -> Result<(), ManagedError> {
+    let mut command = programs.bootstrap(folder);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     let spawned = command.spawn();
     let mut child = spawned.map_err(ManagedError::io("run", programs.server_path()))?;

@@ -24,6 +24,7 @@ const SERVER_ID: &str = "server-id";
 const LOG: &str = "error.log";
 const SOCKET: &str = "mysqld.sock";
 const DATA: &str = "mariadb";
+const TEMPORARY: &str = "tmp";
 /// A data folder that is not complete yet.
 const DATA_NEW: &str = "mariadb.new";
 
@@ -54,6 +55,8 @@ impl Folder {
             Err(TryLockError::WouldBlock) => return Err(ManagedError::Locked { path }),
             Err(TryLockError::Error(source)) => return Err(ManagedError::Io { action: "lock", path, source }),
         }
+        let temporary = path.join(TEMPORARY);
+        fs::create_dir_all(&temporary).map_err(ManagedError::io("make the folder", temporary))?;
         let server_id = server_id(&path.join(SERVER_ID))?;
         let socket = socket_path(&path)?;
         Ok(Self { path, socket, server_id, _lock: lock })
@@ -72,6 +75,12 @@ impl Folder {
     /// The server's own data in the folder at this path.
     pub(super) fn data_of(path: &Path) -> PathBuf {
         path.join(DATA)
+    }
+
+    /// The server's temporary files. Not `/tmp`: a server that starts removes every temporary table there, also those
+    /// of other servers.
+    pub(super) fn temporary(&self) -> PathBuf {
+        self.path.join(TEMPORARY)
     }
 
     /// Where a data folder is made before it gets its name.

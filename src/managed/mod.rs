@@ -9,6 +9,7 @@
 //! error.log     what the server said
 //! mysqld.sock   where it listens (elsewhere if this path is too long for a socket)
 //! mariadb/      its data
+//! tmp/          its temporary files
 //! ```
 //!
 //! - The server has exactly one account that can log in: `towline`@`localhost` with a random password. Clients of the

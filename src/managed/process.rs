@@ -88,9 +88,12 @@ impl Programs {
     }
 
     /// The command that makes a data folder from the SQL on its standard input.
-    pub(super) fn bootstrap(&self, data: &Path) -> Command {
+    pub(super) fn bootstrap(&self, folder: &Folder) -> Command {
         let mut command = Command::new(&self.server);
-        command.args(["--no-defaults", "--bootstrap", "--log-warnings=0"]).arg(flag("--datadir=", data));
+        command
+            .args(["--no-defaults", "--bootstrap", "--log-warnings=0"])
+            .arg(flag("--datadir=", &folder.unfinished_data()));
+        command.arg(flag("--tmpdir=", &folder.temporary()));
         command.args(["--max-allowed-packet=8M", "--net-buffer-length=16K", "--skip-log-bin"]).args(SMALL);
         if let Some(user) = user() {
             command.arg(user);
@@ -105,6 +108,7 @@ impl Programs {
         // It must come first.
         let mut line: Vec<OsString> = vec![self.server.clone().into(), "--no-defaults".into()];
         line.push(flag("--datadir=", &data));
+        line.push(flag("--tmpdir=", &folder.temporary()));
         line.push(flag("--socket=", &folder.socket()));
         line.push(flag("--pid-file=", &data.join("mariadbd.pid")));
         line.extend(user().map(OsString::from));
