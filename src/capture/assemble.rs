@@ -5,7 +5,8 @@ use std::sync::Arc;
 use towline_middleware::{Epoch, Position, Sequence};
 
 use super::{
-    CaptureError, CaptureOptions, Captured, Place, context,
+    CaptureError, CaptureOptions, Captured, Place,
+    context::{self, Family},
     event::{Event, Query, kind},
     flavor::{Group, Gtid, Source},
     format,
@@ -27,6 +28,8 @@ pub(super) struct Assembler {
     /// The number of the last transaction, 0 before the first.
     last: u64,
     file: String,
+    /// Where the last event ended in the file.
+    end: u32,
     format: Option<Arc<Format>>,
     open: Option<Open>,
     ready: Option<Captured>,
@@ -52,6 +55,7 @@ impl Assembler {
             transaction_bytes_max: options.transaction_bytes_max,
             last: source.seq_of(&options.from.gtid).unwrap_or(0),
             file: String::new(),
+            end: 0,
             format: None,
             open: None,
             ready: None,
@@ -61,6 +65,12 @@ impl Assembler {
     /// The transaction that the last event has completed.
     pub(super) fn pop(&mut self) -> Option<Captured> {
         self.ready.take()
+    }
+
+    /// Where the last event stood.
+    pub(super) fn last_place(&self) -> Place {
+        let gtid = self.open.as_ref().map_or_else(String::new, |open| open.gtid.text.clone());
+        Place { file: self.file.clone(), end: self.end, gtid }
     }
 
     /// Takes an event.
@@ -77,6 +87,7 @@ impl Assembler {
             _ if !event.is_intact() => return Err(CaptureError::Checksum(self.place(&event))),
             _ => {}
         }
+        self.end = event.end();
         let size = event.bytes().len();
         let place = self.place(&event);
         let event = unpack::unpacked(event, self.transaction_bytes_max)
@@ -164,7 +175,7 @@ impl Assembler {
         let malformed = self.malformed(event, "its statement");
         let place = self.place(event);
         let (Some(query), Some(open)) = (Query::read(event.body()), &mut self.open) else { return Err(malformed) };
-        let Some((context, invoker)) = context::read(&query, event.timestamp(), self.source.family()) else {
+        let Some((mut context, invoker)) = context::read(&query, event.timestamp(), self.source.family()) else {
             return Err(malformed);
         };
         let sql_mode = context.sql_mode.unwrap_or(0);
@@ -177,6 +188,7 @@ impl Assembler {
             open.gtid.group = if begins { Group::Transaction } else { Group::Single };
         }
         let is_transaction = open.gtid.group == Group::Transaction;
+        let is_mariadb = self.source.family() == Family::MariaDb;
         let is_notice = open.gtid.group == Group::AlterNotice;
         match statement {
             Statement::Begin if is_transaction && open.changes.is_empty() => Ok(()),
@@ -201,16 +213,27 @@ impl Assembler {
             Statement::ReleaseSavepoint if is_transaction => Ok(()),
             Statement::DropTemporary | Statement::OwnSchema if is_transaction => Ok(()),
             Statement::DropTemporary | Statement::OwnSchema | Statement::Maintenance => self.commit(event),
-            Statement::Schema | Statement::Account if is_notice => self.commit(event),
-            Statement::Schema | Statement::Account if is_transaction => unsupported(
-                "a schema change inside a transaction (CREATE … SELECT)",
-                "create the table first, then insert into it; the slaves need a snapshot from after it",
-            ),
-            Statement::Schema | Statement::Account if query.error != 0 => unsupported(
+            Statement::Schema if is_notice => self.commit(event),
+            // MariaDB's CREATE … SELECT: the rows follow, and the commit.
+            Statement::Schema if is_transaction && is_mariadb && open.changes.is_empty() => {
+                open.changes.push(Change::Schema(SchemaChange { sql: Binary(query.sql.to_vec()), context }));
+                Ok(())
+            }
+            Statement::Schema | Statement::DropSeveral | Statement::Account if is_transaction || is_notice => {
+                unsupported(
+                    "a schema change inside a transaction (CREATE … SELECT)",
+                    "create the table first, then insert into it; the slaves need a snapshot from after it",
+                )
+            }
+            Statement::Schema | Statement::DropSeveral | Statement::Account if query.error != 0 => unsupported(
                 "a schema change that failed after a part of it was done",
                 "the slaves need a snapshot from after it",
             ),
-            Statement::Schema => {
+            Statement::Schema | Statement::DropSeveral => {
+                // MariaDB drops those that there are, answers with an error and logs all names, without the error.
+                if is_mariadb && statement == Statement::DropSeveral {
+                    context.sql_if_exists = Some(true);
+                }
                 open.changes.push(Change::Schema(SchemaChange { sql: Binary(query.sql.to_vec()), context }));
                 self.commit(event)
             }
@@ -256,8 +279,7 @@ impl Assembler {
     }
 
     fn place(&self, event: &Event) -> Place {
-        let gtid = self.open.as_ref().map_or_else(String::new, |open| open.gtid.text.clone());
-        Place { file: self.file.clone(), end: event.end(), gtid }
+        Place { end: event.end(), ..self.last_place() }
     }
 
     fn malformed(&self, event: &Event, what: &'static str) -> CaptureError {

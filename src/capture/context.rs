@@ -66,7 +66,7 @@ pub(super) fn read<'a>(query: &Query<'a>, timestamp: u32, family: Family) -> Opt
             18 => context.default_collation_for_utf8mb4 = Some(fields.u16()?),
             19 | 20 => skip(fields.bytes(1))?,
             129 => skip(fields.bytes(8))?,
-            130 => skip(fields.bytes(2))?,
+            130 => alter_phase(&mut fields)?,
             _ => return None,
         }
     }
@@ -90,6 +90,15 @@ fn updated_databases(fields: &mut Fields<'_>) -> Option<()> {
     let count = fields.u8()?;
     for _ in 0..if count == TOO_MANY { 0 } else { count } {
         while fields.u8()? != 0 {}
+    }
+    Some(())
+}
+
+/// MariaDB's `ALTER` in two phases: what the GTID event has said already.
+fn alter_phase(fields: &mut Fields<'_>) -> Option<()> {
+    const COMMIT_OR_ROLLBACK: u8 = 4 | 8;
+    if fields.u8()? & COMMIT_OR_ROLLBACK != 0 {
+        fields.u64()?; // the number of its announcement
     }
     Some(())
 }

@@ -7,7 +7,7 @@ use std::{fmt, time::Duration};
 pub struct Place {
     /// The binlog file.
     pub file: String,
-    /// Where the event ends in it, in bytes.
+    /// Where the event, or the last one before it that could be read, ends in it, in bytes.
     pub end: u32,
     /// The GTID of its transaction; empty outside of one.
     pub gtid: String,
@@ -154,6 +154,15 @@ pub enum CaptureError {
 }
 
 impl CaptureError {
+    /// The same with a place, where the stream could not know it.
+    pub(super) fn at(self, at: Place) -> Self {
+        match self {
+            Self::Malformed { what, .. } => Self::Malformed { place: at, what },
+            Self::TooLarge { limit, .. } => Self::TooLarge { place: at, limit },
+            other => other,
+        }
+    }
+
     /// Whether it may go away by itself: a new capture from the last transaction can then go on. Anything else needs a
     /// person or a snapshot.
     pub fn is_transient(&self) -> bool {

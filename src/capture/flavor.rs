@@ -58,11 +58,10 @@ impl Source {
     pub(super) fn seq_of(self, gtid: &str) -> Option<u64> {
         match self {
             Self::Domain(domain) => {
-                let mut parts = gtid.split('-').map(str::parse::<u64>);
-                match (parts.next(), parts.next(), parts.next(), parts.next()) {
-                    (Some(Ok(of)), Some(Ok(_)), Some(Ok(seq)), None) if of == u64::from(domain) => Some(seq),
-                    _ => None,
-                }
+                let (of, rest) = gtid.split_once('-')?;
+                let (server, seq) = rest.split_once('-')?;
+                server.parse::<u32>().ok()?;
+                if of.parse() == Ok(domain) { seq.parse().ok() } else { None }
             }
             Self::Uuid(uuid) => {
                 let (of, seq) = gtid.split_once(':')?;
@@ -220,7 +219,7 @@ mod tests {
     fn gtids_of_another_source_have_no_number() {
         let domain = Source::Domain(0);
         assert_eq!(domain.seq_of("0-1-42"), Some(42));
-        for gtid in ["1-1-42", "0-1", "0-1-42-1", "", "x"] {
+        for gtid in ["1-1-42", "0-1", "0-1-42-1", "0-4294967296-1", "", "x"] {
             assert_eq!(domain.seq_of(gtid), None, "{gtid}");
         }
         let text = "3e11fa47-71ca-11e1-9e33-c80aa9429562";

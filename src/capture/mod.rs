@@ -89,7 +89,7 @@ impl Capture {
             if let Some(captured) = self.assembler.pop() {
                 return Ok(captured);
             }
-            let event = self.stream.next().await?;
+            let event = self.stream.next().await.map_err(|error| error.at(self.assembler.last_place()))?;
             self.assembler.push(event)?;
         }
     }

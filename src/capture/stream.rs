@@ -6,10 +6,10 @@ use futures_util::StreamExt;
 use mysql_async::{BinlogStream, BinlogStreamRequest, Conn, GnoInterval, OptsBuilder, Sid, prelude::Queryable};
 use mysql_common::{
     binlog::{consts::EventType, events},
-    proto::MySerialize,
+    proto::{MySerialize, codec::error::PacketCodecError},
 };
 
-use super::{CaptureError, CaptureOptions, event::Event, flavor::Source};
+use super::{CaptureError, CaptureOptions, Place, event::Event, flavor::Source};
 
 /// How often the server says that it is alive while there is nothing to send.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -28,6 +28,8 @@ pub(super) struct EventStream {
     events: BinlogStream,
     /// What the start was, for errors.
     after: String,
+    /// The largest event in bytes.
+    limit: usize,
 }
 
 impl std::fmt::Debug for EventStream {
@@ -72,10 +74,13 @@ impl EventStream {
         }
         conn.query_drop(setup).await.map_err(CaptureError::Connect)?;
         let events = conn.get_binlog_stream(request).await.map_err(CaptureError::Connect)?;
-        Ok((Self { events, after }, source))
+        Ok((Self { events, after, limit: options.transaction_bytes_max }, source))
     }
 
-    /// The next event. Cancel safe.
+    /// The next event. Errors have no [`Place`]: the caller knows it.
+    ///
+    /// # Cancel safety
+    /// Safe: a part of an event that has come stays in the connection.
     pub(super) async fn next(&mut self) -> Result<Event, CaptureError> {
         match tokio::time::timeout(SILENCE_MAX, self.events.next()).await {
             Err(_) => Err(CaptureError::Silent(SILENCE_MAX)),
@@ -86,7 +91,12 @@ impl EventStream {
     }
 
     fn read_error(&self, error: mysql_async::Error) -> CaptureError {
-        let mysql_async::Error::Server(server) = &error else { return CaptureError::Connection(error) };
+        let mysql_async::Error::Server(server) = &error else {
+            return match is_too_large(&error) {
+                true => CaptureError::TooLarge { place: Place::default(), limit: self.limit },
+                false => CaptureError::Connection(error),
+            };
+        };
         let says = |text| server.message.contains(text);
         let (after, detail) = (self.after.clone(), server.message.clone());
         match server.code {
@@ -98,6 +108,12 @@ impl EventStream {
             _ => CaptureError::Connection(error),
         }
     }
+}
+
+fn is_too_large(error: &mysql_async::Error) -> bool {
+    let mysql_async::Error::Io(mysql_async::IoError::Io(error)) = error else { return false };
+    let packet = error.get_ref().and_then(|source| source.downcast_ref::<PacketCodecError>());
+    matches!(packet, Some(PacketCodecError::PacketTooLarge))
 }
 
 /// The event's bytes as they were sent. The reader takes the checksum off, and from a format description also the name
@@ -115,8 +131,7 @@ fn whole(event: &events::Event) -> Result<Event, CaptureError> {
     if let Some(checksum) = event.checksum() {
         bytes.extend_from_slice(&checksum);
     }
-    let place = || super::Place { end: header.log_pos(), ..Default::default() };
-    Event::new(bytes).ok_or_else(|| CaptureError::Malformed { place: place(), what: "its length" })
+    Event::new(bytes).ok_or_else(|| CaptureError::Malformed { place: Place::default(), what: "its length" })
 }
 
 async fn refuse_unfit(conn: &mut Conn) -> Result<(), CaptureError> {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod capture;
 mod managed;
 mod mysql_front;
+mod round_trip;
 mod support;
