@@ -86,3 +86,73 @@ impl fmt::Debug for UserLayers {
 
 /// Layers by name, as [`UserLayers`] holds them.
 pub(crate) type NamedLayers = Arc<[(String, Arc<dyn UserLayer>)]>;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::{Completion, Next, Role, ServerError, from_fn, testing};
+
+    type Log = Arc<Mutex<Vec<&'static str>>>;
+
+    fn noting(log: &Log, name: &'static str) -> Arc<dyn UserLayer> {
+        let log = log.clone();
+        Arc::new(from_fn(move |command: Command, next: Next| {
+            let log = log.clone();
+            async move {
+                log.lock().expect("no test panics with it").push(name);
+                next.run(command).await
+            }
+        }))
+    }
+
+    fn stack(role: Role, user: Vec<(String, Arc<dyn UserLayer>)>) -> Stack {
+        Stack {
+            trace: TraceLayer::default(),
+            admission: AdmissionLayer::default(),
+            classify: ClassifyLayer::default(),
+            user: UserLayers::new(user),
+            guard: GuardLayer::new(role),
+            fan_out: FanOutLayer::slave(),
+        }
+    }
+
+    #[tokio::test]
+    async fn user_layers_run_in_the_order_of_the_configuration() {
+        let log = Log::default();
+        let user = vec![("a".to_owned(), noting(&log, "a")), ("b".to_owned(), noting(&log, "b"))];
+        let router = testing::FakeRouter::new([Reply::ok(Completion::default())]);
+        let service = stack(Role::Master, user).session(router.clone());
+        service.oneshot(Command::query(testing::session(Role::Master), b"SELECT 1")).await.expect("a reply");
+        assert_eq!((log.lock().expect("no panic").as_slice(), router.calls()), (&["a", "b"][..], 1));
+    }
+
+    #[tokio::test]
+    async fn what_a_user_layer_rewrites_does_not_escape_the_guard() {
+        let rewrite: Arc<dyn UserLayer> = Arc::new(from_fn(async |mut command: Command, next: Next| {
+            assert!(command.rewrite(b"DELETE FROM item"));
+            next.run(command).await
+        }));
+        let router = testing::FakeRouter::new([]);
+        let service = stack(Role::Slave, vec![("rewrite".to_owned(), rewrite)]).session(router.clone());
+        let command = Command::query(testing::session(Role::Slave), b"SELECT 1");
+        let reply = service.oneshot(command).await.expect("a refusal is a reply");
+        assert_eq!((reply.server_error().map(|error| error.code), router.calls()), (Some(1290), 0));
+    }
+
+    #[tokio::test]
+    async fn a_closed_gate_refuses_before_anything_else_runs() {
+        let log = Log::default();
+        let stack = stack(Role::Master, vec![("a".to_owned(), noting(&log, "a"))]);
+        stack.admission.close();
+        let service = stack.session(testing::FakeRouter::new([]));
+        let command = Command::query(testing::session(Role::Master), b"SELECT 1");
+        let reply = service.oneshot(command).await.expect("a refusal is a reply");
+        assert_eq!(reply.server_error(), Some(&ServerError::stopping()));
+        assert!(log.lock().expect("no panic").is_empty());
+        assert_eq!(stack.trace.stats().counts().refused, 1, "trace is outside admission");
+    }
+}

@@ -10,5 +10,6 @@ mod binlog_statement;
 mod blockers;
 pub mod progress;
 pub mod protocol;
+pub mod registration;
 mod schema_change;
 mod tables;

@@ -92,9 +92,13 @@ impl Watch {
             return;
         }
         let Some(position) = completion.position else {
-            if self.plan.as_ref().is_some_and(|plan| plan.intent == crate::Intent::Write) && !in_transaction(completion)
+            // Rows were changed, nothing is left to commit, and yet the binlog has nothing: no slave will ever have it.
+            if self.plan.as_ref().is_some_and(|plan| plan.intent.may_write())
+                && completion.affected_rows > 0
+                && !in_transaction(completion)
             {
                 self.replication.unlogged_write();
+                warn(completion, "The server did not log this write: no slave will have it".to_owned());
             }
             return;
         };
@@ -103,13 +107,16 @@ impl Watch {
             Acknowledgement::Missing { reason, is_error: true } => {
                 *end = Final::Err(ServerError::new(3024, b"HY000", reason));
             }
-            Acknowledgement::Missing { reason, is_error: false } => {
-                completion.warnings = completion.warnings.saturating_add(1);
-                if completion.info.is_empty() {
-                    completion.info = Bytes::from(reason);
-                }
-            }
+            Acknowledgement::Missing { reason, is_error: false } => warn(completion, reason),
         }
+    }
+}
+
+/// Adds a warning to an OK. Its text is in the packet's text for people, unless the server has used that.
+fn warn(completion: &mut Completion, reason: String) {
+    completion.warnings = completion.warnings.saturating_add(1);
+    if completion.info.is_empty() {
+        completion.info = Bytes::from(reason);
     }
 }
 
@@ -194,5 +201,86 @@ impl Parts for Held {
 
     fn answer(&mut self, payload: Bytes) -> BoxFuture<'_, Result<(), Error>> {
         self.parts.answer(payload)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::{Intent, Position, Role, testing};
+
+    /// Knows every GTID that ends in a number, and gives what the test wants for an acknowledgement.
+    #[derive(Debug)]
+    struct Slaves {
+        answer: Option<Acknowledgement>,
+        misclassified: AtomicUsize,
+        unlogged: AtomicUsize,
+    }
+
+    impl Replication for Slaves {
+        fn position_of(&self, gtid: &str) -> Option<Position> {
+            Some(Position::new(1, gtid.rsplit('-').next()?.parse().ok()?))
+        }
+
+        fn waits(&self) -> bool {
+            self.answer.is_some()
+        }
+
+        fn acknowledged(&self, _: Position) -> BoxFuture<'_, Acknowledgement> {
+            Box::pin(async { self.answer.clone().expect("only asked when it waits") })
+        }
+
+        fn misclassified(&self, _: u64) {
+            self.misclassified.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn unlogged_write(&self) {
+            self.unlogged.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn committed() -> Completion {
+        Completion { gtid: Some("0-1-7".into()), ..Completion::default() }
+    }
+
+    async fn outcome(answer: Option<Acknowledgement>, intent: Intent, completion: Completion) -> (Final, Arc<Slaves>) {
+        let slaves = Arc::new(Slaves { answer, misclassified: AtomicUsize::new(0), unlogged: AtomicUsize::new(0) });
+        let router = testing::FakeRouter::new([Reply::ok(completion)]);
+        let mut command = Command::query(testing::session(Role::Master), b"whatever");
+        command.classified(Arc::new(Plan::bare(intent, "test")), None);
+        let mut reply = FanOutLayer::master(slaves.clone()).layer(router).call(command).await.expect("a reply");
+        let end = reply.ready_finals().next().expect("a final").clone();
+        (end, slaves)
+    }
+
+    #[tokio::test]
+    async fn a_commit_gets_its_position_whether_or_not_anyone_waits() {
+        for answer in [None, Some(Acknowledgement::Given)] {
+            let (end, _) = outcome(answer, Intent::Write, committed()).await;
+            assert!(matches!(end, Final::Ok(completion) if completion.position == Some(Position::new(1, 7))));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_missing_acknowledgement_is_an_error_or_a_warning_and_never_silence() {
+        let missing = |is_error| Some(Acknowledgement::Missing { reason: "0 of 1".to_owned(), is_error });
+        let (end, _) = outcome(missing(true), Intent::Write, committed()).await;
+        assert!(matches!(end, Final::Err(error) if error.text() == "0 of 1"));
+        let (end, _) = outcome(missing(false), Intent::Write, committed()).await;
+        assert!(matches!(end, Final::Ok(completion) if completion.warnings == 1 && completion.info == "0 of 1"));
+    }
+
+    #[tokio::test]
+    async fn a_read_that_commits_and_a_write_that_does_not_are_counted() {
+        let (_, slaves) = outcome(None, Intent::Read, committed()).await;
+        assert_eq!(slaves.misclassified.load(Ordering::Relaxed), 1);
+        let changed = Completion { affected_rows: 1, ..Completion::default() };
+        for (completion, unlogged) in [(changed, 1), (Completion::default(), 0)] {
+            let (end, slaves) = outcome(Some(Acknowledgement::Given), Intent::Write, completion).await;
+            assert_eq!(slaves.unlogged.load(Ordering::Relaxed), unlogged);
+            assert!(matches!(end, Final::Ok(completion) if usize::from(completion.warnings) == unlogged));
+        }
     }
 }
