@@ -13,7 +13,7 @@ use crate::replication::protocol::Mark;
 
 /// The one origin whose transactions are captured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
+pub(crate) enum Source {
     /// MariaDB: a GTID domain.
     Domain(u32),
     /// MySQL: a server's UUID.
@@ -30,7 +30,7 @@ impl Source {
     }
 
     /// Asks the server what it writes under.
-    pub(super) async fn of(conn: &mut Conn) -> Result<Self, CaptureError> {
+    pub(crate) async fn of(conn: &mut Conn) -> Result<Self, CaptureError> {
         let version: Option<String> = conn.query_first("SELECT VERSION()").await.map_err(CaptureError::Connect)?;
         if version.is_some_and(|version| version.contains("MariaDB")) {
             let domain: Option<u32> =
@@ -55,7 +55,7 @@ impl Source {
     }
 
     /// The number within this source of a GTID in the server's own words; none if it is of another source or no GTID.
-    pub(super) fn seq_of(self, gtid: &str) -> Option<u64> {
+    pub(crate) fn seq_of(self, gtid: &str) -> Option<u64> {
         match self {
             Self::Domain(domain) => {
                 let (of, rest) = gtid.split_once('-')?;

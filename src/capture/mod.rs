@@ -23,6 +23,7 @@ mod unpack;
 use std::sync::Arc;
 
 pub use error::{CaptureError, Place};
+pub(crate) use flavor::Source;
 use mysql_async::Opts;
 use towline_middleware::Epoch;
 

@@ -1,15 +1,26 @@
 //! Changes on their way from the master to the slaves.
 //!
+//! On the master [`hub`] captures transactions into a `ring`, each `encoded` once; a `sender` per slave takes them from
+//! there, or from the binlog by `catch_up`, and pushes them; `acks` tells when enough slaves have one.
 //! On the slave [`apply`] takes batches; `apply_batch` decides whether one is the next and cuts it into groups,
 //! `apply_session` makes each a transaction of MySQL, `schema_change` runs what commits by itself.
 
+mod acks;
 pub mod apply;
 mod apply_batch;
 mod apply_session;
+mod back_off;
 mod binlog_statement;
 mod blockers;
+mod catch_up;
+mod encoded;
+pub mod hub;
 pub mod progress;
 pub mod protocol;
+mod push;
 pub mod registration;
+mod ring;
 mod schema_change;
+mod sender;
+pub mod slave_status;
 mod tables;

@@ -1,5 +1,6 @@
 //! The schema `towline`: where a node keeps its state, in its own MySQL. Changes to it never travel.
 
+pub(crate) mod master;
 pub(crate) mod slave;
 
 use mysql_async::{Conn, prelude::Queryable};

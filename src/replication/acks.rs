@@ -1,0 +1,158 @@
+//! How far enough slaves are: what clients' OKs wait for.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use towline_middleware::Position;
+
+use crate::config::Ack;
+
+/// The positions that slaves have confirmed, and the newest one that enough of them have.
+#[derive(Debug)]
+pub(crate) struct Acks {
+    ack: Ack,
+    confirmed: Mutex<BTreeMap<AckId, Position>>,
+    next_id: AtomicU64,
+    /// The newest position that as many slaves as wanted have applied; `0:0` when there are not so many.
+    reached: watch::Sender<Position>,
+}
+
+/// One registration of a slave: a late word of one that was removed or has moved counts for nobody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct AckId(u64);
+
+impl Acks {
+    pub(crate) fn new(ack: Ack) -> Self {
+        Self {
+            ack,
+            confirmed: Mutex::default(),
+            next_id: AtomicU64::new(0),
+            reached: watch::Sender::new(Position::default()),
+        }
+    }
+
+    /// Whether anybody waits at all.
+    pub(crate) fn wanted(&self) -> bool {
+        self.ack != Ack::None
+    }
+
+    /// One more slave is registered, of which nothing is known.
+    pub(crate) fn add(&self) -> AckId {
+        let id = AckId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let mut confirmed = self.confirmed.lock();
+        confirmed.insert(id, Position::default());
+        self.update(&confirmed);
+        id
+    }
+
+    /// A slave has applied everything up to `position`; `0:0` when nothing is known of it any more.
+    pub(crate) fn confirm(&self, slave: AckId, position: Position) {
+        let mut confirmed = self.confirmed.lock();
+        if let Some(known) = confirmed.get_mut(&slave)
+            && std::mem::replace(known, position) != position
+        {
+            self.update(&confirmed);
+        }
+    }
+
+    /// A slave is no longer registered.
+    pub(crate) fn remove(&self, slave: AckId) {
+        let mut confirmed = self.confirmed.lock();
+        confirmed.remove(&slave);
+        self.update(&confirmed);
+    }
+
+    /// Waits until enough slaves have applied `position`.
+    ///
+    /// # Errors
+    /// When they have not in time: how many have, how many were wanted, and how many there are.
+    pub(crate) async fn wait(&self, position: Position, timeout: Duration) -> Result<(), Missing> {
+        let mut reached = self.reached.subscribe();
+        match tokio::time::timeout(timeout, reached.wait_for(|reached| *reached >= position)).await {
+            Ok(Ok(_)) => Ok(()),
+            // The sender lives in `self`, so only the time can be over.
+            _ => Err(self.missing(position)),
+        }
+    }
+
+    fn missing(&self, position: Position) -> Missing {
+        let confirmed = self.confirmed.lock();
+        let have = confirmed.values().filter(|at| **at >= position).count();
+        Missing { have, wanted: wanted(self.ack, confirmed.len()), registered: confirmed.len() }
+    }
+
+    fn update(&self, confirmed: &BTreeMap<AckId, Position>) {
+        let mut positions: Vec<Position> = confirmed.values().copied().collect();
+        positions.sort_unstable_by(|a, b| b.cmp(a));
+        let reached = match wanted(self.ack, positions.len()) {
+            0 => Position::default(),
+            wanted => positions.get(wanted - 1).copied().unwrap_or_default(),
+        };
+        self.reached.send_if_modified(|known| std::mem::replace(known, reached) != reached);
+    }
+}
+
+/// Too few slaves have applied a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Missing {
+    pub(crate) have: usize,
+    pub(crate) wanted: usize,
+    pub(crate) registered: usize,
+}
+
+/// How many of the registered slaves must have applied a write. Never fewer than one: a cluster whose slaves have not
+/// come yet acknowledges nothing.
+fn wanted(ack: Ack, registered: usize) -> usize {
+    match ack {
+        Ack::None => 0,
+        Ack::One => 1,
+        // More than half of the nodes; the master, which is one of them, has it.
+        Ack::Majority => registered.div_ceil(2).max(1),
+        Ack::All => registered.max(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seq: u64) -> Position {
+        Position::new(1, seq)
+    }
+
+    #[test]
+    fn majority_counts_the_master_among_the_nodes() {
+        let wanted_of = |ack| [0, 1, 2, 3, 4, 5].map(|registered| wanted(ack, registered));
+        assert_eq!(wanted_of(Ack::None), [0; 6]);
+        assert_eq!(wanted_of(Ack::One), [1; 6]);
+        assert_eq!(wanted_of(Ack::Majority), [1, 1, 1, 2, 2, 3]);
+        assert_eq!(wanted_of(Ack::All), [1, 1, 2, 3, 4, 5]);
+    }
+
+    #[tokio::test]
+    async fn a_wait_ends_when_enough_have_it_and_not_before() {
+        let acks = Acks::new(Ack::All);
+        let (short, long) = (Duration::from_millis(20), Duration::from_secs(30));
+        assert_eq!(acks.wait(at(1), short).await, Err(Missing { have: 0, wanted: 1, registered: 0 }));
+        let a = acks.add();
+        acks.confirm(a, at(5));
+        assert_eq!(acks.wait(at(5), long).await, Ok(()));
+        let b = acks.add();
+        acks.confirm(b, at(4));
+        assert_eq!(acks.wait(at(5), short).await, Err(Missing { have: 1, wanted: 2, registered: 2 }));
+        let (waited, ()) = tokio::join!(acks.wait(at(5), long), async { acks.confirm(b, at(6)) });
+        assert_eq!(waited, Ok(()));
+        acks.confirm(a, Position::default());
+        assert!(acks.wait(at(5), short).await.is_err(), "a slave that lost its data has not applied it");
+        acks.remove(a);
+        assert_eq!(acks.wait(at(6), long).await, Ok(()));
+        acks.remove(b);
+        acks.confirm(b, at(9));
+        assert!(acks.wait(at(9), short).await.is_err(), "a slave that was removed counts no more");
+    }
+}

@@ -1,0 +1,486 @@
+//! The master's side: what is committed is captured once, kept in memory for a while, and pushed to every slave.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use mysql_async::{Conn, Opts, prelude::Queryable};
+use parking_lot::Mutex;
+use reqwest::{Client, Url, header::HeaderValue};
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use towline_middleware::{Acknowledgement, BoxFuture, Classifier, Epoch, Position, Replication, Sequence};
+
+use super::{
+    acks::{Acks, Missing},
+    back_off::BackOff,
+    encoded::Encoded,
+    progress::now_seconds,
+    protocol::Mark,
+    ring::{BatchLimits, Ring},
+    sender::{self, Slave},
+    slave_status::SlaveStatus,
+    tables::master::{self, ClusterRecord, RegisteredSlave},
+};
+use crate::{
+    capture::{Capture, CaptureError, CaptureOptions, Captured, Source},
+    config::{Ack, AckOnTimeout},
+};
+
+/// How a master captures and pushes.
+#[derive(Clone, Debug)]
+pub struct HubOptions {
+    /// The master's MySQL, with an account that may read the binlog and write the schema `towline`.
+    pub mysql: Opts,
+    /// What the slaves know the master by; none pushes without authorization.
+    pub secret: Option<String>,
+    /// The URLs of slaves that are registered at the start. One that is already registered keeps its name.
+    pub slaves: Vec<String>,
+    /// How many slaves must have applied a write before its client gets the OK.
+    pub ack: Ack,
+    /// How long the OK waits for them.
+    pub ack_timeout: Duration,
+    /// What the client gets when they have not in time.
+    pub ack_on_timeout: AckOnTimeout,
+    /// How many bytes of the newest transactions are kept in memory.
+    pub ring_bytes_max: usize,
+    /// How many bytes of transactions one push carries; a single one may be longer.
+    pub batch_bytes_max: usize,
+    /// How many transactions one push carries.
+    pub batch_transactions_max: usize,
+    /// A transaction with more bytes of events stops capture.
+    pub transaction_bytes_max: usize,
+    /// How long a slave may take to answer a push.
+    pub push_timeout: Duration,
+    /// Learns which statements the server has shown to be writes.
+    pub classifier: Arc<dyn Classifier>,
+}
+
+/// Why the hub could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    /// The master's MySQL.
+    #[error("the list of slaves in the master's MySQL could not be read or changed: {0}")]
+    MySql(#[from] mysql_async::Error),
+    /// A slave's URL.
+    #[error("`{0}` is no URL of a slave: write http://host:port")]
+    Url(String),
+    /// A slave's id.
+    #[error("a slave's id is 1 to 128 characters long")]
+    Id,
+    /// The HTTP client could not be made.
+    #[error("the HTTP client could not be made: {0}")]
+    Client(#[source] reqwest::Error),
+    /// The secret.
+    #[error("the cluster's secret has characters that HTTP can't carry in a header")]
+    Secret,
+}
+
+/// How the hub fares.
+#[derive(Clone, Debug, Serialize)]
+pub struct HubStatus {
+    /// The cluster's id; empty until the master's MySQL was reached.
+    pub cluster: String,
+    /// The master's epoch.
+    pub epoch: Epoch,
+    /// Whether it captures.
+    #[serde(flatten)]
+    pub state: HubState,
+    /// The newest captured transaction.
+    pub captured: Mark,
+    /// What memory begins after.
+    pub ring_after: Position,
+    /// Transactions in memory.
+    pub ring_transactions: usize,
+    /// Bytes in memory.
+    pub ring_bytes: usize,
+    /// Statements taken for reads that have committed something.
+    pub misclassified: u64,
+    /// Writes whose OK had no GTID although `ack` needs one.
+    pub unlogged_writes: u64,
+}
+
+/// Whether the hub captures.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum HubState {
+    /// The master's MySQL was not reached yet.
+    Starting,
+    /// It does.
+    Running,
+    /// The master's MySQL is away; it is tried again.
+    Away {
+        /// What went wrong.
+        error: String,
+    },
+    /// The binlog holds what can't be captured, or the server is not set up for it. It is tried again slowly.
+    Stopped {
+        /// What it is and how it is mended.
+        error: String,
+    },
+}
+
+/// Captures a master's transactions and pushes them to its slaves. Clones are handles of the same.
+#[derive(Clone, Debug)]
+pub struct Hub {
+    shared: Arc<Shared>,
+    tasks: TaskTracker,
+}
+
+impl Hub {
+    /// Starts to capture and push, whether or not the master's MySQL answers yet.
+    ///
+    /// # Errors
+    /// When the options can't be used: a URL or the secret.
+    pub fn start(options: HubOptions) -> Result<Self, HubError> {
+        for url in &options.slaves {
+            check_url(url)?;
+        }
+        let authorization = match &options.secret {
+            None => None,
+            Some(secret) => {
+                let mut value = HeaderValue::try_from(format!("Bearer {secret}")).map_err(|_| HubError::Secret)?;
+                value.set_sensitive(true);
+                Some(value)
+            }
+        };
+        let client = Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(options.push_timeout.min(CONNECT_TIMEOUT))
+            .timeout(options.push_timeout)
+            .build()
+            .map_err(HubError::Client)?;
+        let limits =
+            BatchLimits { bytes_max: options.batch_bytes_max, transactions_max: options.batch_transactions_max.max(1) };
+        let shared = Arc::new(Shared {
+            acks: Acks::new(options.ack),
+            ring: Mutex::new(Ring::new(Mark::default(), options.ring_bytes_max)),
+            captured: watch::Sender::new(Mark::default()),
+            limits,
+            client,
+            authorization,
+            history: OnceLock::new(),
+            is_ready: CancellationToken::new(),
+            state: Mutex::new(HubState::Starting),
+            slaves: Mutex::default(),
+            registration: tokio::sync::Mutex::default(),
+            misclassified: AtomicU64::new(0),
+            unlogged_writes: AtomicU64::new(0),
+            stop: CancellationToken::new(),
+            options,
+        });
+        let hub = Self { shared, tasks: TaskTracker::new() };
+        let capturing = hub.clone();
+        hub.tasks.spawn(async move {
+            let stop = capturing.shared.stop.clone();
+            stop.run_until_cancelled(capturing.capture_forever()).await;
+        });
+        Ok(hub)
+    }
+
+    /// Registers a slave under a name, or gives a known one its new URL. A URL that is registered under another name
+    /// is the same slave, which takes the new name.
+    ///
+    /// # Errors
+    /// When the id or the URL is none, or the master's MySQL can't write it down.
+    pub async fn register(&self, id: &str, url: &str) -> Result<(), HubError> {
+        check_url(url)?;
+        if !(1..=128).contains(&id.chars().count()) {
+            return Err(HubError::Id);
+        }
+        let slave = RegisteredSlave { id: id.to_owned(), url: url.to_owned() };
+        let _turn = self.shared.registration.lock().await;
+        let mut conn = Conn::new(self.shared.options.mysql.clone()).await?;
+        master::open(&mut conn).await?;
+        master::register_slave(&mut conn, &slave).await?;
+        conn.disconnect().await?;
+        self.shared.forget(|known| known.url == slave.url && known.id != slave.id);
+        self.send_to(slave);
+        Ok(())
+    }
+
+    /// Forgets a slave. False if there is none of that id.
+    ///
+    /// # Errors
+    /// When the master's MySQL can't write it down.
+    pub async fn remove(&self, id: &str) -> Result<bool, HubError> {
+        let _turn = self.shared.registration.lock().await;
+        let mut conn = Conn::new(self.shared.options.mysql.clone()).await?;
+        master::open(&mut conn).await?;
+        let removed = master::remove_slave(&mut conn, id).await?;
+        conn.disconnect().await?;
+        self.shared.forget(|known| known.id == id);
+        Ok(removed)
+    }
+
+    /// Every registered slave.
+    pub fn slaves(&self) -> Vec<SlaveStatus> {
+        let newest = self.shared.captured.borrow().position;
+        let now = now_seconds();
+        let slaves = self.shared.slaves.lock();
+        let next = |mark: &Mark| self.shared.ring.lock().next_after(mark).map(|entry| entry.committed_at);
+        slaves.values().map(|slave| slave.status(newest, next, now)).collect()
+    }
+
+    /// How it fares.
+    pub fn status(&self) -> HubStatus {
+        let shared = &self.shared;
+        let (cluster, epoch) = shared.cluster();
+        let ring = shared.ring.lock();
+        let (ring_transactions, ring_bytes) = ring.size();
+        HubStatus {
+            cluster,
+            epoch,
+            state: shared.state.lock().clone(),
+            captured: ring.newest().clone(),
+            ring_after: ring.before().position,
+            ring_transactions,
+            ring_bytes,
+            misclassified: shared.misclassified.load(Ordering::Relaxed),
+            unlogged_writes: shared.unlogged_writes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The newest captured transaction, as it moves.
+    pub fn captured(&self) -> watch::Receiver<Mark> {
+        self.shared.captured.subscribe()
+    }
+
+    /// Ends capturing and pushing. What a slave lacks it gets after the next start: nothing is lost.
+    pub async fn stop(&self) {
+        self.shared.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Captures, and starts again when the master's MySQL was away.
+    async fn capture_forever(&self) {
+        let mut back_off = BackOff::new();
+        loop {
+            let error = match self.capture_until_error(&mut back_off).await {
+                Err(error) => error,
+                Ok(never) => match never {},
+            };
+            let (state, wait) = if error.is_transient() {
+                (HubState::Away { error: error.to_string() }, back_off.wait())
+            } else {
+                (HubState::Stopped { error: error.to_string() }, STOPPED_RETRY)
+            };
+            self.shared.enter(state);
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn capture_until_error(&self, back_off: &mut BackOff) -> Result<std::convert::Infallible, CaptureError> {
+        let shared = &self.shared;
+        if shared.history.get().is_none() {
+            self.find_history().await?;
+        }
+        let mut capture = Capture::open(&shared.capture_options()).await?;
+        shared.enter(HubState::Running);
+        loop {
+            let Captured { transaction, format } = capture.next().await?;
+            back_off.reset();
+            let entry = Arc::new(Encoded::new(transaction, format));
+            let mark = entry.mark.clone();
+            shared.ring.lock().push(entry);
+            shared.captured.send_replace(mark);
+        }
+    }
+
+    /// Reads who this master is and where its binlog ends, and starts the senders of the registered slaves.
+    async fn find_history(&self) -> Result<(), CaptureError> {
+        let shared = &self.shared;
+        let connected = |error| CaptureError::Connect(error);
+        let _turn = shared.registration.lock().await;
+        let mut conn = Conn::new(shared.options.mysql.clone()).await.map_err(connected)?;
+        let record = master::open(&mut conn).await.map_err(connected)?;
+        let source = Source::of(&mut conn).await?;
+        let mut slaves = master::slaves(&mut conn).await.map_err(connected)?;
+        for url in &shared.options.slaves {
+            if !slaves.iter().any(|slave| slave.url == *url) {
+                let slave = RegisteredSlave { id: url.clone(), url: url.clone() };
+                master::register_slave(&mut conn, &slave).await.map_err(connected)?;
+                slaves.push(slave);
+            }
+        }
+        let newest = newest(&mut conn, source, record.epoch).await.map_err(connected)?;
+        // It ends either way.
+        let _ = conn.disconnect().await;
+        *shared.ring.lock() = Ring::new(newest.clone(), shared.options.ring_bytes_max);
+        shared.captured.send_replace(newest);
+        // Only this task sets it, and only when it was empty.
+        let _ = shared.history.set(History { record, source });
+        shared.is_ready.cancel();
+        slaves.into_iter().for_each(|slave| self.send_to(slave));
+        Ok(())
+    }
+
+    /// Starts the sender of a slave, unless it has one with this URL.
+    fn send_to(&self, RegisteredSlave { id, url }: RegisteredSlave) {
+        let shared = &self.shared;
+        let slave = {
+            let mut slaves = shared.slaves.lock();
+            if slaves.get(&id).is_some_and(|known| known.url == url) {
+                return;
+            }
+            let slave = Arc::new(Slave::new(id.clone(), url, shared.acks.add(), shared.stop.child_token()));
+            if let Some(old) = slaves.insert(id, Arc::clone(&slave)) {
+                old.removed.cancel();
+                shared.acks.remove(old.ack_id);
+            }
+            slave
+        };
+        self.tasks.spawn(sender::run(Arc::clone(shared), slave));
+    }
+}
+
+impl Replication for Hub {
+    fn position_of(&self, gtid: &str) -> Option<Position> {
+        let History { record, source } = self.shared.history.get()?;
+        Some(Position { epoch: record.epoch, seq: Sequence(source.seq_of(gtid)?) })
+    }
+
+    fn waits(&self) -> bool {
+        self.shared.acks.wanted()
+    }
+
+    fn acknowledged(&self, position: Position) -> BoxFuture<'_, Acknowledgement> {
+        let HubOptions { ack_timeout, ack_on_timeout, .. } = self.shared.options;
+        Box::pin(async move {
+            match self.shared.acks.wait(position, ack_timeout).await {
+                Ok(()) => Acknowledgement::Given,
+                Err(Missing { have, wanted, registered }) => Acknowledgement::Missing {
+                    reason: format!(
+                        "Committed on the master at {position}, but within {ack_timeout:?} only {have} of {wanted} wanted \
+                         slaves have applied it ({registered} registered)"
+                    ),
+                    is_error: ack_on_timeout == AckOnTimeout::Error,
+                },
+            }
+        })
+    }
+
+    fn misclassified(&self, digest: u64) {
+        self.shared.misclassified.fetch_add(1, Ordering::Relaxed);
+        self.shared.options.classifier.learn_write(digest);
+    }
+
+    fn unlogged_write(&self) {
+        self.shared.unlogged_writes.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What the hub and its senders share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) acks: Acks,
+    pub(crate) ring: Mutex<Ring>,
+    /// The newest captured transaction.
+    pub(crate) captured: watch::Sender<Mark>,
+    pub(crate) limits: BatchLimits,
+    pub(crate) client: Client,
+    pub(crate) authorization: Option<HeaderValue>,
+    /// Set once the master's MySQL was reached.
+    history: OnceLock<History>,
+    is_ready: CancellationToken,
+    state: Mutex<HubState>,
+    slaves: Mutex<BTreeMap<String, Arc<Slave>>>,
+    /// Held while the table of slaves and `slaves` are changed together.
+    registration: tokio::sync::Mutex<()>,
+    misclassified: AtomicU64,
+    unlogged_writes: AtomicU64,
+    stop: CancellationToken,
+    options: HubOptions,
+}
+
+#[derive(Debug)]
+struct History {
+    record: ClusterRecord,
+    source: Source,
+}
+
+impl Shared {
+    /// Waits until the master's MySQL was reached.
+    pub(crate) async fn ready(&self) {
+        self.is_ready.cancelled().await;
+    }
+
+    /// The cluster's id and epoch; empty before [`ready`](Self::ready).
+    pub(crate) fn cluster(&self) -> (String, Epoch) {
+        self.history.get().map(|history| (history.record.id.clone(), history.record.epoch)).unwrap_or_default()
+    }
+
+    /// Capture from the newest transaction on.
+    pub(crate) fn capture_options(&self) -> CaptureOptions {
+        CaptureOptions {
+            opts: self.options.mysql.clone(),
+            epoch: self.cluster().1,
+            from: self.ring.lock().newest().clone(),
+            transaction_bytes_max: self.options.transaction_bytes_max,
+        }
+    }
+
+    /// Ends the senders of some slaves.
+    fn forget(&self, which: impl Fn(&Slave) -> bool) {
+        self.slaves.lock().retain(|_, slave| {
+            let forgotten = which(slave);
+            if forgotten {
+                slave.removed.cancel();
+                self.acks.remove(slave.ack_id);
+            }
+            !forgotten
+        });
+    }
+
+    fn enter(&self, state: HubState) {
+        let mut known = self.state.lock();
+        if *known == state {
+            return;
+        }
+        match &state {
+            HubState::Starting | HubState::Running => tracing::info!("capturing the master's binlog"),
+            HubState::Away { error } => tracing::warn!(error, "can't read the master's binlog now; trying again"),
+            HubState::Stopped { error } => tracing::error!(error, "capture has stopped: no slave gets any change"),
+        }
+        *known = state;
+    }
+}
+
+/// How long connecting to a slave may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often capture that stopped is tried again: someone may have mended the server.
+const STOPPED_RETRY: Duration = Duration::from_secs(10);
+
+fn check_url(url: &str) -> Result<(), HubError> {
+    let ok = Url::parse(url).is_ok_and(|url| url.scheme() == "http" && url.has_host());
+    if ok && url.len() <= 512 { Ok(()) } else { Err(HubError::Url(url.to_owned())) }
+}
+
+/// The last transaction in the server's binlog; the default mark if there is none yet.
+async fn newest(conn: &mut Conn, source: Source, epoch: Epoch) -> mysql_async::Result<Mark> {
+    let logged: Option<String> = match source {
+        Source::Domain(_) => conn.query_first("SELECT @@global.gtid_binlog_pos").await?,
+        Source::Uuid(_) => conn.query_first("SELECT @@global.gtid_executed").await?,
+    };
+    let mut last = logged.iter().flat_map(|set| set.split(',')).filter_map(|member| {
+        // On MySQL a member is `uuid:1-5:7-9`; its last number is the newest.
+        let gtid = match (source, member.trim().split_once(':')) {
+            (Source::Uuid(_), Some((uuid, intervals))) => {
+                let last = intervals.rsplit([':', '-']).next()?;
+                format!("{uuid}:{last}")
+            }
+            _ => member.trim().to_owned(),
+        };
+        let seq = source.seq_of(&gtid)?;
+        Some(Mark { position: Position { epoch, seq: Sequence(seq) }, gtid })
+    });
+    Ok(last.next_back().unwrap_or_default())
+}

@@ -1,0 +1,83 @@
+//! One `POST /slave`, from the master's side.
+
+use bytes::Bytes;
+use reqwest::{
+    Body, Client, StatusCode,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
+};
+
+use super::protocol::{Applied, NotApplied};
+
+/// Why a push got no answer that means anything. Whether it was applied is not known.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PushError {
+    /// The slave's node can't be reached, or did not answer in time.
+    #[error("no answer: {}", with_causes(.0))]
+    Http(#[source] reqwest::Error),
+    /// The answer is none of the protocol's: another program is there, or the secret is wrong.
+    #[error("it answered {status}: {text}")]
+    Answer { status: StatusCode, text: String },
+}
+
+/// A slave's `POST /slave`.
+#[derive(Clone, Debug)]
+pub(crate) struct PushTarget {
+    client: Client,
+    url: String,
+    authorization: Option<HeaderValue>,
+}
+
+impl PushTarget {
+    /// The slave whose HTTP is at `url`.
+    pub(crate) fn new(client: Client, url: &str, authorization: Option<HeaderValue>) -> Self {
+        Self { client, url: format!("{}/slave", url.trim_end_matches('/')), authorization }
+    }
+
+    /// Sends a body and reads the answer.
+    ///
+    /// # Cancel safety
+    /// After a drop the slave may or may not apply it: ask where it stands.
+    pub(crate) async fn post(&self, pieces: Vec<Bytes>) -> Result<Result<Applied, NotApplied>, PushError> {
+        let pieces = pieces.into_iter().map(Ok::<_, std::convert::Infallible>);
+        let mut request = self.client.post(&self.url).header(CONTENT_TYPE, "application/json");
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        let body = Body::wrap_stream(futures_util::stream::iter(pieces));
+        let mut response = request.body(body).send().await.map_err(PushError::Http)?;
+        let status = response.status();
+        let mut text = Vec::new();
+        while let Some(piece) = response.chunk().await.map_err(PushError::Http)? {
+            text.extend_from_slice(&piece);
+            if text.len() > ANSWER_BYTES_MAX {
+                break;
+            }
+        }
+        let answer = if status.is_success() {
+            serde_json::from_slice(&text).map(Ok)
+        } else {
+            serde_json::from_slice(&text).map(Err)
+        };
+        answer.map_err(|_| {
+            let text: String = String::from_utf8_lossy(&text).chars().take(ANSWER_TEXT_MAX).collect();
+            PushError::Answer { status, text }
+        })
+    }
+}
+
+/// No answer of the protocol is so long.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// How many characters of a foreign answer are shown.
+const ANSWER_TEXT_MAX: usize = 200;
+
+/// reqwest names the cause only in its sources.
+fn with_causes(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,272 @@
+//! One slave's sender: a task with its own cursor, so that no slave waits for another.
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use towline_middleware::Position;
+
+use super::{
+    acks::AckId,
+    back_off::BackOff,
+    catch_up::CatchUp,
+    encoded::{Encoded, body},
+    hub::Shared,
+    protocol::{Mark, NotApplied, PushRefusal},
+    push::{PushError, PushTarget},
+    ring::Following,
+    slave_status::{SlaveState, SlaveStatus},
+};
+use crate::capture::{CaptureError, CaptureOptions};
+
+/// A registered slave and what its sender last found out.
+#[derive(Debug)]
+pub(crate) struct Slave {
+    pub(crate) id: String,
+    pub(crate) url: String,
+    pub(crate) ack_id: AckId,
+    /// Ends its sender.
+    pub(crate) removed: CancellationToken,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    state: SlaveState,
+    mark: Option<Mark>,
+    committed_at: u64,
+    pushed: u64,
+    last_error: Option<String>,
+}
+
+impl Slave {
+    pub(crate) fn new(id: String, url: String, ack_id: AckId, removed: CancellationToken) -> Self {
+        let state = SlaveState::Connecting;
+        let seen = Seen { state, mark: None, committed_at: 0, pushed: 0, last_error: None };
+        Self { id, url, ack_id, removed, seen: Mutex::new(seen) }
+    }
+
+    /// What the master knows of it. `newest` is the newest captured position; `next` tells the commit time of the
+    /// transaction after a mark, if memory holds it.
+    pub(crate) fn status(&self, newest: Position, next: impl FnOnce(&Mark) -> Option<u64>, now: u64) -> SlaveStatus {
+        let seen = self.seen.lock();
+        let behind = seen.mark.as_ref().map(|mark| newest.seq.0.saturating_sub(mark.position.seq.0));
+        let lag_seconds = seen.mark.as_ref().map(|mark| match mark.position >= newest {
+            true => 0,
+            false => now.saturating_sub(next(mark).unwrap_or(seen.committed_at)),
+        });
+        SlaveStatus {
+            id: self.id.clone(),
+            url: self.url.clone(),
+            state: seen.state.clone(),
+            mark: seen.mark.clone(),
+            behind,
+            lag_seconds: lag_seconds.filter(|lag| *lag < now),
+            pushed: seen.pushed,
+            last_error: seen.last_error.clone(),
+        }
+    }
+}
+
+/// Pushes to one slave until it is removed.
+pub(crate) async fn run(shared: Arc<Shared>, slave: Arc<Slave>) {
+    let target = PushTarget::new(shared.client.clone(), &slave.url, shared.authorization.clone());
+    let mut sender =
+        Sender { shared, slave, target, cursor: None, confirmed: false, catch_up: None, back_off: BackOff::new() };
+    let removed = sender.slave.removed.clone();
+    removed.run_until_cancelled(sender.push_forever()).await;
+}
+
+/// How often a slave that lacks nothing is asked whether it is still there and where it stands.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// How often a slave that refuses is asked again.
+const ASK_REFUSING: Duration = Duration::from_secs(2);
+
+struct Sender {
+    shared: Arc<Shared>,
+    slave: Arc<Slave>,
+    target: PushTarget,
+    /// Where the slave stands; none before it was asked.
+    cursor: Option<Mark>,
+    /// Whether the slave itself has said yes to `cursor`, and not only named it in a refusal.
+    confirmed: bool,
+    catch_up: Option<CatchUp>,
+    back_off: BackOff,
+}
+
+impl Sender {
+    async fn push_forever(&mut self) {
+        self.shared.ready().await;
+        loop {
+            let batch = match self.cursor.clone() {
+                None => Vec::new(),
+                Some(cursor) => match self.next_batch(&cursor).await {
+                    Ok(batch) => batch,
+                    Err(state) => {
+                        self.wait_in(state).await;
+                        continue;
+                    }
+                },
+            };
+            let after = self.cursor.clone().unwrap_or_default();
+            match self.push(&after, &batch).await {
+                Ok(answer) => self.answered(&after, &batch, answer).await,
+                Err(error) => self.wait_in(SlaveState::Away { error: error.to_string() }).await,
+            }
+        }
+    }
+
+    /// Stays in a state that needs someone else to move, then asks where the slave stands.
+    async fn wait_in(&mut self, state: SlaveState) {
+        self.cursor = None;
+        self.confirmed = false;
+        self.catch_up = None;
+        let wait = match state {
+            SlaveState::Away { .. } | SlaveState::MasterAway { .. } => self.back_off.wait(),
+            _ => ASK_REFUSING,
+        };
+        self.enter(state);
+        tokio::time::sleep(wait).await;
+    }
+
+    /// What follows the cursor. Empty when the slave lacks nothing and should only be asked.
+    async fn next_batch(&mut self, cursor: &Mark) -> Result<Vec<Arc<Encoded>>, SlaveState> {
+        let mut captured = self.shared.captured.subscribe();
+        let mut waited = false;
+        loop {
+            captured.borrow_and_update();
+            let following = self.shared.ring.lock().following(cursor, self.shared.limits);
+            match following {
+                Following::Here(batch) => {
+                    self.catch_up = None;
+                    if !batch.is_empty() || !self.confirmed || waited {
+                        return Ok(batch);
+                    }
+                    self.enter(SlaveState::Streaming);
+                    // An error here means that time is over, or that the hub ends and this task with it.
+                    waited = !matches!(timeout(HEARTBEAT, captured.changed()).await, Ok(Ok(())));
+                }
+                Following::Older => return self.next_from_binlog(cursor).await,
+                Following::Newer if !waited => {
+                    // Another reader of the binlog may have been a little faster than the hub.
+                    waited = !matches!(timeout(HEARTBEAT, captured.changed()).await, Ok(Ok(())));
+                }
+                Following::Newer => return Err(SlaveState::Ahead { slave: cursor.position }),
+                Following::Forked => {
+                    let error =
+                        format!("{} with the GTID {:?} is not in the master's history", cursor.position, cursor.gtid);
+                    return Err(SlaveState::NeedsSnapshot { error });
+                }
+            }
+        }
+    }
+
+    async fn next_from_binlog(&mut self, cursor: &Mark) -> Result<Vec<Arc<Encoded>>, SlaveState> {
+        if self.catch_up.is_none() {
+            self.enter(SlaveState::CatchingUp);
+        }
+        let shared = &self.shared;
+        let catch_up = self.catch_up.get_or_insert_with(|| {
+            let options = CaptureOptions { from: cursor.clone(), ..shared.capture_options() };
+            CatchUp::start(options, shared.limits)
+        });
+        catch_up.next().await.map_err(|error| match error {
+            CaptureError::BinlogGone { .. } | CaptureError::Forked { .. } => {
+                SlaveState::NeedsSnapshot { error: error.to_string() }
+            }
+            error => SlaveState::MasterAway { error: error.to_string() },
+        })
+    }
+
+    async fn push(&self, after: &Mark, batch: &[Arc<Encoded>]) -> Result<Result<Mark, NotApplied>, PushError> {
+        let shared = &self.shared;
+        let (cluster, epoch) = shared.cluster();
+        let head = shared.captured.borrow().position;
+        let pieces = body(&cluster, epoch, after, head, batch);
+        Ok(self.target.post(pieces).await?.map(|answer| answer.applied))
+    }
+
+    async fn answered(&mut self, after: &Mark, batch: &[Arc<Encoded>], answer: Result<Mark, NotApplied>) {
+        let expected = batch.last().map_or(after, |entry| &entry.mark);
+        match answer {
+            Ok(applied) if applied == *expected => {
+                self.back_off.reset();
+                self.confirmed = true;
+                self.cursor = Some(applied.clone());
+                self.shared.acks.confirm(self.slave.ack_id, applied.position);
+                let mut seen = self.slave.seen.lock();
+                seen.mark = Some(applied);
+                seen.pushed += batch.len() as u64;
+                if let Some(last) = batch.last() {
+                    seen.committed_at = last.committed_at;
+                }
+            }
+            Ok(applied) => {
+                let error = format!("it answered {} to a push up to {}", applied.position, expected.position);
+                self.wait_in(SlaveState::Away { error }).await;
+            }
+            Err(refusal) => self.refused(after, refusal).await,
+        }
+    }
+
+    async fn refused(&mut self, after: &Mark, NotApplied { refusal, message, at }: NotApplied) {
+        if let Some(at) = &at {
+            self.slave.seen.lock().mark = Some(at.clone());
+        }
+        match (refusal, at) {
+            (PushRefusal::Position, Some(at)) if at != *after => {
+                self.catch_up = None;
+                self.confirmed = false;
+                self.cursor = Some(at);
+            }
+            (PushRefusal::Position | PushRefusal::Unavailable | PushRefusal::Damaged, _) => {
+                self.wait_in(SlaveState::Away { error: message }).await;
+            }
+            (PushRefusal::Forked, at) => {
+                // It holds data or a history that is not this cluster's: what it confirmed counts no more.
+                self.shared.acks.confirm(self.slave.ack_id, Position::default());
+                // The question after the very beginning is refused so by a slave that stands elsewhere at `0:0`.
+                let error = at.map_or(message.clone(), |at| format!("{message} (it stands at {})", at.position));
+                self.wait_in(SlaveState::Refusing { refusal: word(PushRefusal::Forked), error }).await;
+            }
+            (refusal, _) => self.wait_in(SlaveState::Refusing { refusal: word(refusal), error: message }).await,
+        }
+    }
+
+    /// Records a state, and reports it once.
+    fn enter(&self, state: SlaveState) {
+        let mut seen = self.slave.seen.lock();
+        if seen.state == state {
+            return;
+        }
+        let (slave, url) = (&self.slave.id, &self.slave.url);
+        match &state {
+            SlaveState::Connecting | SlaveState::Streaming | SlaveState::CatchingUp => {
+                tracing::info!(slave, url, ?state, "pushing to a slave");
+            }
+            SlaveState::Away { error } | SlaveState::MasterAway { error } => {
+                seen.last_error = Some(error.clone());
+                tracing::warn!(slave, url, error, "can't push to a slave now; trying again");
+            }
+            SlaveState::Refusing { error, .. } | SlaveState::NeedsSnapshot { error } => {
+                seen.last_error = Some(error.clone());
+                tracing::error!(slave, url, error, "a slave takes no more changes until someone mends it");
+            }
+            SlaveState::Ahead { slave: position } => {
+                let error = format!("it is at {position}, beyond the master's binlog");
+                tracing::error!(slave, url, error, "a slave has transactions that the master has lost");
+                seen.last_error = Some(error);
+            }
+        }
+        seen.state = state;
+    }
+}
+
+/// The refusal as JSON writes it.
+fn word(refusal: PushRefusal) -> String {
+    match serde_json::to_value(refusal) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => format!("{refusal:?}"),
+    }
+}
