@@ -112,24 +112,11 @@ impl Folder {
 
     /// How to log in. Brings the socket in the option file up to date, which a moved folder changes.
     pub(super) fn login(&self) -> Result<Opts, ManagedError> {
-        let file = self.credentials();
-        let missing = |missing| ManagedError::NoCredentials { file: self.credentials(), missing };
-        let text = match fs::read_to_string(&file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing("account")),
-            Err(source) => return Err(ManagedError::Io { action: "read", path: file, source }),
-        };
-        let value = |name: &str| {
-            text.lines()
-                .filter_map(|line| line.split_once('='))
-                .find(|(key, _)| key.trim() == name)
-                .map(|(_, v)| v.trim())
-        };
-        let password = value("password").filter(|password| !password.is_empty()).ok_or_else(|| missing("password"))?;
-        if value("socket").map(Path::new) != Some(&self.socket) {
-            self.write_credentials(password)?;
+        let credentials = Credentials::read(&self.path)?;
+        if credentials.socket != self.socket {
+            self.write_credentials(&credentials.password)?;
         }
-        Ok(super::opts(&self.socket, value("user").unwrap_or(USER), password))
+        Ok(super::opts(&self.socket, &credentials.user, &credentials.password))
     }
 
     /// The server's log, to write to.
@@ -145,7 +132,37 @@ impl Folder {
 
     /// The last lines of the server's log, from this byte on.
     pub(super) fn log_tail(&self, from: u64) -> String {
-        log_tail(&self.path.join(LOG), from).unwrap_or_else(|error| format!("(its log could not be read: {error})"))
+        log_tail(&self.path.join(LOG), from)
+    }
+}
+
+/// What the option file holds.
+pub(super) struct Credentials {
+    pub(super) user: String,
+    pub(super) password: String,
+    pub(super) socket: PathBuf,
+}
+
+impl Credentials {
+    /// Reads the option file of the folder at this path.
+    pub(super) fn read(folder: &Path) -> Result<Self, ManagedError> {
+        let file = folder.join(CREDENTIALS);
+        let missing = |missing| ManagedError::NoCredentials { file: file.clone(), missing };
+        let text = match fs::read_to_string(&file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing("account")),
+            Err(source) => return Err(ManagedError::Io { action: "read", path: file, source }),
+        };
+        let value = |name: &str| {
+            let (_, value) =
+                text.lines().filter_map(|line| line.split_once('=')).find(|(key, _)| key.trim() == name)?;
+            Some(value.trim().to_owned()).filter(|value| !value.is_empty())
+        };
+        Ok(Self {
+            user: value("user").unwrap_or_else(|| USER.to_owned()),
+            password: value("password").ok_or_else(|| missing("password"))?,
+            socket: value("socket").unwrap_or_default().into(),
+        })
     }
 }
 
@@ -217,7 +234,12 @@ fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&new, file)
 }
 
-fn log_tail(file: &Path, from: u64) -> io::Result<String> {
+/// The last lines of a log, from this byte on.
+pub(crate) fn log_tail(file: &Path, from: u64) -> String {
+    read_tail(file, from).unwrap_or_else(|error| format!("(the log could not be read: {error})"))
+}
+
+fn read_tail(file: &Path, from: u64) -> io::Result<String> {
     let mut log = File::open(file)?;
     let length = log.metadata()?.len();
     log.seek(SeekFrom::Start(from.min(length).max(length.saturating_sub(LOG_TAIL_BYTES_MAX))))?;

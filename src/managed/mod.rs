@@ -40,8 +40,9 @@ use towline_middleware::Role;
 use tracing::{info, warn};
 
 pub use self::error::ManagedError;
+pub(crate) use self::folder::log_tail;
 use self::{
-    folder::Folder,
+    folder::{Credentials, Folder},
     process::{Process, Programs},
 };
 
@@ -188,6 +189,15 @@ impl Drop for ManagedServer {
             let _ = process::kill_all_of(&self.data);
         }
     }
+}
+
+/// How to log in as the administrator of the server in this folder, which a node may be running.
+///
+/// # Errors
+/// The folder has no account yet.
+pub fn login(data_dir: &Path) -> Result<Opts, ManagedError> {
+    let Credentials { user, password, socket } = Credentials::read(data_dir)?;
+    Ok(opts(&socket, &user, &password))
 }
 
 /// Kills the server that a node which is no more has left running on this folder, if there is one: for a folder that is
