@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod capture;
+mod check;
 mod managed;
 mod mysql_front;
 mod round_trip;

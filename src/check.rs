@@ -1,1 +1,0 @@
-//! A server checked against what replication needs.

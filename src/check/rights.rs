@@ -1,0 +1,153 @@
+//! What the node's account may do.
+
+use towline_middleware::Role;
+
+use super::{CheckError, Line, server::Server};
+
+/// Rights that are asked for together, since one statement grants them.
+struct Rights {
+    name: &'static str,
+    /// Each in every spelling under which a server may list it.
+    all: &'static [&'static [&'static str]],
+    scope: Scope,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// `*.*`
+    Everything,
+    /// `towline.*`
+    OwnSchema,
+}
+
+const OWN_SCHEMA: Rights = Rights {
+    name: "rights on the schema towline",
+    all: &[&["CREATE"], &["ALTER"], &["DROP"], &["SELECT"], &["INSERT"], &["UPDATE"], &["DELETE"]],
+    scope: Scope::OwnSchema,
+};
+const CAPTURE: Rights =
+    Rights { name: "right to read the binlog", all: &[&["REPLICATION SLAVE"]], scope: Scope::Everything };
+const APPLY_MARIADB: Rights = Rights {
+    name: "rights to apply rows",
+    all: &[&["BINLOG REPLAY"], &["READ_ONLY ADMIN", "READ ONLY ADMIN"]],
+    scope: Scope::Everything,
+};
+const APPLY_MYSQL: Rights = Rights {
+    name: "rights to apply rows",
+    all: &[&["REPLICATION_APPLIER"], &["CONNECTION_ADMIN"]],
+    scope: Scope::Everything,
+};
+const END_BLOCKERS_MARIADB: Rights = Rights {
+    name: "rights to end sessions that block changes",
+    all: &[&["PROCESS"], &["CONNECTION ADMIN"]],
+    scope: Scope::Everything,
+};
+const END_BLOCKERS_MYSQL: Rights = Rights {
+    name: "rights to end sessions that block changes",
+    all: &[&["PROCESS"], &["CONNECTION_ADMIN"]],
+    scope: Scope::Everything,
+};
+/// Schema changes and account statements run as their own text, so any right may be needed.
+const SCHEMA_CHANGES: Rights = Rights {
+    name: "rights to change schemas",
+    all: &[
+        &["CREATE"],
+        &["ALTER"],
+        &["DROP"],
+        &["INDEX"],
+        &["REFERENCES"],
+        &["SELECT"],
+        &["INSERT"],
+        &["UPDATE"],
+        &["DELETE"],
+        &["EXECUTE"],
+        &["CREATE VIEW"],
+        &["SHOW VIEW"],
+        &["CREATE ROUTINE"],
+        &["ALTER ROUTINE"],
+        &["TRIGGER"],
+        &["EVENT"],
+        &["CREATE USER"],
+        &["RELOAD"],
+    ],
+    scope: Scope::Everything,
+};
+const DEFINER_MARIADB: Rights =
+    Rights { name: "right to create for other definers", all: &[&["SET USER"]], scope: Scope::Everything };
+const DEFINER_MYSQL: Rights = Rights {
+    name: "right to create for other definers",
+    all: &[&["SET_ANY_DEFINER", "SET_USER_ID"]],
+    scope: Scope::Everything,
+};
+
+/// Checks the account's rights.
+pub(super) async fn check(role: Role, server: &mut Server) -> Result<Vec<Line>, CheckError> {
+    let grants: Vec<String> = server.query("the account's rights", "SHOW GRANTS").await?;
+    let grants: Vec<Grant> = grants.iter().filter_map(|line| Grant::parse(line)).collect();
+    let rights: &[&Rights] = match (role, server.is_mariadb()) {
+        (Role::Master, _) => &[&CAPTURE, &OWN_SCHEMA],
+        (Role::Slave, true) => &[&APPLY_MARIADB, &END_BLOCKERS_MARIADB, &OWN_SCHEMA, &SCHEMA_CHANGES, &DEFINER_MARIADB],
+        (Role::Slave, false) => &[&APPLY_MYSQL, &END_BLOCKERS_MYSQL, &OWN_SCHEMA, &SCHEMA_CHANGES, &DEFINER_MYSQL],
+    };
+    Ok(rights.iter().map(|rights| rights.check(&grants, &server.account)).collect())
+}
+
+impl Rights {
+    fn check(&self, grants: &[Grant], account: &str) -> Line {
+        let has = |right: &&&[&str]| grants.iter().any(|grant| grant.gives(right, self.scope));
+        let missing: Vec<&str> = self.all.iter().filter(|right| !has(right)).map(|spellings| spellings[0]).collect();
+        if missing.is_empty() {
+            return Line::ok(self.name);
+        }
+        let missing = missing.join(", ");
+        let scope = if self.scope == Scope::Everything { "*.*" } else { "towline.*" };
+        Line::failed(
+            self.name,
+            format!("{account} lacks {missing}"),
+            format!("run `GRANT {missing} ON {scope} TO {account}`"),
+        )
+    }
+}
+
+/// A line of `SHOW GRANTS`.
+#[derive(Debug, PartialEq, Eq)]
+struct Grant<'a> {
+    rights: Vec<&'a str>,
+    object: &'a str,
+}
+
+impl<'a> Grant<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let (rights, rest) = line.strip_prefix("GRANT ")?.split_once(" ON ")?;
+        let (object, _) = rest.split_once(" TO ")?;
+        Some(Self { rights: rights.split(',').map(str::trim).collect(), object })
+    }
+
+    fn gives(&self, spellings: &[&str], scope: Scope) -> bool {
+        let covers = match scope {
+            Scope::Everything => self.object == "*.*",
+            Scope::OwnSchema => matches!(self.object, "*.*" | "`towline`.*" | "towline.*"),
+        };
+        covers
+            && self.rights.iter().any(|right| matches!(*right, "ALL PRIVILEGES" | "ALL") || spellings.contains(right))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grants_are_read_as_the_servers_write_them() {
+        let everything =
+            Grant::parse("GRANT ALL PRIVILEGES ON *.* TO `a`@`b` IDENTIFIED BY PASSWORD '*1' WITH GRANT OPTION")
+                .unwrap();
+        assert!(everything.gives(&["BINLOG REPLAY"], Scope::Everything));
+        let own = Grant::parse("GRANT SELECT, INSERT ON `towline`.* TO `a`@`b`").unwrap();
+        assert!(own.gives(&["INSERT"], Scope::OwnSchema));
+        assert!(!own.gives(&["INSERT"], Scope::Everything) && !own.gives(&["DROP"], Scope::OwnSchema));
+        let table = Grant::parse("GRANT SELECT (x), INSERT ON `towline`.`t` TO `a`@`b`").unwrap();
+        assert!(!table.gives(&["INSERT"], Scope::OwnSchema));
+        assert_eq!(Grant::parse("GRANT `role` TO `a`@`b`"), None);
+    }
+}
