@@ -319,3 +319,158 @@ impl Assembler {
 }
 
 const XA_MEND: &str = "XA is not replicated yet: use plain transactions; the slaves need a snapshot from after it";
+
+#[cfg(test)]
+mod tests {
+    use mysql_async::Opts;
+
+    use super::*;
+    use crate::{
+        capture::event::{CRC, HEADER},
+        replication::protocol::Mark,
+    };
+
+    const LIMIT: usize = 1 << 16;
+    const ROWS: &[u8] = b"\x07\0\0\0\0\0\x01\0\x01\x01\xfe\x05";
+    const MAP: &[u8] = b"\x07\0\0\0\0\0\x01\0\x04shop\0\x01t\0\x01\x01\0\0";
+
+    fn event(kind: u8, body: &[u8]) -> Event {
+        let mut blank = vec![0; HEADER + CRC];
+        blank[5] = 1; // server id
+        blank[9] = (HEADER + CRC) as u8;
+        Event::new(blank).unwrap().rebuilt(kind, body).unwrap()
+    }
+
+    fn format_description() -> Event {
+        let mut lengths = [0_u8; 170];
+        for (kind, length) in
+            [(kind::QUERY, 13), (kind::TABLE_MAP, 8), (kind::WRITE_ROWS_V1, 8), (kind::WRITE_ROWS, 10)]
+        {
+            lengths[usize::from(kind) - 1] = length;
+        }
+        let head = [&[4, 0][..], &[0; 54], &[HEADER as u8]].concat();
+        event(kind::FORMAT_DESCRIPTION, &[&head, &lengths[..], &[1]].concat())
+    }
+
+    fn gtid(seq: u64, flags: u8) -> Event {
+        event(kind::MARIADB_GTID, &[&seq.to_le_bytes()[..], &[0, 0, 0, 0, flags, 0, 0, 0, 0, 0, 0]].concat())
+    }
+
+    fn query(sql: &str) -> Event {
+        event(kind::QUERY, &[&[0; 13][..], b"\0", sql.as_bytes()].concat())
+    }
+
+    fn assembler() -> Assembler {
+        let (opts, from) = (Opts::default(), Mark::default());
+        let options = CaptureOptions { opts, epoch: Epoch(1), from, transaction_bytes_max: LIMIT };
+        let mut assembler = Assembler::new(&options, Source::Domain(0));
+        assembler.push(format_description()).unwrap();
+        assembler
+    }
+
+    /// Pushes events until one is refused; gives the transactions and the refusal.
+    fn push(events: impl IntoIterator<Item = Event>) -> (Vec<Transaction>, Option<CaptureError>) {
+        let mut assembler = assembler();
+        let mut transactions = Vec::new();
+        for event in events {
+            if let Err(error) = assembler.push(event) {
+                return (transactions, Some(error));
+            }
+            transactions.extend(assembler.pop().map(|captured| captured.transaction));
+        }
+        (transactions, None)
+    }
+
+    #[test]
+    fn a_transaction_is_given_out_at_its_end() {
+        let head = [gtid(1, 0), event(kind::TABLE_MAP, MAP), event(kind::WRITE_ROWS_V1, ROWS)];
+        assert_eq!(push(head.clone()).0, []);
+        for end in [event(kind::XID, &[0; 8]), query("COMMIT")] {
+            let (transactions, refusal) = push([&head[..], &[end]].concat());
+            assert!(refusal.is_none(), "{refusal:?}");
+            assert_eq!(transactions[0].gtid, "0-1-1");
+            assert_eq!(transactions[0].changes.len(), 1);
+        }
+        let (transactions, _) = push([&head[..], &[query("ROLLBACK")]].concat());
+        assert_eq!(transactions[0].changes, []);
+    }
+
+    #[test]
+    fn a_transaction_that_the_server_never_finished_is_dropped_at_the_next_file() {
+        let (transactions, refusal) = push([
+            gtid(1, 0),
+            event(kind::TABLE_MAP, MAP),
+            event(kind::WRITE_ROWS_V1, ROWS),
+            format_description(),
+            gtid(1, 1),
+            query("CREATE TABLE t (a INT)"),
+        ]);
+        assert!(refusal.is_none(), "{refusal:?}");
+        let [Transaction { changes, .. }] = &transactions[..] else { panic!("{transactions:?}") };
+        assert!(matches!(changes[..], [Change::Schema(_)]), "{changes:?}");
+    }
+
+    #[test]
+    fn every_other_event_type_is_refused_inside_and_outside() {
+        let outside = [kind::STOP, kind::ROTATE, kind::FORMAT_DESCRIPTION, kind::HEARTBEAT, kind::HEARTBEAT_V2];
+        let outside = [&outside[..], &[kind::IGNORABLE, kind::PREVIOUS_GTIDS, kind::GTID, 161, 162, 163]].concat();
+        let inside =
+            [kind::QUERY, kind::ROTATE, kind::FORMAT_DESCRIPTION, kind::XID, kind::HEARTBEAT, kind::HEARTBEAT_V2];
+        let inside = [&inside[..], &[kind::IGNORABLE, kind::ROWS_QUERY, kind::TABLE_MAP, 160]].concat();
+        let rows = [kind::PARTIAL_UPDATE_ROWS, 23, 24, 25, 30, 31, 32];
+        // What is taken may still be malformed here; what is not must be refused as itself.
+        let refused_as_itself = |error: &CaptureError| {
+            matches!(error, CaptureError::UnknownEvent { .. } | CaptureError::Unsupported { .. })
+        };
+        for kind in 0..=u8::MAX {
+            if (165..=171).contains(&kind) {
+                continue; // compressed ones become others first
+            }
+            let refusal = push([event(kind, &[0; 40])]).1;
+            assert_eq!(
+                refusal.as_ref().is_some_and(refused_as_itself),
+                !outside.contains(&kind),
+                "{kind}: {refusal:?}"
+            );
+            let refusal = push([gtid(1, 0), event(kind, &[0; 40])]).1;
+            let taken = inside.contains(&kind) || rows.contains(&kind);
+            assert_eq!(refusal.as_ref().is_some_and(refused_as_itself), !taken, "{kind}: {refusal:?}");
+        }
+    }
+
+    #[test]
+    fn damage_and_disorder_are_refused() {
+        let map = event(kind::TABLE_MAP, MAP);
+        let open_rows = event(kind::WRITE_ROWS_V1, b"\x07\0\0\0\0\0\0\0\x01\x01\xfe\x05");
+        let xid = event(kind::XID, &[0; 8]);
+        let mut flipped = map.bytes().to_vec();
+        flipped[25] ^= 1;
+        let flipped = Event::new(flipped).unwrap();
+        let big = event(kind::ROWS_QUERY, &[0; LIMIT]);
+        let other_domain = event(kind::MARIADB_GTID, b"\x01\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\0\0\0");
+        let cases: [(&[Event], &str); 9] = [
+            (&[gtid(1, 0), flipped], "CRC32"),
+            (&[gtid(1, 0), event(kind::WRITE_ROWS_V1, ROWS)], "no map"),
+            (&[gtid(1, 0), map.clone(), open_rows, xid.clone()], "end is missing"),
+            (&[gtid(1, 0), event(kind::TABLE_MAP, &MAP[..12])], "table map"),
+            (&[gtid(1, 0), big], "raise transaction_bytes_max"),
+            (&[gtid(1, 0), xid.clone(), gtid(1, 0)], "does not follow 1"),
+            (&[gtid(7, 0)], "no longer holds"),
+            (&[other_domain], "second server or domain"),
+            (&[gtid(1, 1), xid], "unknown type 16"),
+        ];
+        for (events, says) in cases {
+            let (_, refusal) = push(events.iter().cloned());
+            let refusal = refusal.unwrap_or_else(|| panic!("{says}: nothing was refused")).to_string();
+            assert!(refusal.contains(says), "{refusal} does not say {says:?}");
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic() {
+        proptest::proptest!(|(kinds: Vec<(u8, Vec<u8>)>, flags: u8)| {
+            let events = kinds.iter().map(|(kind, body)| event(*kind, body));
+            push([gtid(1, flags & !(64 | 128))].into_iter().chain(events));
+        });
+    }
+}

@@ -75,3 +75,55 @@ fn decompress(packed: &[u8], limit: usize, plain: &mut Vec<u8>) -> Option<()> {
     let read = ZlibDecoder::new(fields.0).take(length as u64 + 1).read_to_end(plain).ok()?;
     (read == length).then_some(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::{Compression, write::ZlibEncoder};
+
+    use super::*;
+    use crate::capture::event::{CRC, HEADER};
+
+    fn packed(kind: u8, head: &[u8], length: u16, content: &[u8]) -> Event {
+        let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
+        zlib.write_all(content).unwrap();
+        let body = [head, &[0x82], &length.to_be_bytes(), &zlib.finish().unwrap()].concat();
+        let mut blank = vec![0; HEADER + CRC];
+        blank[9] = (HEADER + CRC) as u8;
+        Event::new(blank).unwrap().rebuilt(kind, &body).unwrap()
+    }
+
+    #[test]
+    fn each_compressed_type_becomes_its_plain_one() {
+        let query: &[u8] = b"\0\0\0\0\0\0\0\0\x01\0\0\x02\0ssd\0";
+        let one: &[u8] = b"\x07\0\0\0\0\0\x01\0\x01\xff";
+        let both: &[u8] = b"\x07\0\0\0\0\0\x01\0\x01\xff\xff";
+        let with_extra: &[u8] = b"\x07\0\0\0\0\0\x01\0\x03\0x\x01\xff";
+        let with_extra_both: &[u8] = b"\x07\0\0\0\0\0\x01\0\x03\0x\x01\xff\xff";
+        let cases = [
+            (165, 2, query),
+            (166, 23, one),
+            (167, 24, both),
+            (168, 25, one),
+            (169, 30, with_extra),
+            (170, 31, with_extra_both),
+            (171, 32, with_extra),
+        ];
+        for (kind, plain, head) in cases {
+            let event = unpacked(packed(kind, head, 5, b"aaaaa"), 100).unwrap_or_else(|| panic!("{kind}"));
+            assert_eq!(event.kind(), plain);
+            assert_eq!(event.body(), [head, b"aaaaa"].concat(), "{kind}");
+            assert!(event.is_intact());
+        }
+    }
+
+    #[test]
+    fn lengths_that_lie_are_refused() {
+        let head = b"\x07\0\0\0\0\0\x01\0\x01\xff";
+        assert!(unpacked(packed(166, head, 5, b"aaaa"), 100).is_none(), "too short");
+        assert!(unpacked(packed(166, head, 5, &[b'a'; 5000]), 100).is_none(), "goes on");
+        assert!(unpacked(packed(166, head, 5000, &[b'a'; 5000]), 100).is_none(), "above the limit");
+        assert!(unpacked(packed(166, &head[..6], 5, b"aaaaa"), 100).is_none(), "no head");
+    }
+}
