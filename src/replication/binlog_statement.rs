@@ -271,3 +271,142 @@ impl<'a> Iterator for Events<'a> {
         Some(first.map(|(event, _)| event))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use towline_middleware::Position;
+
+    use super::*;
+    use crate::replication::protocol::{Binary, RowsChange};
+
+    /// An event as a server writes it; `flags` are a row event's, a map ignores them.
+    fn event(kind: u8, table: u8, flags: u16, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; HEADER_LEN];
+        bytes[4] = kind;
+        bytes.extend_from_slice(&[table, 0, 0, 0, 0, 0]);
+        bytes.extend_from_slice(&flags.to_le_bytes());
+        if kind == TABLE_MAP {
+            bytes.extend_from_slice(&[1, b'd', 0, 1, b'a' + table, 0]);
+        }
+        bytes.resize(bytes.len() + len, table);
+        let whole = bytes.len() + CHECKSUM_LEN;
+        bytes[9..13].copy_from_slice(&u32::try_from(whole).unwrap().to_le_bytes());
+        let sum = crc32fast::hash(&bytes);
+        bytes.extend_from_slice(&sum.to_le_bytes());
+        bytes
+    }
+
+    /// A statement on `tables` tables with row events of these lengths, cut into pieces after those marked.
+    fn statement_of(tables: u8, rows: &[(usize, bool)]) -> Vec<Change> {
+        let maps: Vec<u8> = (0..tables).flat_map(|table| event(TABLE_MAP, table, 0, 5)).collect();
+        let piece = |starts| RowsChange {
+            tables: Vec::new(),
+            maps: Binary(maps.clone()),
+            events: Binary::default(),
+            starts,
+            ends: false,
+        };
+        let mut pieces = vec![piece(true)];
+        for (n, (len, cut)) in rows.iter().enumerate() {
+            let last = n + 1 == rows.len();
+            let current = pieces.last_mut().unwrap();
+            let flags = if last { STMT_END } else { 0 };
+            current.events.0.extend(event(23, u8::try_from(n).unwrap() % tables, flags, *len));
+            current.ends = last;
+            if *cut && !last {
+                pieces.push(piece(false));
+            }
+        }
+        pieces.into_iter().map(Change::Rows).collect()
+    }
+
+    fn transaction(changes: Vec<Change>) -> Transaction {
+        Transaction { position: Position::new(1, 1), gtid: "0-1-1".into(), committed_at: 0, format: 1, changes }
+    }
+
+    fn decoded(statement: &[u8]) -> Vec<u8> {
+        let text = statement.strip_prefix(PREFIX).unwrap().strip_suffix(b"'").unwrap();
+        BASE64_STANDARD.decode(text).unwrap()
+    }
+
+    /// The kinds and table ids of the events in a statement.
+    fn events_in(statement: &[u8]) -> Vec<(u8, u8, Vec<u8>)> {
+        let bytes = decoded(statement);
+        Events(&bytes).map(|event| event.unwrap()).map(|e| (e.kind(), e.body()[0], e.0.to_vec())).collect()
+    }
+
+    proptest! {
+        /// However statements are cut, and whatever fits into a BINLOG: no rows event stands without the map of its
+        /// table before it in the same BINLOG, no limit is broken, and all rows come out in order, once.
+        #[test]
+        fn every_rows_event_has_its_map_before_it(
+            statements in prop::collection::vec(
+                (1..4_u8, prop::collection::vec((0..300_usize, any::<bool>()), 1..12)), 1..6),
+            limit in 900..4000_usize,
+        ) {
+            let transactions: Vec<_> =
+                statements.iter().map(|(tables, rows)| transaction(statement_of(*tables, rows))).collect();
+            let built = row_statements(&transactions, limit).unwrap();
+            let mut written = Vec::new();
+            for statement in &built {
+                prop_assert!(statement.len() <= limit);
+                let mut mapped = Vec::new();
+                for (kind, table, bytes) in events_in(statement) {
+                    if kind == TABLE_MAP {
+                        mapped.push(table);
+                    } else {
+                        prop_assert!(mapped.contains(&table), "a rows event without its map");
+                        if Event(&bytes).ends_statement().unwrap() {
+                            mapped.clear();
+                        }
+                        written.extend(bytes);
+                    }
+                }
+            }
+            let sent: Vec<u8> = transactions.iter().flat_map(|t| &t.changes).flat_map(|change| match change {
+                Change::Rows(rows) => rows.events.0.clone(),
+                Change::Schema(_) => unreachable!("none was made"),
+            }).collect();
+            prop_assert_eq!(written, sent);
+        }
+
+        /// Bytes from anywhere give an error, never a panic.
+        #[test]
+        fn damaged_bytes_are_refused(maps in prop::collection::vec(any::<u8>(), 0..80), events in prop::collection::vec(any::<u8>(), 1..80)) {
+            let change = RowsChange { tables: Vec::new(), maps: Binary(maps), events: Binary(events), starts: true, ends: true };
+            let transaction = transaction(vec![Change::Rows(change)]);
+            prop_assert!(matches!(row_statements([&transaction], 4000), Err(CantBuild::Damaged(_))));
+            let _ = tables_of(&transaction);
+        }
+    }
+
+    #[test]
+    fn pieces_that_do_not_follow_one_another_are_refused() {
+        let whole = statement_of(1, &[(10, true), (10, true), (10, false)]);
+        assert_eq!(whole.len(), 3);
+        assert!(row_statements([&transaction(whole.clone())], 4000).is_ok());
+        for wrong in [vec![0, 1], vec![1, 2], vec![0, 2, 1], vec![0, 0, 1, 2], vec![0, 1, 2, 2]] {
+            let pieces = wrong.iter().map(|n| whole[*n].clone()).collect();
+            let built = row_statements([&transaction(pieces)], 4000);
+            assert_eq!(built, Err(DamagedEvents::Pieces.into()), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn an_event_above_the_limit_is_named_with_the_size_that_it_needs() {
+        let changes = statement_of(1, &[(10_000, false)]);
+        let Err(CantBuild::TooLarge { needed }) = row_statements([&transaction(changes.clone())], 4000) else {
+            panic!("it can't fit")
+        };
+        let built = row_statements([&transaction(changes)], needed).unwrap();
+        assert_eq!(built[0].len(), needed);
+    }
+
+    #[test]
+    fn tables_are_read_from_the_maps() {
+        let transaction = transaction([statement_of(2, &[(1, false)]), statement_of(3, &[(1, false)])].concat());
+        let names: Vec<_> = tables_of(&transaction).unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["d.a", "d.b", "d.c"]);
+    }
+}

@@ -1,0 +1,351 @@
+//! A slave applies each transaction once, or none of it, whatever goes wrong.
+
+use std::time::Duration;
+
+use mysql_async::{Conn, prelude::Queryable};
+use rustix::process::{Pid, Signal, kill_process};
+use towline::replication::{
+    apply::{Applier, ApplyOptions},
+    progress::ApplyState,
+    protocol::{Batch, Change, Mark, NotApplied, PushRefusal, Transaction},
+};
+use towline_middleware::{Epoch, Position, Role};
+
+use crate::support::{Changes, TestServer, batch, eventually};
+
+/// A slave's MySQL and its applier.
+struct Slave {
+    server: TestServer,
+    applier: Applier,
+    session: Conn,
+}
+
+impl Slave {
+    async fn start() -> Self {
+        Self::start_with(&[], |_| ()).await
+    }
+
+    async fn start_with(extra_args: &[&str], adjust: impl FnOnce(&mut ApplyOptions)) -> Self {
+        let server = TestServer::start_with(Role::Slave, extra_args).await;
+        let mut options = ApplyOptions::new(server.opts());
+        options.lock_wait = Duration::from_secs(1);
+        adjust(&mut options);
+        let applier = Applier::start(options);
+        let session = server.connect().await;
+        Self { server, applier, session }
+    }
+
+    async fn apply(&self, batch: &Batch) {
+        let applied = self.applier.push(batch.clone()).await.unwrap_or_else(|refusal| panic!("{refusal:?}"));
+        assert_eq!(applied.applied, mark(batch.transactions.last().unwrap()));
+    }
+
+    async fn refusal(&self, batch: &Batch) -> NotApplied {
+        self.applier.push(batch.clone()).await.expect_err("the push must be refused")
+    }
+
+    async fn run(&mut self, sql: &str) {
+        self.session.query_drop(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+
+    async fn rows(&mut self, sql: &str) -> Vec<(i64, i64)> {
+        self.session.query(sql).await.unwrap()
+    }
+
+    /// The position as the server holds it.
+    async fn position(&mut self) -> Mark {
+        let row: Option<(u64, u64, String)> =
+            self.session.query_first("SELECT epoch, seq, gtid FROM towline.position").await.unwrap();
+        let (epoch, seq, gtid) = row.unwrap();
+        Mark { position: Position::new(epoch, seq), gtid }
+    }
+}
+
+fn mark(transaction: &Transaction) -> Mark {
+    Mark { position: transaction.position, gtid: transaction.gtid.clone() }
+}
+
+/// What comes after a part of a batch was applied.
+fn rest_of(batch: &Batch, applied: usize) -> Batch {
+    let mut rest = batch.clone();
+    rest.after = mark(&rest.transactions[applied - 1]);
+    rest.transactions.drain(..applied);
+    rest
+}
+
+const TABLE: [&str; 2] = ["CREATE DATABASE shop", "CREATE TABLE shop.t (i INT PRIMARY KEY, n INT)"];
+
+#[tokio::test]
+async fn a_batch_that_fails_in_the_middle_moves_the_position_to_just_before_it() {
+    let cases = [
+        // What someone did on the slave behind Towline's back, the error that follows, and how it is mended.
+        ("INSERT INTO shop.t VALUES (2, 99)", 1062, "DELETE FROM shop.t WHERE i = 2"),
+        ("DELETE FROM shop.t WHERE i = 10", 1032, "INSERT INTO shop.t VALUES (10, 0)"),
+        ("RENAME TABLE shop.t TO shop.gone", 1146, "RENAME TABLE shop.gone TO shop.t"),
+    ];
+    for (damage, code, mend) in cases {
+        let (mut changes, mut slave) = tokio::join!(Changes::start(), Slave::start());
+        slave.apply(&changes.make(&TABLE).await).await;
+        slave.apply(&changes.make(&["INSERT INTO shop.t VALUES (10, 0)"]).await).await;
+        slave.run(damage).await;
+        let before = changes.at.clone();
+        let batch = changes
+            .make(&[
+                "CREATE TABLE shop.fine (i INT)",
+                "INSERT INTO shop.fine VALUES (1)",
+                "BEGIN",
+                "INSERT INTO shop.t VALUES (1, 1), (2, 2)",
+                "UPDATE shop.t SET n = 5 WHERE i = 10",
+                "COMMIT",
+                "INSERT INTO shop.fine VALUES (2)",
+            ])
+            .await;
+        assert_eq!((batch.transactions.len(), &batch.after), (4, &before));
+
+        let refusal = slave.refusal(&batch).await;
+        assert_eq!(refusal.refusal, PushRefusal::Stopped, "{refusal:?}");
+        let good = mark(&batch.transactions[1]);
+        assert_eq!((refusal.at.as_ref(), slave.position().await), (Some(&good), good.clone()));
+        let ApplyState::Stopped(stop) = slave.applier.progress().state else { panic!("it must have stopped") };
+        assert_eq!((stop.mark, stop.code), (mark(&batch.transactions[2]), Some(code)));
+        assert!(stop.tables.contains(&"shop.t".to_owned()));
+        assert_eq!(slave.rows("SELECT 0, i FROM shop.fine").await, [(0, 1)], "the third must wait for the second");
+
+        // It stays where it is, for every later push.
+        assert_eq!(slave.refusal(&rest_of(&batch, 2)).await.refusal, PushRefusal::Stopped);
+        slave.run(mend).await;
+        slave.applier.resume().await;
+        slave.apply(&rest_of(&batch, 2)).await;
+        assert_eq!(slave.rows("SELECT i, n FROM shop.t ORDER BY i").await, [(1, 1), (2, 2), (10, 5)]);
+        assert_eq!(slave.applier.progress().state, ApplyState::Running);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_holds_a_lock_is_ended_and_the_whole_batch_applied() {
+    let (mut changes, mut slave) =
+        tokio::join!(Changes::start(), Slave::start_with(&[], |options| options.lock_tries = 1));
+    slave.apply(&changes.make(&TABLE).await).await;
+    slave.apply(&changes.make(&["INSERT INTO shop.t VALUES (1, 0), (2, 0)"]).await).await;
+    let before = slave.position().await;
+    let batch = changes.make(&["UPDATE shop.t SET n = 1 WHERE i = 1", "UPDATE shop.t SET n = 1 WHERE i = 2"]).await;
+
+    let mut blocker = slave.server.connect().await;
+    blocker.query_drop("BEGIN").await.unwrap();
+    blocker.query_drop("SELECT * FROM shop.t WHERE i = 2 FOR UPDATE").await.unwrap();
+    let pushing = tokio::spawn({
+        let (applier, batch) = (slave.applier.clone(), batch.clone());
+        async move { applier.push(batch).await }
+    });
+    // After the first 1205 the rows of its first transaction must be gone again, not committed with the position.
+    eventually("the batch is tried again", async || match slave.applier.progress().counts.lock_retries {
+        0 => Err("not yet"),
+        _ => Ok(()),
+    })
+    .await;
+    assert!(pushing.is_finished() || slave.position().await == before);
+    pushing.await.unwrap().unwrap();
+    assert_eq!(slave.position().await, changes.at);
+    assert_eq!(slave.rows("SELECT i, n FROM shop.t ORDER BY i").await, [(1, 1), (2, 1)]);
+    assert!(blocker.query_drop("SELECT 1").await.is_err(), "the session that held the lock must be ended");
+    assert_eq!(slave.applier.progress().counts.blockers_ended, 1);
+
+    // A reader's open transaction holds up a schema change in the same way.
+    let mut reader = slave.server.connect().await;
+    reader.query_drop("BEGIN").await.unwrap();
+    reader.query_drop("SELECT * FROM shop.t").await.unwrap();
+    slave.apply(&changes.make(&["ALTER TABLE shop.t ADD COLUMN m INT DEFAULT 7"]).await).await;
+    assert_eq!(slave.rows("SELECT i, m FROM shop.t ORDER BY i").await, [(1, 7), (2, 7)]);
+    assert!(reader.query_drop("SELECT 1").await.is_err(), "the session that held the table must be ended");
+}
+
+#[tokio::test]
+async fn the_victim_of_a_deadlock_starts_its_batch_again() {
+    let (mut changes, mut slave) =
+        tokio::join!(Changes::start(), Slave::start_with(&[], |options| options.lock_tries = 100));
+    slave.apply(&changes.make(&TABLE).await).await;
+    slave.apply(&changes.make(&["INSERT INTO shop.t SELECT seq, 0 FROM shop.seq_1_to_500"]).await).await;
+    let batch = changes.make(&["UPDATE shop.t SET n = 1 WHERE i = 1", "UPDATE shop.t SET n = 1 WHERE i = 2"]).await;
+
+    // The client has changed more rows, so the applier is the victim.
+    let mut client = slave.server.connect().await;
+    client.query_drop("BEGIN").await.unwrap();
+    client.query_drop("UPDATE shop.t SET n = 9 WHERE i BETWEEN 2 AND 500").await.unwrap();
+    let pushing = tokio::spawn({
+        let (applier, batch) = (slave.applier.clone(), batch.clone());
+        async move { applier.push(batch).await }
+    });
+    eventually("the applier waits for the client", async || {
+        let waiting: Option<(String, u64)> =
+            slave.session.query_first("SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_current_waits'").await.unwrap();
+        if waiting.as_ref().is_some_and(|(_, waits)| *waits == 1) { Ok(()) } else { Err(waiting) }
+    })
+    .await;
+    client.query_drop("UPDATE shop.t SET n = 9 WHERE i = 1").await.unwrap();
+    client.query_drop("ROLLBACK").await.unwrap();
+    pushing.await.unwrap().unwrap();
+    assert_eq!(slave.position().await, changes.at);
+    assert!(slave.applier.progress().counts.lock_retries > 0);
+    assert_eq!(slave.rows("SELECT n, COUNT(*) FROM shop.t GROUP BY n ORDER BY n").await, [(0, 498), (1, 2)]);
+}
+
+#[tokio::test]
+async fn one_flipped_bit_anywhere_in_the_events_is_refused() {
+    let (mut changes, mut slave) = tokio::join!(Changes::start(), Slave::start());
+    slave.apply(&changes.make(&TABLE).await).await;
+    let before = slave.position().await;
+    let good = changes.make(&["INSERT INTO shop.t VALUES (1, 1)"]).await;
+    let parts: [fn(&mut Batch) -> &mut Vec<u8>; 3] =
+        [|batch| &mut batch.formats[0].event.0, |batch| &mut rows(batch).maps.0, |batch| &mut rows(batch).events.0];
+    for part in parts {
+        for at in 0..part(&mut good.clone()).len() {
+            let mut bad = good.clone();
+            part(&mut bad)[at] ^= 1;
+            assert_eq!(slave.refusal(&bad).await.refusal, PushRefusal::Damaged, "byte {at}");
+        }
+        let mut short = good.clone();
+        part(&mut short).pop();
+        assert_eq!(slave.refusal(&short).await.refusal, PushRefusal::Damaged);
+    }
+    let mut formatless = good.clone();
+    formatless.formats.clear();
+    assert_eq!(slave.refusal(&formatless).await.refusal, PushRefusal::Damaged);
+    assert_eq!(slave.position().await, before);
+    slave.apply(&good).await;
+    assert_eq!(slave.rows("SELECT i, n FROM shop.t").await, [(1, 1)]);
+}
+
+fn rows(batch: &mut Batch) -> &mut towline::replication::protocol::RowsChange {
+    match &mut batch.transactions[0].changes[0] {
+        Change::Rows(rows) => rows,
+        Change::Schema(_) => panic!("an insert makes rows"),
+    }
+}
+
+#[tokio::test]
+async fn only_the_next_batch_of_this_history_is_applied() {
+    let (mut changes, mut slave) = tokio::join!(Changes::start(), Slave::start());
+    let first = changes.make(&TABLE).await;
+    let second = changes.make(&["INSERT INTO shop.t VALUES (1, 1)"]).await;
+    let third = changes.make(&["UPDATE shop.t SET n = n + 1"]).await;
+    assert_eq!(slave.refusal(&second).await.refusal, PushRefusal::Position, "ahead of an empty slave");
+    slave.apply(&first).await;
+    slave.apply(&second).await;
+    let here = mark(&second.transactions[0]);
+
+    let mut cases = vec![
+        ("sent twice", second.clone(), PushRefusal::Position),
+        ("sent late", first.clone(), PushRefusal::Position),
+        ("from a history that numbers alike", third.clone(), PushRefusal::Forked),
+        ("from another cluster", third.clone(), PushRefusal::OtherCluster),
+        ("in a later format", third.clone(), PushRefusal::Version),
+        ("out of order", third.clone(), PushRefusal::Damaged),
+        ("from an epoch that the sender has not", third.clone(), PushRefusal::Damaged),
+    ];
+    cases[2].1.after.gtid = "0-99-3".into();
+    cases[3].1.cluster = "other".into();
+    cases[4].1.version += 1;
+    let twice = cases[5].1.transactions[0].clone();
+    cases[5].1.transactions.push(twice);
+    cases[6].1.transactions[0].position.epoch = Epoch(2);
+    for (what, batch, expected) in &cases {
+        let refusal = slave.refusal(batch).await;
+        assert_eq!((refusal.refusal, refusal.at.as_ref()), (*expected, Some(&here)), "{what}: {}", refusal.message);
+        assert_eq!(slave.position().await, here, "{what}");
+    }
+
+    // A question without transactions is answered by where it stands, and a higher epoch fences the lower one.
+    let mut question = batch(here.clone(), []);
+    question.epoch = Epoch(2);
+    assert_eq!(slave.applier.push(question).await.unwrap().applied, here);
+    assert_eq!(slave.refusal(&third).await.refusal, PushRefusal::OldEpoch);
+    let mut third = third;
+    third.epoch = Epoch(2);
+    slave.apply(&third).await;
+    assert_eq!(slave.rows("SELECT i, n FROM shop.t").await, [(1, 2)]);
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_fit_says_what_to_change_and_goes_on_when_it_is() {
+    let (mut changes, server) = tokio::join!(Changes::start(), TestServer::start(Role::Slave));
+    server.run(&["SET GLOBAL slave_exec_mode = IDEMPOTENT"]).await;
+    let first = Applier::start(ApplyOptions::new(server.opts()));
+    let batch = changes.make(&TABLE).await;
+    let refusal = first.push(batch.clone()).await.unwrap_err();
+    assert_eq!(refusal.refusal, PushRefusal::Unavailable);
+    assert!(refusal.message.contains("SET GLOBAL slave_exec_mode=STRICT"), "{}", refusal.message);
+
+    server.run(&["SET GLOBAL slave_exec_mode = STRICT", "CREATE DATABASE own", "CREATE TABLE own.t (i INT)"]).await;
+    let refusal = first.push(batch.clone()).await.unwrap_err();
+    assert_eq!(refusal.refusal, PushRefusal::Forked, "a server with data of its own: {}", refusal.message);
+    server.run(&["DROP DATABASE own"]).await;
+    first.push(batch).await.unwrap();
+
+    let second = Applier::start(ApplyOptions::new(server.opts()));
+    let next = changes.make(&["INSERT INTO shop.t VALUES (1, 1)"]).await;
+    let refusal = second.push(next.clone()).await.unwrap_err();
+    assert!(refusal.message.contains("another applier"), "{}", refusal.message);
+    first.stop().await;
+    second.push(next).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_can_not_be_applied_exactly_once_stops_the_slave() {
+    let (mut changes, slave) = tokio::join!(Changes::start(), Slave::start_with(&["--max-allowed-packet=1M"], |_| ()));
+    slave.apply(&changes.make(&TABLE).await).await;
+    slave.apply(&changes.make(&["CREATE TABLE shop.m (i INT) ENGINE=MyISAM"]).await).await;
+    let batch = changes.make(&["INSERT INTO shop.m VALUES (1)"]).await;
+    let refusal = slave.refusal(&batch).await;
+    assert_eq!(refusal.refusal, PushRefusal::Stopped);
+    assert!(refusal.message.contains("ALTER TABLE shop.m ENGINE=InnoDB"), "{}", refusal.message);
+
+    let (mut changes, slave) = tokio::join!(Changes::start(), Slave::start_with(&["--max-allowed-packet=1M"], |_| ()));
+    slave.apply(&changes.make(&["CREATE DATABASE shop", "CREATE TABLE shop.big (b LONGBLOB)"]).await).await;
+    let refusal = slave.refusal(&changes.make(&["INSERT INTO shop.big VALUES (REPEAT('x', 2000000))"]).await).await;
+    assert_eq!(refusal.refusal, PushRefusal::Stopped);
+    assert!(refusal.message.contains("max_allowed_packet"), "{}", refusal.message);
+}
+
+#[tokio::test]
+async fn a_statement_cut_over_many_binlogs_arrives_whole() {
+    // The least packet that the server takes, so that each row event needs a BINLOG of its own with its maps.
+    let slave = Slave::start_with(&["--max-allowed-packet=16K"], |_| ());
+    let (mut changes, mut slave) = tokio::join!(Changes::start(), slave);
+    slave.apply(&changes.make(&TABLE).await).await;
+    let inserts = ["INSERT INTO shop.t SELECT seq, 0 FROM shop.seq_1_to_20000", "UPDATE shop.t SET n = i"];
+    slave.apply(&changes.make(&inserts).await).await;
+    assert_eq!(slave.rows("SELECT COUNT(*), SUM(n) FROM shop.t").await, [(20_000, 200_010_000)]);
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_in_between_loses_nothing_and_applies_nothing_twice() {
+    let (mut changes, mut slave) = tokio::join!(Changes::start(), Slave::start());
+    slave.apply(&changes.make(&TABLE).await).await;
+    slave.apply(&changes.make(&["INSERT INTO shop.t VALUES (1, 0)"]).await).await;
+    for round in 1..=3 {
+        let batch = changes.make(&["UPDATE shop.t SET n = n + 1", "UPDATE shop.t SET n = n + 1"]).await;
+        let pid = eventually("the server runs", async || slave.server.managed().pid().ok_or("not yet")).await;
+        let pushing = tokio::spawn({
+            let (applier, batch) = (slave.applier.clone(), batch.clone());
+            async move { applier.push(batch).await }
+        });
+        kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
+        // Whether this push was applied or not, asking again brings it there.
+        let first = pushing.await.unwrap();
+        let mut next = batch.clone();
+        eventually("the batch is applied", async || match slave.applier.push(next.clone()).await {
+            Ok(_) => Ok(()),
+            Err(NotApplied { refusal: PushRefusal::Position, at: Some(at), .. }) if at == changes.at => Ok(()),
+            Err(NotApplied { refusal: PushRefusal::Position, at: Some(at), .. }) if at != next.after => {
+                next = rest_of(&batch, 1);
+                assert_eq!(at, next.after);
+                Err("a part was applied".to_owned())
+            }
+            Err(refusal) => Err(format!("{refusal:?} after {first:?}")),
+        })
+        .await;
+        slave.session = slave.server.connect().await;
+        assert_eq!(slave.rows("SELECT i, n FROM shop.t").await, [(1, 2 * round)]);
+        assert_eq!(slave.position().await, changes.at);
+    }
+}

@@ -1,0 +1,73 @@
+//! A master whose transactions a test takes and pushes by hand.
+
+use std::time::Duration;
+
+use mysql_async::{Conn, prelude::Queryable};
+use tokio::time::timeout;
+use towline::{
+    capture::{Capture, CaptureOptions, Captured},
+    replication::protocol::{Batch, Mark, VERSION},
+};
+use towline_middleware::{Epoch, Role};
+
+use super::TestServer;
+
+/// A master's MySQL and the capture that reads it.
+pub(crate) struct Changes {
+    _master: TestServer,
+    session: Conn,
+    capture: Capture,
+    /// The last transaction that was taken.
+    pub(crate) at: Mark,
+}
+
+impl Changes {
+    pub(crate) async fn start() -> Self {
+        let master = TestServer::start(Role::Master).await;
+        let options = CaptureOptions {
+            opts: master.opts(),
+            epoch: Epoch(1),
+            from: Mark::default(),
+            transaction_bytes_max: 64 << 20,
+        };
+        let capture = Capture::open(&options).await.unwrap();
+        let session = master.connect().await;
+        Self { _master: master, session, capture, at: Mark::default() }
+    }
+
+    /// Runs statements on the master and returns what they committed as one batch.
+    pub(crate) async fn make(&mut self, statements: &[&str]) -> Batch {
+        for sql in statements {
+            self.session.query_drop(*sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        }
+        let last: Option<String> = self.session.query_first("SELECT @@gtid_binlog_pos").await.unwrap();
+        let last = last.unwrap();
+        let mut batch = batch(self.at.clone(), []);
+        while self.at.gtid != last {
+            let captured = timeout(Duration::from_secs(30), self.capture.next()).await.unwrap().unwrap();
+            let Captured { transaction, format } = captured;
+            self.at = Mark { position: transaction.position, gtid: transaction.gtid.clone() };
+            let format = format.map(|format| format.as_ref().clone());
+            batch.formats.extend(format.filter(|format| !batch.formats.contains(format)));
+            batch.transactions.push(transaction);
+        }
+        batch.head = self.at.position;
+        batch
+    }
+}
+
+/// A batch of the cluster `test`, epoch 1.
+pub(crate) fn batch(
+    after: Mark,
+    transactions: impl IntoIterator<Item = towline::replication::protocol::Transaction>,
+) -> Batch {
+    Batch {
+        version: VERSION,
+        cluster: "test".into(),
+        epoch: Epoch(1),
+        after,
+        head: towline_middleware::Position::default(),
+        formats: Vec::new(),
+        transactions: transactions.into_iter().collect(),
+    }
+}
