@@ -1,6 +1,6 @@
 //! Why a demo failed.
 
-use std::{io, path::PathBuf, process::ExitStatus, time::Duration};
+use std::{fmt, io, path::PathBuf, process::ExitStatus, time::Duration};
 
 /// Why a demo failed: at which step, and what tells more.
 #[derive(Debug, thiserror::Error)]
@@ -38,28 +38,24 @@ pub enum DemoError {
         count: usize,
     },
     /// A node ended by itself.
-    #[error("{name} ended ({status}); the end of its log, {}:\n{tail}", log.display())]
+    #[error("{name} ended ({status}); {log}")]
     Ended {
         /// The node.
         name: String,
         /// How it ended.
         status: ExitStatus,
-        /// Its log.
-        log: PathBuf,
-        /// The end of it.
-        tail: String,
+        /// What it said last.
+        log: Box<LogEnd>,
     },
     /// A node did not get ready.
-    #[error("{name} was not ready after {} s; the end of its log, {}:\n{tail}", after.as_secs(), log.display())]
+    #[error("{name} was not ready after {} s; {log}", after.as_secs())]
     NotReady {
         /// The node.
         name: String,
         /// The time that it had.
         after: Duration,
-        /// Its log.
-        log: PathBuf,
-        /// The end of it.
-        tail: String,
+        /// What it said last.
+        log: Box<LogEnd>,
     },
     /// A node's first line was not what a node says when it is ready.
     #[error("{name} said `{line}` instead of where it serves")]
@@ -121,9 +117,8 @@ pub enum DemoError {
     },
     /// A slave did not become equal to its master.
     #[error(
-        "{node} is not equal to the master after {} s: the master has {master}, it has {slave}; the end of its log, {}:\n{tail}",
-        after.as_secs(),
-        log.display()
+        "{node} is not equal to the master after {} s: the master has {master}, it has {slave}; {log}",
+        after.as_secs()
     )]
     Different {
         /// The slave.
@@ -134,10 +129,8 @@ pub enum DemoError {
         master: String,
         /// The slave's.
         slave: String,
-        /// The slave's log.
-        log: PathBuf,
-        /// The end of it.
-        tail: String,
+        /// What the slave said last.
+        log: Box<LogEnd>,
     },
 }
 
@@ -146,5 +139,20 @@ impl DemoError {
     pub(super) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { action, path, source }
+    }
+}
+
+/// The end of a node's log.
+#[derive(Debug)]
+pub struct LogEnd {
+    /// The file.
+    pub path: PathBuf,
+    /// Its last lines.
+    pub tail: String,
+}
+
+impl fmt::Display for LogEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the end of its log, {}:\n{}", self.path.display(), self.tail)
     }
 }

@@ -18,7 +18,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use self::{
-    error::DemoError,
+    error::{DemoError, LogEnd},
     process::{NodeProcess, NodeSpec},
 };
 use self::{narration::Narration, nodes::Nodes};

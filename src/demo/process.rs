@@ -15,7 +15,7 @@ use tokio::{
 };
 use towline_middleware::Role;
 
-use super::DemoError;
+use super::{DemoError, LogEnd};
 use crate::{
     managed::{self, log_tail},
     node::Ready,
@@ -97,8 +97,8 @@ impl NodeProcess {
             Ok(Ok(())) => {}
             Ok(Err(source)) => return Err(DemoError::io("read the output of", &self.spec.program)(source)),
             Err(_) => {
-                let (name, log, tail) = self.told();
-                return Err(DemoError::NotReady { name, after: START_TIMEOUT, log, tail });
+                let (name, log) = (self.spec.name.clone(), self.log_end());
+                return Err(DemoError::NotReady { name, after: START_TIMEOUT, log });
             }
         }
         if line.is_empty() {
@@ -119,8 +119,7 @@ impl NodeProcess {
     /// May be called again.
     pub async fn ended(&mut self) -> DemoError {
         let status = self.child.wait().await.unwrap_or_default();
-        let (name, log, tail) = self.told();
-        DemoError::Ended { name, status, log, tail }
+        DemoError::Ended { name: self.spec.name.clone(), status, log: self.log_end() }
     }
 
     /// What it was made from.
@@ -134,8 +133,10 @@ impl NodeProcess {
     }
 
     /// The end of its log.
-    pub fn log_tail(&self) -> String {
-        log_tail(&self.spec.log(), 0)
+    pub fn log_end(&self) -> Box<LogEnd> {
+        let path = self.spec.log();
+        let tail = log_tail(&path, 0);
+        Box::new(LogEnd { path, tail })
     }
 
     /// Stops it in good order; kills it, and its MariaDB, if it takes too long. Returns how it ended.
@@ -153,8 +154,7 @@ impl NodeProcess {
     /// Kills it with -9. Its MariaDB goes on, as it would.
     pub async fn kill(&mut self) -> Option<ExitStatus> {
         self.signal(Signal::KILL);
-        let status = self.child.wait().await.ok();
-        status
+        self.child.wait().await.ok()
     }
 
     fn signal(&self, signal: Signal) {
@@ -163,10 +163,6 @@ impl NodeProcess {
             // It fails only for a process that has ended.
             let _ = kill_process(pid, signal);
         }
-    }
-
-    fn told(&self) -> (String, PathBuf, String) {
-        (self.spec.name.clone(), self.spec.log(), self.log_tail())
     }
 }
 

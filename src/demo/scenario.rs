@@ -220,8 +220,7 @@ fn different(node: &RunningNode, master: &[String], slave: &[String]) -> DemoErr
         after: PATIENCE,
         master: format!("{master:?}"),
         slave: format!("{slave:?}"),
-        log: node.process().spec().log(),
-        tail: node.process().log_tail(),
+        log: node.process().log_end(),
     }
 }
 
