@@ -8,8 +8,10 @@ use towline_middleware::Role;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
+    check::{self, CheckError},
     config::{Config, ConfigError, Log, LogFormat},
     demo::{self, DemoOptions},
+    managed::{self, ManagedError, ManagedServer},
     node,
 };
 
@@ -68,8 +70,8 @@ pub fn main() -> ExitCode {
     match execute(command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("towline: {error:#}");
-            ExitCode::from(if error.is::<ConfigError>() { MISCONFIGURED } else { FAILED })
+            eprintln!("towline: {}", told(&error));
+            ExitCode::from(if is_misconfigured(&error) { MISCONFIGURED } else { FAILED })
         }
     }
 }
@@ -82,13 +84,49 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
             log_to_stderr(&config.log)?;
             runtime.block_on(node::run(config, args.role))?;
         }
-        Command::Check(args) => {
-            args.load()?;
-        }
+        Command::Check(args) => return runtime.block_on(check_server(&args.load()?, args.role)),
         Command::Status(args) => runtime.block_on(print_status(&args.url))?,
         Command::Demo(options) => runtime.block_on(demo::run(options))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Checks the server behind the node. A private one is started for it, unless its node runs just now.
+async fn check_server(config: &Config, role: Role) -> anyhow::Result<ExitCode> {
+    let mut started = None;
+    let opts = match (config.managed(role), &config.mysql.url) {
+        (Some(options), _) => match ManagedServer::start(options.clone()).await {
+            Ok(server) => started.insert(server).opts(),
+            Err(ManagedError::Locked { .. }) => managed::login(&options.data_dir)?,
+            Err(error) => return Err(error.into()),
+        },
+        (None, Some(url)) => url.opts(),
+        (None, None) => return Err(ConfigError::NoUrl.into()),
+    };
+    let report = check::run(role, &opts).await;
+    if let Some(server) = started {
+        server.stop().await;
+    }
+    let report = report?;
+    print!("{} as a {role}'s server\n{report}", report.version);
+    Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::from(MISCONFIGURED) })
+}
+
+/// Whether the configuration must be changed before another try can go better.
+fn is_misconfigured(error: &anyhow::Error) -> bool {
+    error.is::<ConfigError>() || matches!(error.downcast_ref(), Some(CheckError::Refused { .. }))
+}
+
+/// The error with its causes, each told once: some messages repeat their cause.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 fn log_to_stderr(log: &Log) -> anyhow::Result<()> {

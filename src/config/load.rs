@@ -108,7 +108,7 @@ impl Config {
     /// Reads the file, if one is named, and the environment, for a node of this role. A file is checked for both roles.
     ///
     /// # Errors
-    /// Every key or value that is wrong, with its place and what was perhaps meant.
+    /// A key or value that is wrong, with its place and what was perhaps meant.
     pub fn load(file: Option<&Path>, role: Role) -> Result<Self, ConfigError> {
         let mut figment = Figment::new();
         if let Some(path) = file {

@@ -18,6 +18,8 @@ use serde::Deserialize;
 use towline_middleware::Role;
 use tracing_subscriber::EnvFilter;
 
+use crate::managed::ManagedOptions;
+
 pub use self::{
     load::{ConfigError, Problem},
     values::{HttpUrl, MysqlUrl, Secret},
@@ -25,6 +27,10 @@ pub use self::{
 
 /// Where administration is served when it has no place of its own and clients' HTTP is reachable from elsewhere.
 pub const ADMIN_LISTEN_DEFAULT: &str = "127.0.0.1:5900";
+
+/// How many connections a node's private server takes besides those of MySQL clients: for HTTP clients, replication,
+/// administration, and people with a console.
+const CONNECTIONS_OWN: u32 = 150;
 
 /// How a node is to run. Made by [`Config::load`].
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -280,6 +286,17 @@ impl Config {
             None if self.http.listen.ip().is_loopback() => None,
             None => Some(ADMIN_LISTEN_DEFAULT.parse().expect("the constant is an address")),
         }
+    }
+
+    /// How the private MariaDB of a node of this role is to run; none if the server exists already.
+    pub fn managed(&self, role: Role) -> Option<ManagedOptions> {
+        let options = self.mysql.managed.then(|| ManagedOptions::new(&self.mysql.data_dir, role))?;
+        Some(ManagedOptions {
+            port: self.mysql.port,
+            connections_max: self.limits.connections_max.get().saturating_add(CONNECTIONS_OWN),
+            extra_args: self.mysql.args.clone(),
+            ..options
+        })
     }
 
     /// What only shows when all is known: keys that need or exclude each other.

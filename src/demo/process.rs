@@ -60,19 +60,21 @@ impl NodeProcess {
     /// # Errors
     /// The folder can't be written, the program can't be run.
     pub fn spawn(spec: NodeSpec) -> Result<Self, DemoError> {
-        fs::create_dir_all(&spec.folder).map_err(DemoError::io("make the folder", &spec.folder))?;
-        let config = spec.folder.join("config.toml");
-        fs::write(&config, configuration(&spec)).map_err(DemoError::io("write", &config))?;
-        let log =
-            File::options().create(true).append(true).open(spec.log()).map_err(DemoError::io("open", spec.log()))?;
-        let mut command = Command::new(&spec.program);
-        command.arg("run").arg("--config").arg(&config).args(["--role", spec.role.as_str()]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
-        // Ctrl-C is for whoever started it, who stops it in good order.
-        command.process_group(0);
-        let mut child = command.spawn().map_err(DemoError::io("run", &spec.program))?;
+        let mut child = run(&spec)?;
         let stdout = child.stdout.take().map(BufReader::new);
         Ok(Self { spec, child, stdout, ready: None })
+    }
+
+    /// Starts it again after its end, perhaps with another configuration. It is not ready yet.
+    ///
+    /// # Errors
+    /// As for [`spawn`](Self::spawn).
+    pub fn respawn(&mut self, config: toml::Table) -> Result<(), DemoError> {
+        self.spec.config = config;
+        self.child = run(&self.spec)?;
+        self.stdout = self.child.stdout.take().map(BufReader::new);
+        self.ready = None;
+        Ok(())
     }
 
     /// Waits until it serves, and says where.
@@ -184,6 +186,19 @@ impl NodeSpec {
     pub fn data_dir(&self) -> PathBuf {
         self.folder.join(DATA_DIR)
     }
+}
+
+fn run(spec: &NodeSpec) -> Result<Child, DemoError> {
+    fs::create_dir_all(&spec.folder).map_err(DemoError::io("make the folder", &spec.folder))?;
+    let config = spec.folder.join("config.toml");
+    fs::write(&config, configuration(spec)).map_err(DemoError::io("write", &config))?;
+    let log = File::options().create(true).append(true).open(spec.log()).map_err(DemoError::io("open", spec.log()))?;
+    let mut command = Command::new(&spec.program);
+    command.arg("run").arg("--config").arg(&config).args(["--role", spec.role.as_str()]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
+    // Ctrl-C is for whoever started it, who stops it in good order.
+    command.process_group(0);
+    command.spawn().map_err(DemoError::io("run", &spec.program))
 }
 
 /// The file's text: the given keys under the node's role, the data folder added.

@@ -5,6 +5,8 @@
 mod apply;
 mod capture;
 mod check;
+mod cli;
+mod cluster;
 mod managed;
 mod mysql_front;
 mod round_trip;

@@ -1,0 +1,116 @@
+//! The program from outside: its exit codes and what it says.
+
+use std::process::{Command, Output};
+
+use towline_middleware::Role;
+
+use crate::support::TestServer;
+
+fn towline(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_towline"));
+    command.args(arguments).envs(environment.iter().copied()).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_wrong_configuration_exits_with_2_and_names_the_mend() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("node.toml");
+    std::fs::write(&file, "[master.http]\nlistn = '127.0.0.1:1'").unwrap();
+    for command in ["run", "check"] {
+        let output = towline(&[command, "--role", "master", "--config", file.to_str().unwrap()], &[]);
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        assert!(said(&output).contains("did you mean `listen`?"), "{}", said(&output));
+        assert!(said(&output).contains("node.toml"), "{}", said(&output));
+    }
+}
+
+#[test]
+fn the_environment_wins_over_the_file_and_its_mistakes_are_named_as_variables() {
+    let reference = concat!(env!("CARGO_MANIFEST_DIR"), "/config.toml");
+    for (variable, value, wanted) in [
+        ("TOWLINE_HTPP__LISTEN", "127.0.0.1:1", "`TOWLINE_HTPP`: no such key (did you mean `http`?)"),
+        ("TOWLINE_HTTP__LISTEN", "here", "`TOWLINE_HTTP__LISTEN`: invalid socket address"),
+        ("TOWLINE_HTTP__LISTEN", "0.0.0.0:5000", "cluster.secret"),
+        ("TOWLINE_CLUSTER__SECRET", "0123", "`TOWLINE_CLUSTER__SECRET`: invalid type"),
+        ("TOWLINE_MYSQL__URL", "mysql://towline:x@127.0.0.1:1", "mysql.managed"),
+    ] {
+        let output = towline(&["run"], &[("TOWLINE_ROLE", "master"), ("TOWLINE_CONFIG", reference), (variable, value)]);
+        assert_eq!(output.status.code(), Some(2), "{variable}: {}", said(&output));
+        assert!(said(&output).contains(wanted), "{variable}: {}", said(&output));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_says_what_mends_a_server_that_exists_and_exits_with_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("node.toml");
+    let check = |server: &TestServer, password: &str| {
+        let (socket, user) = (server.managed().socket().display().to_string(), server.opts());
+        let url = format!("mysql://{}:{password}@localhost?socket={socket}", user.user().unwrap());
+        std::fs::write(&file, format!("[default.mysql]\nmanaged = false\nurl = {url:?}")).unwrap();
+        towline(&["check", "--role", "master", "--config", file.to_str().unwrap()], &[])
+    };
+    let good = TestServer::start(Role::Master).await;
+    let password = |server: &TestServer| server.opts().pass().unwrap().to_owned();
+    let output = check(&good, &password(&good));
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("ok       "), "{output:?}");
+    let output = check(&good, "wrong");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(said(&output).contains("refuses the account"), "{output:?}");
+
+    let bad = TestServer::start_with(Role::Master, &["--binlog-format=STATEMENT", "--skip-log-bin"]).await;
+    let output = check(&bad, &password(&bad));
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("FAILED   "), "{output:?}");
+}
+
+#[test]
+fn a_check_of_a_private_server_starts_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data").display().to_string();
+    for role in ["master", "slave"] {
+        let data = format!("{data}-{role}");
+        let output = towline(&["check", "--role", role], &[("TOWLINE_MYSQL__DATA_DIR", &data)]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert!(!String::from_utf8_lossy(&output.stdout).contains("FAILED"), "{output:?}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_exits_with_2() {
+    let output = towline(&["run", "--role", "mastr"], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).contains("a node is `master` or `slave`"), "{}", said(&output));
+}
+
+#[test]
+fn a_node_that_is_not_there_exits_with_1() {
+    let output = towline(&["status", "--url", "http://127.0.0.1:1"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("no node answers at http://127.0.0.1:1/status"), "{}", said(&output));
+}
+
+#[test]
+fn a_demo_whose_port_is_taken_says_which_flag_mends_it() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let output = towline(&["demo", "--once", "--mysql-port", "0", "--http-port", &port], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("--http-port"), "{}", said(&output));
+}
+
+#[test]
+fn the_demo_ends_with_equal_slaves_and_refused_writes() {
+    let output = towline(&["demo", "--once", "--http-port", "0", "--mysql-port", "0"], &[]);
+    let story = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{story}\n{}", said(&output));
+    assert!(story.contains("after the start of the program"), "{story}");
+    assert!(story.contains("`shop`.`item`") && story.contains("on all 3 nodes"), "{story}");
+    assert!(story.contains("slave-2  has it"), "{story}");
+    assert!(story.contains("ERROR 1290"), "{story}");
+}

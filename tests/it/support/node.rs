@@ -1,0 +1,99 @@
+//! A real node: the `towline` program with a private MariaDB, on ports that the system chooses.
+
+use std::fs;
+
+use mysql_async::{Conn, Opts, OptsBuilder};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use toml::{Table, Value};
+use towline::{
+    demo::{NodeProcess, NodeSpec},
+    managed,
+    node::Ready,
+};
+use towline_middleware::Role;
+
+use super::server::copy_template;
+
+/// A node in a process of its own, killed and removed when dropped.
+pub(crate) struct TestNode {
+    process: NodeProcess,
+    config: Table,
+    ready: Ready,
+    _folder: TempDir,
+}
+
+impl TestNode {
+    /// A node with this configuration, as a role's tables have it; the listeners' ports are added.
+    pub(crate) async fn start(name: &str, role: Role, config: &str) -> Self {
+        let mut config: Table = config.parse().expect("the configuration of a test");
+        for listener in ["http", "mysql_front"] {
+            let table = config.entry(listener).or_insert_with(|| Table::new().into());
+            let table = table.as_table_mut().expect("a listener is a table");
+            table.entry("listen").or_insert_with(|| "127.0.0.1:0".into());
+        }
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let program = env!("CARGO_BIN_EXE_towline").into();
+        let spec = NodeSpec { program, name: name.to_owned(), role, folder: folder.path().to_owned(), config };
+        copy_template(&spec.data_dir()).await;
+        let mut config = spec.config.clone();
+        let mut process = NodeProcess::spawn(spec).unwrap_or_else(|error| panic!("{error}"));
+        let ready = process.ready().await.unwrap_or_else(|error| panic!("{error}"));
+        // After a restart the others must find it where it was.
+        for (listener, address) in [("http", ready.http), ("mysql_front", ready.mysql_front)] {
+            config[listener]["listen"] = Value::from(address.to_string());
+        }
+        Self { process, config, ready, _folder: folder }
+    }
+
+    /// The URL of a path of its HTTP.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.ready.http)
+    }
+
+    /// How a client of the MySQL protocol logs in through the node.
+    pub(crate) fn opts(&self, user: &str, password: &str) -> Opts {
+        let address = self.ready.mysql_front;
+        let opts = OptsBuilder::default().ip_or_hostname(address.ip().to_string()).tcp_port(address.port());
+        // Otherwise the driver asks for the server's own socket and goes past the node.
+        opts.prefer_socket(false).user(Some(user)).pass(Some(password)).into()
+    }
+
+    /// A connection through the node.
+    pub(crate) async fn connect(&self, user: &str, password: &str) -> Result<Conn, mysql_async::Error> {
+        Conn::new(self.opts(user, password)).await
+    }
+
+    /// How the administrator logs in to the server behind the node, past it.
+    pub(crate) fn server_opts(&self) -> Opts {
+        managed::login(&self.process.spec().data_dir()).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The end of its log, for a test that fails.
+    pub(crate) fn log(&self) -> String {
+        self.process.log_end().to_string()
+    }
+
+    /// Kills the node with -9 and returns when it is dead. Its server goes on.
+    pub(crate) async fn kill(&mut self) {
+        self.process.kill().await;
+    }
+
+    /// Kills the server behind the node with -9.
+    pub(crate) fn kill_server(&self) {
+        let file = self.process.spec().data_dir().join("mariadb/mariadbd.pid");
+        let pid: i32 = fs::read_to_string(&file).expect("a server writes its pid").trim().parse().expect("a number");
+        kill_process(Pid::from_raw(pid).expect("a pid"), Signal::KILL).expect("the server runs");
+    }
+
+    /// Stops it in good order and returns its exit code.
+    pub(crate) async fn stop(&mut self) -> Option<i32> {
+        self.process.stop().await.and_then(|status| status.code())
+    }
+
+    /// Starts it again, after it was killed or stopped, on the same ports and data.
+    pub(crate) async fn restart(&mut self) {
+        self.process.respawn(self.config.clone()).unwrap_or_else(|error| panic!("{error}"));
+        self.ready = self.process.ready().await.unwrap_or_else(|error| panic!("{error}"));
+    }
+}
