@@ -54,6 +54,8 @@ pub struct Completion {
     pub gtid: Option<Box<str>>,
     /// The position of that commit in the master's history, once the fan-out layer has found it.
     pub position: Option<Position>,
+    /// What replication has to warn of: too few slaves have acknowledged the commit in time, or it was not logged.
+    pub replication_warning: Option<Box<str>>,
 }
 
 impl Completion {

@@ -3,11 +3,13 @@
 mod connection;
 mod endpoint;
 mod exchange;
+mod login;
 mod reader;
 mod tracking;
 
 pub use connection::{ConnectError, Upstream};
 pub use endpoint::{Endpoint, Stream};
 pub use exchange::Lease;
+pub use login::{Credentials, LoginError, log_in};
 pub use tracking::Fence;
 pub(crate) use tracking::{is_ascii_unsafe_collation, learn};

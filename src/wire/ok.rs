@@ -41,6 +41,7 @@ fn read(payload: &Bytes) -> Option<Completion> {
         state: payload.slice_ref(state),
         gtid: None,
         position: None,
+        replication_warning: None,
     })
 }
 

@@ -115,6 +115,7 @@ impl Watch {
 /// Adds a warning to an OK. Its text is in the packet's text for people, unless the server has used that.
 fn warn(completion: &mut Completion, reason: String) {
     completion.warnings = completion.warnings.saturating_add(1);
+    completion.replication_warning = Some(reason.as_str().into());
     if completion.info.is_empty() {
         completion.info = Bytes::from(reason);
     }

@@ -1,0 +1,91 @@
+//! `/admin/…`: the master's list of slaves, and the applier of a slave that has stopped.
+
+use axum::{
+    Json,
+    extract::{Query, Request, State},
+    http::{HeaderMap, Uri},
+    response::{IntoResponse, Response},
+};
+use serde_json::{json, value::RawValue};
+
+use super::{
+    HttpError, HttpFront, NodeReplication,
+    json::{self, Fields, InvalidJson},
+    request::BodyLimit,
+};
+use crate::replication::hub::Hub;
+
+/// A registration's body is two short texts.
+const BODY_BYTES_MAX: usize = 16 * 1024;
+
+impl HttpFront {
+    fn hub(&self, uri: &Uri) -> Result<&Hub, HttpError> {
+        match &self.0.state.replication {
+            NodeReplication::Master(hub) => Ok(hub),
+            NodeReplication::Slave(_) => Err(self.unknown_path(uri)),
+        }
+    }
+}
+
+/// `GET /admin/slaves`: the registered slaves.
+pub(super) async fn list_slaves(
+    State(front): State<HttpFront>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, HttpError> {
+    front.check_secret(&headers)?;
+    Ok(Json(json!({ "slaves": front.hub(&uri)?.slaves() })).into_response())
+}
+
+/// `POST /admin/slaves` with `{"id", "url"}`: registers a slave, or tells its new URL.
+pub(super) async fn register_slave(State(front): State<HttpFront>, request: Request) -> Result<Response, HttpError> {
+    let (parts, body) = request.into_parts();
+    front.check_secret(&parts.headers)?;
+    let hub = front.hub(&parts.uri)?;
+    let limit = BodyLimit { key: "the longest registration", bytes_max: BODY_BYTES_MAX };
+    let body = front.json_body(&parts.headers, body, limit).await?;
+    let (id, url) = registration(&body).map_err(HttpError::Admin)?;
+    hub.register(&id, &url).await?;
+    tracing::info!(id, url, "a slave is registered");
+    Ok(Json(json!({ "id": id, "url": url })).into_response())
+}
+
+fn registration(body: &[u8]) -> Result<(String, String), InvalidJson> {
+    let raw: &RawValue = serde_json::from_slice(body).map_err(InvalidJson::Syntax)?;
+    let mut fields = Fields::new("a registration", json::object("the body", raw)?);
+    let id = json::text("id", fields.need("id")?)?.into_owned();
+    let url = json::text("url", fields.need("url")?)?.into_owned();
+    fields.finish(&["id", "url"])?;
+    Ok((id, url))
+}
+
+/// `DELETE /admin/slaves?id=…`: forgets a slave.
+pub(super) async fn remove_slave(
+    State(front): State<HttpFront>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, HttpError> {
+    front.check_secret(&headers)?;
+    let hub = front.hub(&uri)?;
+    let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(&uri).map_err(HttpError::Parameters)?;
+    let id = parameters.into_iter().find(|(name, _)| name == "id").map(|(_, id)| id);
+    let missing = || InvalidJson::MissingField { place: "DELETE /admin/slaves".to_owned(), field: "id" };
+    let id = id.ok_or_else(missing).map_err(HttpError::Admin)?;
+    if !hub.remove(&id).await? {
+        return Err(HttpError::UnknownSlave { id });
+    }
+    tracing::info!(id, "a slave is removed");
+    Ok(Json(json!({ "removed": id })).into_response())
+}
+
+/// `POST /admin/resume`: a slave that a change has stopped tries it again.
+pub(super) async fn resume(
+    State(front): State<HttpFront>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, HttpError> {
+    front.check_secret(&headers)?;
+    let NodeReplication::Slave(applier) = &front.0.state.replication else { return Err(front.unknown_path(&uri)) };
+    applier.resume().await;
+    Ok(Json(json!({ "applier": applier.progress() })).into_response())
+}

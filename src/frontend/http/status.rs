@@ -1,0 +1,158 @@
+//! `/healthz`, `/readyz`, `/status` and `/metrics`: whether a node lives, can serve, and how it fares.
+
+use std::time::{Duration, Instant};
+
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use mysql_async::{Conn, Opts, prelude::Queryable};
+use serde_json::json;
+use tokio::sync::Mutex;
+use towline_middleware::{Position, layers::trace::CommandCounts};
+
+use super::{HttpFront, NodeReplication};
+use crate::{
+    metrics::{self, Page},
+    replication::{hub::HubState, progress::ApplyState},
+};
+
+/// How long an answer of MySQL's counts: however often a node is asked, MySQL is asked no oftener.
+const PROBE_AGE_MAX: Duration = Duration::from_secs(1);
+/// How long MySQL may take to answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Finds out whether MySQL answers.
+#[derive(Debug)]
+pub(super) struct Probe {
+    mysql: Opts,
+    last: Mutex<Option<(Instant, Result<(), String>)>>,
+}
+
+impl Probe {
+    pub(super) fn new(mysql: Opts) -> Self {
+        Self { mysql, last: Mutex::new(None) }
+    }
+
+    /// What MySQL answers now, or answered a moment ago; an error says why it does not.
+    async fn ask(&self) -> Result<(), String> {
+        // Held while asking, so that many who ask at a time share one answer.
+        let mut last = self.last.lock().await;
+        if let Some((at, answer)) = &*last
+            && at.elapsed() < PROBE_AGE_MAX
+        {
+            return answer.clone();
+        }
+        let answer = match tokio::time::timeout(PROBE_TIMEOUT, self.ping()).await {
+            Ok(answer) => answer.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("no answer within {PROBE_TIMEOUT:?}")),
+        };
+        *last = Some((Instant::now(), answer.clone()));
+        answer
+    }
+
+    async fn ping(&self) -> mysql_async::Result<()> {
+        let mut conn = Conn::new(self.mysql.clone()).await?;
+        conn.ping().await?;
+        conn.disconnect().await
+    }
+}
+
+/// `GET /healthz`: the process lives.
+pub(super) async fn health() -> &'static str {
+    "ok\n"
+}
+
+/// `GET /readyz`: the node can serve; 503 with the reason when it can't.
+pub(super) async fn ready(State(front): State<HttpFront>) -> Response {
+    match front.not_ready().await {
+        None => (StatusCode::OK, "ready\n").into_response(),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], reason + "\n").into_response(),
+    }
+}
+
+/// `GET /status`.
+pub(super) async fn status(State(front): State<HttpFront>) -> Response {
+    let state = &front.0.state;
+    let mysql = front.0.probe.ask().await;
+    let stack = &state.sessions.stack;
+    let CommandCounts { commands, refused, broken, total_us, .. } = stack.trace.stats().counts();
+    let (mysql_front, sessions) = &state.mysql_front;
+    let mut status = json!({
+        "role": front.role(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "position": front.position(),
+        "mysql": {"port": mysql_front.port(), "up": mysql.is_ok(), "error": mysql.err()},
+        "sessions": {"mysql": sessions.get(), "http": front.0.accounts.open_sessions()},
+        "commands": {
+            "done": commands,
+            "refused": refused,
+            "broken": broken,
+            "running": stack.admission.running(),
+            "mean_us": total_us.checked_div(commands),
+        },
+        "layers": stack.user.names().collect::<Vec<_>>(),
+    });
+    match &state.replication {
+        NodeReplication::Master(hub) => {
+            status["replication"] = json!(hub.status());
+            status["slaves"] = json!(hub.slaves());
+        }
+        NodeReplication::Slave(applier) => status["applier"] = json!(applier.progress()),
+    }
+    Json(status).into_response()
+}
+
+/// `GET /metrics`, in Prometheus' text form.
+pub(super) async fn metrics(State(front): State<HttpFront>) -> Response {
+    let state = &front.0.state;
+    let stack = &state.sessions.stack;
+    let mut page = Page::default();
+    page.commands(&stack.trace.stats().counts(), stack.admission.running());
+    page.put(&metrics::MYSQL_UP, &[], u64::from(front.0.probe.ask().await.is_ok()));
+    page.put(&metrics::SESSIONS, &[("front", "mysql")], state.mysql_front.1.get() as u64);
+    page.put(&metrics::SESSIONS, &[("front", "http")], front.0.accounts.open_sessions() as u64);
+    let Position { epoch, seq } = front.position();
+    page.put(&metrics::EPOCH, &[], epoch.0);
+    page.put(&metrics::SEQUENCE, &[], seq.0);
+    match &state.replication {
+        NodeReplication::Master(hub) => {
+            page.hub(&hub.status());
+            page.slaves(&hub.slaves());
+        }
+        NodeReplication::Slave(applier) => page.applier(&applier.progress()),
+    }
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page.finish()).into_response()
+}
+
+impl HttpFront {
+    /// The newest transaction here: captured on a master, applied on a slave.
+    fn position(&self) -> Position {
+        match &self.0.state.replication {
+            NodeReplication::Master(hub) => hub.captured().borrow().position,
+            NodeReplication::Slave(applier) => applier.position().borrow().position,
+        }
+    }
+
+    /// Why the node can't serve, if it can't. A slave that is behind serves; one that has stopped would show ever older
+    /// data.
+    async fn not_ready(&self) -> Option<String> {
+        if let Err(error) = self.0.probe.ask().await {
+            return Some(format!("MySQL does not answer: {error}"));
+        }
+        match &self.0.state.replication {
+            NodeReplication::Master(hub) => match hub.status().state {
+                HubState::Running => None,
+                HubState::Starting => Some("capture is starting".to_owned()),
+                HubState::Away { error } | HubState::Stopped { error } => Some(format!("capture has stopped: {error}")),
+            },
+            NodeReplication::Slave(applier) => match applier.progress().state {
+                ApplyState::Running => None,
+                ApplyState::Unavailable { error } => Some(format!("the applier can't work: {error}")),
+                ApplyState::Stopped(stop) => Some(format!("the applier has stopped: {}", stop.error)),
+            },
+        }
+    }
+}
