@@ -7,7 +7,7 @@ demo:
 
 # Every test, against real servers.
 test:
-	scripts/install-mariadb.sh client
+	scripts/install-mariadb.sh mariadb curl
 	cargo test --workspace --locked
 
 # What CI checks besides the tests; writes nothing.

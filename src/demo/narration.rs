@@ -56,7 +56,7 @@ impl Narration {
 
     /// A request over HTTP and its answer.
     pub(super) fn http(&self, url: &str, body: &str, answer: &str) {
-        println!("   curl {url} -d '{body}'");
+        println!("   curl --json '{body}' {url}");
         println!("      {answer}");
     }
 

@@ -37,6 +37,7 @@ pub(super) async fn play(nodes: &Nodes, narration: &Narration) -> Result<(), Dem
     scene.search().await?;
     scene.refusals().await?;
     scene.equal().await?;
+    scene.progress().await?;
     scene.end().await
 }
 
@@ -152,6 +153,20 @@ impl<'a> Scene<'a> {
         }
         for line in &wanted {
             self.narration.result(&format!("{line} on all {} nodes", self.nodes.all().len()));
+        }
+        Ok(())
+    }
+
+    /// What the master knows of its slaves.
+    async fn progress(&self) -> Result<(), DemoError> {
+        let node = self.nodes.master();
+        let url = format!("http://{}/status", node.ready().admin);
+        self.narration.chapter(&format!("What the master says of its slaves (curl {url})"));
+        let status = http(&self.http, node, (Method::GET, url), None, 200).await?;
+        for slave in status["slaves"].as_array().into_iter().flatten() {
+            let position = plain(&slave["mark"]["position"]);
+            let (url, state) = (plain(&slave["url"]), plain(&slave["state"]));
+            self.narration.result(&format!("{url} {state} at {position}, {} s behind", slave["lag_seconds"]));
         }
         Ok(())
     }

@@ -9,5 +9,6 @@ mod cli;
 mod cluster;
 mod managed;
 mod mysql_front;
+mod readme;
 mod round_trip;
 mod support;
