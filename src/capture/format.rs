@@ -47,7 +47,8 @@ pub(super) fn described(event: &Event, place: impl Fn() -> Place) -> Result<Form
         && usize::from(header) == HEADER
         && is(kind::QUERY, 13)
         && is(kind::TABLE_MAP, 8)
-        && is(kind::WRITE_ROWS_V1, 8)
+        // MySQL 9 no longer writes these, and says 0.
+        && (is(kind::WRITE_ROWS_V1, 8) || is(kind::WRITE_ROWS_V1, 0))
         && is(kind::WRITE_ROWS, 10);
     if !known {
         return Err(malformed("its format, which is none of MariaDB's or MySQL's since 5.6"));
