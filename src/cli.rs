@@ -12,7 +12,7 @@ use crate::{
     config::{Config, ConfigError, Log, LogFormat},
     demo::{self, DemoOptions},
     managed::{self, ManagedError, ManagedServer},
-    node,
+    node::{self, NodeError},
 };
 
 /// The exit code of a node that did not do what it was asked.
@@ -114,7 +114,9 @@ async fn check_server(config: &Config, role: Role) -> anyhow::Result<ExitCode> {
 
 /// Whether the configuration must be changed before another try can go better.
 fn is_misconfigured(error: &anyhow::Error) -> bool {
-    error.is::<ConfigError>() || matches!(error.downcast_ref(), Some(CheckError::Refused { .. }))
+    error.is::<ConfigError>()
+        || error.downcast_ref::<NodeError>().is_some_and(NodeError::is_misconfiguration)
+        || matches!(error.downcast_ref(), Some(CheckError::Refused { .. }))
 }
 
 /// The error with its causes, each told once: some messages repeat their cause.

@@ -166,7 +166,8 @@ pub struct Cluster {
     /// How long a slave may take to answer a push.
     #[serde(rename = "push_timeout_ms", deserialize_with = "values::milliseconds")]
     pub push_timeout: Duration,
-    /// The longest transaction that is held in memory; a longer one is streamed.
+    /// The longest transaction that capture takes, in bytes of its events. A longer one stops replication until this is
+    /// raised: nothing is skipped.
     pub transaction_buffer_bytes_max: NonZeroUsize,
 }
 
@@ -184,7 +185,7 @@ impl Default for Cluster {
             ring_bytes_max: const { NonZeroUsize::new(64 << 20).unwrap() },
             batch_bytes_max: const { NonZeroUsize::new(1 << 20).unwrap() },
             push_timeout: Duration::from_secs(30),
-            transaction_buffer_bytes_max: const { NonZeroUsize::new(16 << 20).unwrap() },
+            transaction_buffer_bytes_max: const { NonZeroUsize::new(256 << 20).unwrap() },
         }
     }
 }
@@ -221,6 +222,8 @@ pub enum AckOnTimeout {
 pub struct Limits {
     /// MySQL clients at once.
     pub connections_max: NonZeroU32,
+    /// The largest packet of a MySQL client, held in memory until it is whole. MySQL's own limit holds besides.
+    pub packet_bytes_max: NonZeroUsize,
     /// How long a client may take to log in.
     #[serde(rename = "handshake_timeout_ms", deserialize_with = "values::milliseconds")]
     pub handshake_timeout: Duration,
@@ -233,6 +236,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: const { NonZeroU32::new(500).unwrap() },
+            packet_bytes_max: const { NonZeroUsize::new(64 << 20).unwrap() },
             handshake_timeout: Duration::from_secs(10),
             shutdown_grace: Duration::from_secs(10),
         }

@@ -43,7 +43,13 @@ enum TryError {
 impl Registration {
     /// Registers, and tries again until the master has taken it or `stop`. The master keeps what it was told, so once
     /// is enough; a master that refuses is asked again too, since a mend may be on its side.
-    pub async fn run(self, client: reqwest::Client, stop: CancellationToken) {
+    pub async fn run(self, stop: CancellationToken) {
+        let client = match reqwest::Client::builder().no_proxy().build() {
+            Ok(client) => client,
+            Err(error) => {
+                return tracing::error!(error = &error as &dyn std::error::Error, "can't register with the master");
+            }
+        };
         let mut delay = BACK_OFF_MIN;
         let mut told = None;
         loop {

@@ -87,6 +87,11 @@ where
         let leaves = command.kind() == CommandKind::Quit;
         match execute(client, commands, command).await {
             Ok(()) if leaves => return Ok(()),
+            // A client that always has another command ready would never be found between two of them.
+            Ok(()) if stop.is_cancelled() => {
+                client.put_error(0, &ServerError::stopping());
+                return client.flush().await;
+            }
             Ok(()) => {}
             Err((sequence, error)) => {
                 if let Some(sequence) = sequence {

@@ -1,0 +1,344 @@
+//! The assembly of a node: one linear list, with the reason for each place in the order. Stopping is its mirror.
+//!
+//! ```no_run
+//! # async fn main_() -> Result<(), Box<dyn std::error::Error>> {
+//! use towline::{config::Config, node::Node};
+//! use towline_middleware::{Command, Error, Next, Reply, Role, from_fn};
+//!
+//! async fn pass(command: Command, next: Next) -> Result<Reply, Error> {
+//!     next.run(command).await
+//! }
+//!
+//! let config = Config::load(Some("config.toml".as_ref()), Role::Master)?;
+//! Node::builder(config, Role::Master).register("pass", |_options| Ok(from_fn(pass))).run().await?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod error;
+mod server;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+use towline_middleware::{
+    Classifier, LayerOptions, OptionsError, Registry, Role, Stack, UserLayer,
+    layers::{
+        admission::AdmissionLayer, classify::ClassifyLayer, fan_out::FanOutLayer, guard::GuardLayer, trace::TraceLayer,
+        user::UserLayers,
+    },
+};
+
+pub use self::error::NodeError;
+use self::server::Server;
+use crate::{
+    config::{Config, LayerConfig},
+    frontend::{
+        http::{self, AccountLimits, HttpFront, HttpOptions, HttpState, NodeReplication, Routes, SessionParts},
+        mysql::{self, Limits, MySqlFront, SessionCount},
+    },
+    replication::{
+        apply::{Applier, ApplyOptions},
+        hub::{Hub, HubOptions},
+        registration::Registration,
+    },
+    upstream::Credentials,
+};
+
+/// How many transactions one push carries: above it a bigger batch no longer measured faster.
+const BATCH_TRANSACTIONS_MAX: usize = 1000;
+
+/// What a node prints on its standard output, as one line of JSON, once it serves: its ports may have been chosen by
+/// the system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// The node's role.
+    pub role: Role,
+    /// Where it serves the MySQL protocol.
+    pub mysql_front: SocketAddr,
+    /// Where it serves HTTP.
+    pub http: SocketAddr,
+    /// Where it serves status, metrics and administration.
+    pub admin: SocketAddr,
+}
+
+/// Runs a node without layers of the user's until it is told to stop by SIGTERM or Ctrl-C.
+///
+/// # Errors
+/// Why it could not start, or what ended it.
+pub async fn run(config: Config, role: Role) -> Result<(), NodeError> {
+    Node::builder(config, role).run().await
+}
+
+/// A node before its start: its configuration and the layers that the configuration may name.
+#[derive(Debug)]
+pub struct NodeBuilder {
+    config: Config,
+    role: Role,
+    registry: Registry,
+}
+
+impl NodeBuilder {
+    /// Makes a layer known under a name, for the configuration's `[[layer]]` blocks.
+    #[must_use]
+    pub fn register<L: UserLayer + 'static>(
+        mut self,
+        name: &str,
+        factory: impl Fn(LayerOptions) -> Result<L, OptionsError> + Send + Sync + 'static,
+    ) -> Self {
+        self.registry.register(name, factory);
+        self
+    }
+
+    /// Starts the node, prints [`Ready`], and stops it on SIGTERM or Ctrl-C.
+    ///
+    /// # Errors
+    /// Why it could not start.
+    pub async fn run(self) -> Result<(), NodeError> {
+        // Heard from the first moment on, so that a node can be stopped while it starts.
+        let mut terminate = signal(SignalKind::terminate()).map_err(NodeError::System)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(NodeError::System)?;
+        let mut asked_to_stop = std::pin::pin!(async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        });
+        let node = tokio::select! {
+            started = self.start() => started?,
+            () = &mut asked_to_stop => return Ok(()),
+        };
+        // The line is for whoever waits for it; a closed standard output is nobody.
+        let _ = print_line(&serde_json::to_string(&node.ready).unwrap_or_default());
+        asked_to_stop.await;
+        tracing::info!("stopping");
+        node.stop().await;
+        Ok(())
+    }
+
+    /// Starts the node and returns when it serves.
+    ///
+    /// # Errors
+    /// Why it could not start.
+    ///
+    /// # Cancel safety
+    /// What was started is ended, a private MariaDB by force, which loses nothing.
+    pub async fn start(self) -> Result<Node, NodeError> {
+        let Self { config, role, registry } = self;
+        // The cheapest mistakes first: before anything is started.
+        let user = user_layers(&config, &registry)?;
+        registration(&config, role, config.http.listen)?;
+
+        // MySQL before everything else: all state lives there. It is checked before it is relied on.
+        let server = Server::start(&config, role).await?;
+        let version = server.check(role).await?;
+        let classifier: Arc<dyn Classifier> = Arc::new(towline_middleware::testing::EverythingWrites);
+
+        // All ports before anything serves: a port in use ends the start, and not a node at work.
+        let mysql_listener = listen("mysql_front.listen", config.mysql_front.listen).await?;
+        let http_listener = listen("http.listen", config.http.listen).await?;
+        let admin_listener = match config.admin_listen() {
+            Some(addr) => Some(listen("admin.listen", addr).await?),
+            None => None,
+        };
+        let http_addr = http_listener.local_addr().map_err(NodeError::System)?;
+        let ready = Ready {
+            role,
+            mysql_front: mysql_listener.local_addr().map_err(NodeError::System)?,
+            http: http_addr,
+            admin: admin_listener.as_ref().map_or(Ok(http_addr), TcpListener::local_addr).map_err(NodeError::System)?,
+        };
+
+        // Replication before the fronts: no write may be acknowledged that nobody would push.
+        let replicating = Replicating::start(&config, role, &server, classifier.clone())?;
+        let stack = Stack {
+            trace: TraceLayer::default(),
+            admission: AdmissionLayer::default(),
+            classify: ClassifyLayer::default(),
+            user,
+            guard: GuardLayer::new(role),
+            fan_out: replicating.fan_out(),
+        };
+
+        // The fronts last: from here on clients are served.
+        let stop = CancellationToken::new();
+        let sessions = SessionCount::default();
+        let front = Arc::new(MySqlFront {
+            role,
+            endpoint: server.endpoint(),
+            stack: stack.clone(),
+            classifier: classifier.clone(),
+            limits: Limits {
+                connections_max: config.limits.connections_max.get() as usize,
+                handshake_timeout: config.limits.handshake_timeout,
+                packet_bytes_max: config.limits.packet_bytes_max.get(),
+                shutdown_grace: config.limits.shutdown_grace,
+            },
+        });
+        let mut serving = vec![tokio::spawn(mysql::serve(mysql_listener, front, sessions.clone(), stop.clone()))];
+        let http = HttpFront::new(HttpState {
+            sessions: SessionParts { role, endpoint: server.endpoint(), stack: stack.clone(), classifier },
+            replication: replicating.for_http(),
+            mysql: server.opts(),
+            mysql_front: (ready.mysql_front, sessions),
+            options: http_options(&config),
+        })
+        .map_err(NodeError::Random)?;
+        let routes = if admin_listener.is_some() { Routes::Clients } else { Routes::All };
+        serving.push(tokio::spawn(http::serve(http_listener, http.clone(), routes, stop.clone())));
+        if let Some(listener) = admin_listener {
+            serving.push(tokio::spawn(http::serve(listener, http, Routes::Administration, stop.clone())));
+        }
+        // Once pushes can be taken, and not before.
+        if let Some(registration) = registration(&config, role, http_addr)? {
+            serving.push(tokio::spawn(registration.run(stop.clone())));
+        }
+        tracing::info!(%role, mysql = %ready.mysql_front, http = %ready.http, server = version, "serving");
+        Ok(Node { ready, admission: stack.admission, stop, serving, replicating, server })
+    }
+}
+
+/// A node that serves.
+#[derive(Debug)]
+pub struct Node {
+    ready: Ready,
+    admission: AdmissionLayer,
+    stop: CancellationToken,
+    serving: Vec<JoinHandle<()>>,
+    replicating: Replicating,
+    server: Server,
+}
+
+impl Node {
+    /// A node to be started, with this configuration and role.
+    pub fn builder(config: Config, role: Role) -> NodeBuilder {
+        NodeBuilder { config, role, registry: Registry::default() }
+    }
+
+    /// Where it serves.
+    pub fn ready(&self) -> &Ready {
+        &self.ready
+    }
+
+    /// Stops the node, the last started first: no new sessions and commands, then what runs may finish, then
+    /// replication, whose positions are in MySQL already, then a private MySQL.
+    pub async fn stop(self) {
+        self.admission.close();
+        self.stop.cancel();
+        for serving in self.serving {
+            // A panic has been reported where it happened; the rest is stopped all the same.
+            let _ = serving.await;
+        }
+        self.replicating.stop().await;
+        self.server.stop().await;
+    }
+}
+
+/// The part of replication that a role has.
+#[derive(Debug)]
+enum Replicating {
+    Master(Hub),
+    Slave(Applier),
+}
+
+impl Replicating {
+    fn start(config: &Config, role: Role, server: &Server, classifier: Arc<dyn Classifier>) -> Result<Self, NodeError> {
+        let cluster = &config.cluster;
+        match role {
+            Role::Slave => Ok(Self::Slave(Applier::start(ApplyOptions::new(server.opts())))),
+            Role::Master => Ok(Self::Master(Hub::start(HubOptions {
+                mysql: server.opts(),
+                secret: cluster.secret.as_ref().map(|secret| secret.reveal().to_owned()),
+                slaves: cluster.slaves.iter().map(|url| url.as_str().to_owned()).collect(),
+                ack: cluster.ack,
+                ack_timeout: cluster.ack_timeout,
+                ack_on_timeout: cluster.ack_on_timeout,
+                ring_bytes_max: cluster.ring_bytes_max.get(),
+                batch_bytes_max: cluster.batch_bytes_max.get(),
+                batch_transactions_max: BATCH_TRANSACTIONS_MAX,
+                transaction_bytes_max: cluster.transaction_buffer_bytes_max.get(),
+                push_timeout: cluster.push_timeout,
+                classifier,
+            })?)),
+        }
+    }
+
+    fn fan_out(&self) -> FanOutLayer {
+        match self {
+            Self::Master(hub) => FanOutLayer::master(Arc::new(hub.clone())),
+            Self::Slave(_) => FanOutLayer::slave(),
+        }
+    }
+
+    fn for_http(&self) -> NodeReplication {
+        match self {
+            Self::Master(hub) => NodeReplication::Master(hub.clone()),
+            Self::Slave(applier) => NodeReplication::Slave(applier.clone()),
+        }
+    }
+
+    async fn stop(&self) {
+        match self {
+            Self::Master(hub) => hub.stop().await,
+            Self::Slave(applier) => applier.stop().await,
+        }
+    }
+}
+
+fn user_layers(config: &Config, registry: &Registry) -> Result<UserLayers, NodeError> {
+    let build = |layer: &LayerConfig| {
+        let built = registry.build(&layer.name, layer.options.clone())?;
+        Ok((layer.name.clone(), built))
+    };
+    Ok(UserLayers::new(config.layer.iter().map(build).collect::<Result<Vec<_>, NodeError>>()?))
+}
+
+fn http_options(config: &Config) -> HttpOptions {
+    let account = config.http.anonymous_as.as_ref();
+    HttpOptions {
+        anonymous_as: account
+            .map(|account| Credentials { user: account.user.clone(), password: account.password.reveal().to_owned() }),
+        secret: config.cluster.secret.clone(),
+        body_bytes_max: config.http.body_bytes_max.get(),
+        // The longest transaction in base64, with room for the JSON around it.
+        push_bytes_max: config.cluster.transaction_buffer_bytes_max.get() / 2 * 3 + (16 << 20),
+        response_bytes_max: config.http.response_bytes_max.get(),
+        request_timeout: config.http.request_timeout,
+        shutdown_grace: config.limits.shutdown_grace,
+        accounts: AccountLimits::default(),
+        ..HttpOptions::default()
+    }
+}
+
+async fn listen(key: &'static str, addr: SocketAddr) -> Result<TcpListener, NodeError> {
+    TcpListener::bind(addr).await.map_err(|source| NodeError::Listen { key, addr, source })
+}
+
+/// What a slave tells its master; none if it is not told of one, or this is a master.
+fn registration(config: &Config, role: Role, http: SocketAddr) -> Result<Option<Registration>, NodeError> {
+    let (Role::Slave, Some(master)) = (role, &config.cluster.master) else { return Ok(None) };
+    let url = match &config.cluster.url {
+        Some(url) => url.as_str().to_owned(),
+        None if http.ip().is_unspecified() => return Err(NodeError::NoUrl { listen: http }),
+        None => format!("http://{http}"),
+    };
+    Ok(Some(Registration {
+        master: master.as_str().to_owned(),
+        secret: config.cluster.secret.as_ref().map(|secret| secret.reveal().to_owned()),
+        id: config.cluster.id.clone().unwrap_or_else(|| url.clone()),
+        url,
+    }))
+}
+
+fn print_line(line: &str) -> std::io::Result<()> {
+    use std::io::Write;
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{line}")?;
+    stdout.flush()
+}

@@ -1,0 +1,90 @@
+//! The MySQL behind a node: a private one, or one that exists.
+
+use std::time::Duration;
+
+use mysql_async::{Opts, OptsBuilder};
+use towline_middleware::Role;
+
+use super::NodeError;
+use crate::{
+    check::{self, CheckError},
+    config::Config,
+    managed::{ManagedOptions, ManagedServer},
+    upstream::Endpoint,
+};
+
+/// Connections of a private server beyond those of the MySQL front: for HTTP, replication, and an administrator.
+const CONNECTIONS_RESERVED: u32 = 150;
+const BACK_OFF_MIN: Duration = Duration::from_millis(500);
+const BACK_OFF_MAX: Duration = Duration::from_secs(10);
+
+/// The MySQL behind a node.
+#[derive(Debug)]
+pub(super) struct Server {
+    opts: Opts,
+    managed: Option<ManagedServer>,
+}
+
+impl Server {
+    /// Starts the private server, or takes the one that the configuration names.
+    pub(super) async fn start(config: &Config, role: Role) -> Result<Self, NodeError> {
+        let managed = match &config.mysql.url {
+            Some(url) => {
+                // Where the URL says, and nowhere else: the driver would look for the server's socket by itself.
+                let opts = OptsBuilder::from_opts(url.opts()).prefer_socket(url.opts().socket().is_some());
+                return Ok(Self { opts: opts.into(), managed: None });
+            }
+            None => {
+                let mut options = ManagedOptions::new(&config.mysql.data_dir, role);
+                options.port = config.mysql.port;
+                options.connections_max = config.limits.connections_max.get().saturating_add(CONNECTIONS_RESERVED);
+                options.extra_args.clone_from(&config.mysql.args);
+                ManagedServer::start(options).await?
+            }
+        };
+        Ok(Self { opts: managed.opts(), managed: Some(managed) })
+    }
+
+    /// Checks it for this role and returns its version. A server that is away is waited for; what has a mend is an
+    /// error that names it.
+    pub(super) async fn check(&self, role: Role) -> Result<String, NodeError> {
+        let mut delay = BACK_OFF_MIN;
+        loop {
+            let report = match check::run(role, &self.opts).await {
+                Ok(report) => report,
+                Err(error @ (CheckError::Unreachable { .. } | CheckError::Silent { .. })) => {
+                    let cause = &error as &dyn std::error::Error;
+                    tracing::warn!(error = cause, again_in = ?delay, "waiting for MySQL before this node serves");
+                    tokio::time::sleep(delay).await;
+                    delay = (delay * 2).min(BACK_OFF_MAX);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            for line in report.lines.iter().filter(|line| matches!(line.outcome, check::Outcome::Warning { .. })) {
+                tracing::warn!("{line}");
+            }
+            return if report.passed() { Ok(report.version) } else { Err(NodeError::Unfit(report)) };
+        }
+    }
+
+    /// How the node itself logs in.
+    pub(super) fn opts(&self) -> Opts {
+        self.opts.clone()
+    }
+
+    /// Where clients' sessions are opened.
+    pub(super) fn endpoint(&self) -> Endpoint {
+        match self.opts.socket() {
+            Some(socket) => Endpoint::Unix(socket.into()),
+            None => Endpoint::Tcp { host: self.opts.ip_or_hostname().to_owned(), port: self.opts.tcp_port() },
+        }
+    }
+
+    /// Stops a private server; one that existed before goes on.
+    pub(super) async fn stop(&self) {
+        if let Some(managed) = &self.managed {
+            managed.stop().await;
+        }
+    }
+}
