@@ -6,7 +6,7 @@ use towline_middleware::{Epoch, Position, Sequence};
 
 use super::{
     CaptureError, CaptureOptions, Captured, Place,
-    context::{self, Family},
+    context::{self, Family, Invoker},
     event::{Event, Query, kind},
     flavor::{Group, Gtid, Source},
     format,
@@ -14,7 +14,7 @@ use super::{
     statement::{self, Statement},
     unpack,
 };
-use crate::replication::protocol::{Binary, Change, Format, SchemaChange, Transaction};
+use crate::replication::protocol::{Binary, Change, Context, Format, SchemaChange, Transaction};
 
 /// Makes transactions of the events that [`Self::push`] is given in the order of the binlog.
 ///
@@ -44,6 +44,23 @@ struct Open {
     bytes: usize,
     /// With how many changes stood before each.
     savepoints: Vec<(Vec<u8>, usize)>,
+}
+
+impl Open {
+    fn set_savepoint(&mut self, name: Vec<u8>) {
+        self.savepoints.retain(|(known, _)| !known.eq_ignore_ascii_case(&name));
+        self.savepoints.push((name, self.changes.len()));
+    }
+
+    /// Drops the changes since a savepoint; false if there is none of this name.
+    fn roll_back_to(&mut self, name: &[u8]) -> bool {
+        let Some(n) = self.savepoints.iter().position(|(known, _)| known.eq_ignore_ascii_case(name)) else {
+            return false;
+        };
+        self.changes.truncate(self.savepoints[n].1);
+        self.savepoints.truncate(n + 1);
+        true
+    }
 }
 
 impl Assembler {
@@ -175,87 +192,97 @@ impl Assembler {
         let malformed = self.malformed(event, "its statement");
         let place = self.place(event);
         let (Some(query), Some(open)) = (Query::read(event.body()), &mut self.open) else { return Err(malformed) };
-        let Some((mut context, invoker)) = context::read(&query, event.timestamp(), self.source.family()) else {
+        let Some((context, invoker)) = context::read(&query, event.timestamp(), self.source.family()) else {
             return Err(malformed);
         };
         let sql_mode = context.sql_mode.unwrap_or(0);
         let excerpt = || statement::excerpt(query.sql, sql_mode);
-        let unsupported = |event, mend| Err(CaptureError::Unsupported { place: place.clone(), event, mend });
         let statement = statement::classify(query.sql, sql_mode, query.schema);
-
         if open.gtid.group == Group::Untold {
             let begins = statement == Statement::Begin;
             open.gtid.group = if begins { Group::Transaction } else { Group::Single };
         }
-        let is_transaction = open.gtid.group == Group::Transaction;
-        let is_mariadb = self.source.family() == Family::MariaDb;
-        let is_notice = open.gtid.group == Group::AlterNotice;
-        match statement {
-            Statement::Begin if is_transaction && open.changes.is_empty() => Ok(()),
-            Statement::Commit if is_transaction => self.commit(event),
-            Statement::Rollback if is_transaction => {
+        match (statement, open.gtid.group == Group::Transaction) {
+            (Statement::Begin, true) if open.changes.is_empty() => Ok(()),
+            (Statement::Commit, true) => self.commit(event),
+            (Statement::Rollback, true) => {
                 // Row events of tables without transactions stand in groups of their own, so nothing here was kept.
                 open.changes.clear();
                 self.commit(event)
             }
-            Statement::Savepoint(name) if is_transaction => {
-                open.savepoints.retain(|(known, _)| !known.eq_ignore_ascii_case(&name));
-                open.savepoints.push((name.into_owned(), open.changes.len()));
+            (Statement::Savepoint(name), true) => {
+                open.set_savepoint(name.into_owned());
                 Ok(())
             }
-            Statement::RollbackTo(name) if is_transaction => {
-                let known = open.savepoints.iter().position(|(known, _)| known.eq_ignore_ascii_case(&name));
-                let Some(known) = known else { return Err(CaptureError::UnknownStatement { place, sql: excerpt() }) };
-                open.changes.truncate(open.savepoints[known].1);
-                open.savepoints.truncate(known + 1);
-                Ok(())
+            (Statement::RollbackTo(name), true) if open.roll_back_to(&name) => Ok(()),
+            (Statement::ReleaseSavepoint | Statement::DropTemporary | Statement::OwnSchema, true) => Ok(()),
+            (Statement::DropTemporary | Statement::OwnSchema | Statement::Maintenance, false) => self.commit(event),
+            (statement @ (Statement::Schema | Statement::DropSeveral | Statement::Account), _) => {
+                self.schema_change(event, &query, &statement, context, invoker.as_ref())
             }
-            Statement::ReleaseSavepoint if is_transaction => Ok(()),
-            Statement::DropTemporary | Statement::OwnSchema if is_transaction => Ok(()),
-            Statement::DropTemporary | Statement::OwnSchema | Statement::Maintenance => self.commit(event),
-            Statement::Schema if is_notice => self.commit(event),
-            // MariaDB's CREATE … SELECT: the rows follow, and the commit.
-            Statement::Schema if is_transaction && is_mariadb && open.changes.is_empty() => {
-                open.changes.push(Change::Schema(SchemaChange { sql: Binary(query.sql.to_vec()), context }));
-                Ok(())
-            }
-            Statement::Schema | Statement::DropSeveral | Statement::Account if is_transaction || is_notice => {
-                unsupported(
-                    "a schema change inside a transaction (CREATE … SELECT)",
-                    "create the table first, then insert into it; the slaves need a snapshot from after it",
-                )
-            }
-            Statement::Schema | Statement::DropSeveral | Statement::Account if query.error != 0 => unsupported(
-                "a schema change that failed after a part of it was done",
-                "the slaves need a snapshot from after it",
-            ),
-            Statement::Schema | Statement::DropSeveral => {
-                // MariaDB drops those that there are, answers with an error and logs all names, without the error.
-                if is_mariadb && statement == Statement::DropSeveral {
-                    context.sql_if_exists = Some(true);
-                }
-                open.changes.push(Change::Schema(SchemaChange { sql: Binary(query.sql.to_vec()), context }));
-                self.commit(event)
-            }
-            Statement::Account => {
-                let Some(sql) = statement::with_invoker(query.sql, sql_mode, invoker.as_ref()) else {
-                    return unsupported(
-                        "a statement on the current role or user, which the binlog does not name",
-                        "name the account or role; the slaves need a snapshot from after it",
-                    );
-                };
-                open.changes.push(Change::Schema(SchemaChange { sql: Binary(sql.into_owned()), context }));
-                self.commit(event)
-            }
-            Statement::OwnSchemaAndOthers => unsupported(
-                "a statement that changes the schema towline together with others",
-                "change them by statements of their own; the slaves need a snapshot from after it",
-            ),
-            Statement::System => Err(CaptureError::SystemTable { place, table: format!("mysql ({})", excerpt()) }),
-            Statement::Xa => unsupported("an XA transaction", XA_MEND),
-            Statement::Data | Statement::Temporary => Err(CaptureError::StatementLogged { place, sql: excerpt() }),
+            (Statement::OwnSchemaAndOthers, _) => Err(CaptureError::Unsupported {
+                place,
+                event: "a statement that changes the schema towline together with others",
+                mend: "change them by statements of their own; the slaves need a snapshot from after it",
+            }),
+            (Statement::System, _) => Err(CaptureError::SystemTable { place, table: format!("mysql ({})", excerpt()) }),
+            (Statement::Xa, _) => Err(CaptureError::Unsupported { place, event: "an XA transaction", mend: XA_MEND }),
+            (Statement::Data | Statement::Temporary, _) => Err(CaptureError::StatementLogged { place, sql: excerpt() }),
             _ => Err(CaptureError::UnknownStatement { place, sql: excerpt() }),
         }
+    }
+
+    /// Takes a change of the schema or of accounts.
+    fn schema_change(
+        &mut self,
+        event: &Event,
+        query: &Query<'_>,
+        statement: &Statement<'_>,
+        mut context: Context,
+        invoker: Option<&Invoker<'_>>,
+    ) -> Result<(), CaptureError> {
+        let place = self.place(event);
+        let unsupported = |event, mend| Err(CaptureError::Unsupported { place, event, mend });
+        let outside = self.malformed(event, "its transaction, which has not begun");
+        let Some(open) = &mut self.open else { return Err(outside) };
+        let is_mariadb = self.source.family() == Family::MariaDb;
+        let mut ends = true;
+        match open.gtid.group {
+            Group::AlterNotice => return self.commit(event),
+            // MariaDB's CREATE … SELECT: the rows follow, and the commit.
+            Group::Transaction if is_mariadb && *statement == Statement::Schema && open.changes.is_empty() => {
+                ends = false
+            }
+            Group::Transaction => {
+                return unsupported(
+                    "a schema change inside a transaction (CREATE … SELECT)",
+                    "create the table first, then insert into it; the slaves need a snapshot from after it",
+                );
+            }
+            _ if query.error != 0 => {
+                return unsupported(
+                    "a schema change that failed after a part of it was done",
+                    "the slaves need a snapshot from after it",
+                );
+            }
+            _ => {}
+        }
+        // MariaDB drops those that there are, answers with an error and logs all names, without the error.
+        if is_mariadb && *statement == Statement::DropSeveral {
+            context.sql_if_exists = Some(true);
+        }
+        let sql = match statement {
+            Statement::Account => statement::with_invoker(query.sql, context.sql_mode.unwrap_or(0), invoker),
+            _ => Some(query.sql.into()),
+        };
+        let Some(sql) = sql else {
+            return unsupported(
+                "a statement on the current role or user, which the binlog does not name",
+                "name the account or role; the slaves need a snapshot from after it",
+            );
+        };
+        open.changes.push(Change::Schema(SchemaChange { sql: Binary(sql.into_owned()), context }));
+        if ends { self.commit(event) } else { Ok(()) }
     }
 
     /// Gives the open transaction out; `event` is its last.
@@ -448,7 +475,7 @@ mod tests {
         let flipped = Event::new(flipped).unwrap();
         let big = event(kind::ROWS_QUERY, &[0; LIMIT]);
         let other_domain = event(kind::MARIADB_GTID, b"\x01\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\0\0\0");
-        let cases: [(&[Event], &str); 9] = [
+        let cases: [(&[Event], &str); 11] = [
             (&[gtid(1, 0), flipped], "CRC32"),
             (&[gtid(1, 0), event(kind::WRITE_ROWS_V1, ROWS)], "no map"),
             (&[gtid(1, 0), map.clone(), open_rows, xid.clone()], "end is missing"),
@@ -458,6 +485,8 @@ mod tests {
             (&[gtid(7, 0)], "no longer holds"),
             (&[other_domain], "second server or domain"),
             (&[gtid(1, 1), xid], "unknown type 16"),
+            (&[gtid(1, 0), query("ANALYZE TABLE t")], "none that replication knows"),
+            (&[gtid(1, 0), query("ROLLBACK TO `never_set`")], "none that replication knows"),
         ];
         for (events, says) in cases {
             let (_, refusal) = push(events.iter().cloned());
