@@ -7,6 +7,7 @@ mod capture;
 mod check;
 mod cli;
 mod cluster;
+mod http;
 mod managed;
 mod mysql_front;
 mod readme;

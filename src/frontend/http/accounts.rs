@@ -30,8 +30,6 @@ use crate::{
     upstream::{ConnectError, Credentials, Endpoint, Fence, Upstream, log_in},
 };
 
-/// A session that was idle for so long is asked whether it still lives before it is used.
-const PING_AFTER: Duration = Duration::from_secs(1);
 /// How long the end of an abandoned session may take.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -142,8 +140,9 @@ impl Accounts {
             let Some(mut idle) = self.take_idle(&credentials.user, &proof, schema) else {
                 break self.open(credentials).await?;
             };
-            // One that the server has closed meanwhile is dropped, and the next is tried.
-            if idle.since.elapsed() < PING_AFTER || idle.session.ping().await.is_ok() {
+            // One that the server has closed meanwhile is dropped, and the next is tried: a command that broke off on
+            // it could not be tried again, since nobody would know whether it was carried out.
+            if idle.session.ping().await.is_ok() {
                 break idle.session;
             }
         };

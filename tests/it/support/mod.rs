@@ -3,6 +3,7 @@
 mod changes;
 mod cluster;
 pub(crate) mod front;
+pub(crate) mod http;
 mod node;
 mod server;
 mod wait;
