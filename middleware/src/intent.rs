@@ -77,7 +77,8 @@ pub struct Plan {
     /// The text's shape, keyed per process: equal for texts that differ only in literals, comments, case and space.
     /// 0 when there is none.
     pub digest: u64,
-    /// The tables that it names, as `(schema, table)`. Empty means "not known".
+    /// The tables that it names, as `(schema, table)`, in lower case, since texts that differ in case share a plan.
+    /// Empty means "not known".
     pub tables: Vec<(Option<String>, String)>,
 }
 

@@ -1,1 +1,185 @@
 //! Telling reads from writes.
+//!
+//! scan ▸ cache ▸ (on a miss) rules and parser. The scan is one pass over the bytes: it cuts them as the server's lexer
+//! does and yields a digest of the text's shape, its leading keyword and what is to be noticed. Texts of one shape share
+//! one plan. On a miss the [rules](rules) decide by keyword, with what the scan noticed, on a template of the text
+//! in which literals are plain and repeated rows are left out; sqlparser then reads the same template and may only make
+//! the intent stronger.
+//!
+//! - What is not understood is [`Intent::Unknown`], and so a write to whoever guards a promise.
+//! - What hangs on bytes that are not part of the shape (the text inside of PREPARE's string, a text that can't be cut
+//!   with certainty) is decided anew each time.
+//! - The text alone never tells all: a view may call a function that writes. The server has the last word
+//!   ([`Classifier::learn_write`]).
+
+mod cache;
+mod cursor;
+mod flags;
+mod functions;
+mod lexer;
+mod parse;
+mod protected;
+mod rules;
+mod scan;
+mod set;
+mod shape;
+#[cfg(test)]
+mod tests;
+mod verdict;
+
+use std::{collections::HashSet, sync::Arc};
+
+use parking_lot::RwLock;
+use towline_middleware::{Classifier, Intent, Plan, SqlMode};
+
+use self::{
+    cache::Cache,
+    cursor::Cursor,
+    flags::Flags,
+    functions::Family,
+    rules::Facts,
+    scan::{Scan, Scanner},
+    verdict::Verdict,
+};
+
+/// Templates are cut off behind this.
+const TEMPLATE_BYTES_MAX: usize = 64 * 1024;
+/// A text whose literals must be looked at has no more tokens than this.
+const TOKENS_MAX: usize = 4096;
+/// How deep texts may stand inside texts (PREPARE of a PREPARE).
+const NESTING_MAX: u32 = 3;
+/// So many shapes that the server showed to be writes are remembered; later ones are only counted. On a slave the
+/// read-only session stands behind them.
+const LEARNED_MAX: usize = 65_536;
+
+/// Tells what SQL means to do, once per shape.
+#[derive(Debug)]
+pub struct SqlClassifier {
+    scanner: Scanner,
+    cache: Cache,
+    learned: RwLock<HashSet<u64>>,
+}
+
+impl Default for SqlClassifier {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SqlClassifier {
+    /// A classifier for a server that may be MariaDB or MySQL: functions that only one of them knows are taken for
+    /// stored ones, which may write.
+    pub fn new() -> Self {
+        Self::of(Family::Any)
+    }
+
+    /// A classifier for the server that gives this version (`10.11.19-MariaDB-log`, `9.7.4`).
+    pub fn for_server(version: &str) -> Self {
+        Self::of(Family::of_version(version))
+    }
+
+    fn of(family: Family) -> Self {
+        Self { scanner: Scanner::new(family), cache: Cache::new(), learned: RwLock::default() }
+    }
+
+    /// Decides a text without its cache entry.
+    fn decide(&self, sql: &[u8], mode: SqlMode, scan: &Scan, nesting: u32) -> Decision {
+        if scan.flags.has(Flags::DOUBT) {
+            return Decision::of_this_text(in_doubt(sql, scan));
+        }
+        let template = self.scanner.template(sql, mode, TEMPLATE_BYTES_MAX);
+        let by_literals = scan.flags.has(Flags::LITERAL_DECIDES);
+        // The template is plain SQL: no mode changes how it is cut.
+        let (text, text_mode) = if by_literals { (sql, mode) } else { (&*template.text, SqlMode::default()) };
+        let limit = if by_literals { TOKENS_MAX } else { usize::MAX };
+        let Some(tokens) = self.scanner.tokens(text, text_mode, limit) else {
+            return Decision::of_this_text(refused_if_it_hides(too_long(), sql));
+        };
+        let inner = |text: &[u8], mode| match nesting {
+            NESTING_MAX => Verdict::new(Intent::Unknown, "SQL inside of SQL inside of SQL"),
+            _ => self.decide(text, mode, &self.scanner.scan(text, mode), nesting + 1).verdict,
+        };
+        let function = scan.function.map(|(start, end)| &sql[start..end]);
+        let facts = Facts { flags: scan.flags, function, mode, inner: &inner };
+        let mut verdict = rules::text(Cursor::new(text, &tokens), facts);
+        if template.cut && (verdict.intent > Intent::Read || scan.flags.has(Flags::SECOND_STATEMENT)) {
+            // One statement that writes is known by its keyword; all else may go on otherwise behind the cut.
+            let is_one_write = verdict.intent.may_write() && !scan.flags.has(Flags::SECOND_STATEMENT);
+            let verdict = if is_one_write { verdict } else { verdict.and(too_long()) };
+            return Decision::of_this_text(refused_if_it_hides(verdict, sql));
+        }
+        let opinion = parse::opinion(&template.text).unwrap_or_default();
+        if opinion.writes {
+            verdict = verdict.at_least(Intent::Write, "the parser sees a write");
+        }
+        Decision { verdict, tables: opinion.tables, of_shape: !by_literals }
+    }
+}
+
+impl Classifier for SqlClassifier {
+    fn classify(&self, sql: &[u8], mode: SqlMode) -> Arc<Plan> {
+        let scan = self.scanner.scan(sql, mode);
+        if let Some(plan) = self.cache.get(&scan) {
+            return plan;
+        }
+        let Decision { mut verdict, tables, of_shape } = self.decide(sql, mode, &scan, 0);
+        if self.learned.read().contains(&scan.digest) {
+            verdict = verdict.at_least(Intent::Write, "the server showed it to write");
+        }
+        let Verdict { intent, rule, refusal, .. } = verdict;
+        let plan = Arc::new(Plan { intent, rule, refusal, digest: scan.digest, tables });
+        if of_shape {
+            self.cache.insert(&scan, plan.clone());
+            if self.learned.read().contains(&scan.digest) && !plan.intent.may_write() {
+                // Learned meanwhile, perhaps before the plan was there to be forgotten.
+                self.cache.remove(scan.digest);
+            }
+        }
+        plan
+    }
+
+    fn learn_write(&self, digest: u64) {
+        let mut learned = self.learned.write();
+        if learned.len() < LEARNED_MAX {
+            learned.insert(digest);
+        }
+        drop(learned);
+        self.cache.remove(digest);
+    }
+}
+
+/// What was decided, and for what.
+struct Decision {
+    verdict: Verdict,
+    tables: Vec<(Option<String>, String)>,
+    /// Whether it holds for all texts of the shape.
+    of_shape: bool,
+}
+
+impl Decision {
+    fn of_this_text(verdict: Verdict) -> Self {
+        Self { verdict, tables: Vec::new(), of_shape: false }
+    }
+}
+
+fn in_doubt(sql: &[u8], scan: &Scan) -> Verdict {
+    let rule = if scan.flags.has(Flags::EXECUTABLE_COMMENT) {
+        "an executable comment (/*! or /*M!), which servers read differently"
+    } else if scan.flags.has(Flags::UNTERMINATED) {
+        "a quote or comment without an end"
+    } else {
+        "bytes that servers read differently"
+    };
+    refused_if_it_hides(Verdict::new(Intent::Unknown, rule), sql)
+}
+
+fn too_long() -> Verdict {
+    Verdict::new(Intent::Unknown, "too long to be looked through")
+}
+
+fn refused_if_it_hides(verdict: Verdict, sql: &[u8]) -> Verdict {
+    match protected::hides_writes_in_doubt(sql) {
+        Some(reason) => verdict.refused_everywhere(reason),
+        None => verdict,
+    }
+}

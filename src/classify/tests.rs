@@ -1,0 +1,533 @@
+//! The rules, a row each; and what no dressing-up of a text may change.
+
+use proptest::prelude::*;
+use towline_middleware::{Classifier, Intent, Plan, RefusedOn, SqlMode};
+
+use super::*;
+
+const READ: Intent = Intent::Read;
+const SESSION: Intent = Intent::SessionState;
+const TRANSACTION: Intent = Intent::Transaction;
+const WRITE: Intent = Intent::Write;
+const UNKNOWN: Intent = Intent::Unknown;
+const SLAVE: Option<RefusedOn> = Some(RefusedOn::Slave);
+const EVERYWHERE: Option<RefusedOn> = Some(RefusedOn::EveryNode);
+
+fn plan(sql: &str) -> Arc<Plan> {
+    SqlClassifier::for_server("10.11.19-MariaDB").classify(sql.as_bytes(), SqlMode::default())
+}
+
+fn check(rows: &[(&str, Intent, Option<RefusedOn>)]) {
+    let classifier = SqlClassifier::for_server("10.11.19-MariaDB");
+    for &(sql, intent, refused) in rows {
+        for asked in ["anew", "from the cache"] {
+            let plan = classifier.classify(sql.as_bytes(), SqlMode::default());
+            let found = (plan.intent, plan.refusal.as_ref().map(|refusal| refusal.on));
+            assert_eq!(found, (intent, refused), "{sql}: {} ({asked})", plan.rule);
+        }
+    }
+}
+
+fn is_refused_on_slave(plan: &Plan) -> bool {
+    plan.intent.may_write() || plan.refusal.is_some()
+}
+
+#[test]
+fn plain_reads() {
+    check(&[
+        ("SELECT 1", READ, None),
+        ("select c from sbtest1 where id=50", READ, None),
+        ("SELECT DISTINCT c FROM sbtest1 WHERE id BETWEEN 1 AND 9 ORDER BY c;", READ, None),
+        (
+            "SELECT COUNT(*), MAX(a), IF(a IN (1, 2), CONCAT(a, 'x'), NOW()) FROM t USE INDEX (i) WHERE (a) AND (b)",
+            READ,
+            None,
+        ),
+        ("SELECT * FROM t WHERE MATCH (a, b) AGAINST ('x' IN BOOLEAN MODE)", READ, None),
+        ("SELECT CAST(a AS DECIMAL(10, 2)), CONVERT(b, CHAR(3)) FROM t GROUP BY a WITH ROLLUP", READ, None),
+        ("SELECT ROW_NUMBER() OVER (PARTITION BY a) FROM t", READ, None),
+        ("SELECT * FROM (SELECT a, b FROM t) AS x (c, d)", READ, None),
+        ("WITH RECURSIVE x (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM x) SELECT * FROM x", READ, None),
+        ("VALUES (1, 2), (3, 4)", READ, None),
+        ("TABLE t", READ, None),
+        ("((SELECT 1) UNION (SELECT 2)) LIMIT 1", READ, None),
+        ("SELECT * FROM t PROCEDURE ANALYSE(10)", READ, None),
+        ("SELECT INSERT('a', 1, 1, 'b'), REPLACE('a', 'b', 'c')", READ, None),
+        ("SELECT t.update, t.`delete`, @insert FROM t", READ, None),
+        ("SHOW WARNINGS", READ, None),
+        ("SHOW CREATE TABLE t", READ, None),
+        ("SHOW VARIABLES LIKE 'a%'", READ, None),
+        ("SHOW COUNT(*) WARNINGS", READ, None),
+        ("SHOW MASTER STATUS", READ, None),
+        ("DESC t", READ, None),
+        ("EXPLAIN SELECT * FROM t", READ, None),
+        ("EXPLAIN FORMAT=JSON (SELECT 1)", READ, None),
+        ("ANALYZE FORMAT=JSON SELECT * FROM t", READ, None),
+        ("ANALYZE SELECT * FROM t", READ, None),
+        ("HELP 'select'", READ, None),
+        ("CHECKSUM TABLE t", READ, None),
+        ("DO SLEEP(0)", READ, None),
+        ("SELECT SLEEP(1), BENCHMARK(1, 1), MASTER_POS_WAIT('a', 1)", READ, None),
+        ("SELECT LAST_INSERT_ID(), ROW_COUNT(), FOUND_ROWS(), @@identity", READ, None),
+        ("SELECT SQL_CALC_FOUND_ROWS * FROM t", READ, None),
+        ("SELECT 1; SELECT 2;", READ, None),
+        ("", READ, None),
+        ("-- nothing", READ, None),
+        ("SELECT 1;;", READ, None),
+    ]);
+}
+
+#[test]
+fn what_drivers_send_when_they_connect() {
+    check(&[
+        ("select @@version_comment limit 1", READ, None),
+        ("SELECT @@max_allowed_packet,@@system_time_zone,@@time_zone,@@auto_increment_increment", READ, None),
+        (
+            "/* mysql-connector-j-8.0.33 (Revision: 7d6b0800528b6b25c68b52dc10d6c1c8429c100c) */SELECT  \
+             @@session.auto_increment_increment AS auto_increment_increment, @@character_set_client AS character_set_client",
+            READ,
+            None,
+        ),
+        ("SELECT DATABASE(), USER(), CONNECTION_ID(), VERSION()", READ, None),
+        ("SET NAMES utf8mb4", SESSION, None),
+        ("SET NAMES 'utf8' COLLATE 'utf8_general_ci'", SESSION, None),
+        ("SET CHARACTER SET utf8", SESSION, None),
+        ("SET character_set_results = NULL", SESSION, None),
+        ("SET sql_mode='STRICT_TRANS_TABLES'", SESSION, None),
+        (
+            "set autocommit=1, session_track_schema=1, sql_mode=concat(@@sql_mode,',STRICT_TRANS_TABLES')",
+            TRANSACTION,
+            None,
+        ),
+        ("SET autocommit=0", TRANSACTION, None),
+        ("SET @@session.autocommit = ON", TRANSACTION, None),
+        ("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED", SESSION, None),
+        ("SET SESSION TRANSACTION READ ONLY", SESSION, None),
+        ("SET net_write_timeout=600, SESSION wait_timeout = 28800", SESSION, None),
+        ("SET SQL_SELECT_LIMIT=DEFAULT", SESSION, None),
+        ("USE shop", SESSION, None),
+        ("BEGIN", TRANSACTION, None),
+        ("START TRANSACTION", TRANSACTION, None),
+        ("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY", TRANSACTION, None),
+        ("COMMIT", TRANSACTION, None),
+        ("COMMIT AND NO CHAIN NO RELEASE", TRANSACTION, None),
+        ("ROLLBACK WORK", TRANSACTION, None),
+        ("ROLLBACK TO SAVEPOINT `a`", TRANSACTION, None),
+        ("SAVEPOINT a", TRANSACTION, None),
+        ("RELEASE SAVEPOINT a", TRANSACTION, None),
+        ("UNLOCK TABLES", TRANSACTION, None),
+        ("/*!40101 SET NAMES utf8 */", UNKNOWN, None),
+        ("/*!40014 SET @OLD_FOREIGN_KEY_CHECKS=@@FOREIGN_KEY_CHECKS, FOREIGN_KEY_CHECKS=0 */;", UNKNOWN, None),
+    ]);
+}
+
+#[test]
+fn reads_that_are_more_than_reads() {
+    check(&[
+        ("SELECT * FROM t FOR UPDATE", READ, SLAVE),
+        ("SELECT * FROM t FOR UPDATE OF t SKIP LOCKED", READ, SLAVE),
+        ("SELECT * FROM t FOR SHARE NOWAIT", READ, SLAVE),
+        ("SELECT * FROM t LOCK IN SHARE MODE", READ, SLAVE),
+        ("SELECT * FROM t WHERE a IN (SELECT a FROM u FOR UPDATE)", READ, SLAVE),
+        ("SELECT * FROM t WHERE a = 1.FOR UPDATE", READ, SLAVE),
+        ("SELECT * FROM t WHERE a > .5FOR UPDATE", READ, SLAVE),
+        ("SELECT * FROM t WHERE a > 1e5FOR UPDATE", READ, SLAVE),
+        ("SELECT GET_LOCK('a', 1)", SESSION, SLAVE),
+        ("SELECT IS_FREE_LOCK('a')", SESSION, SLAVE),
+        ("SELECT a INTO @a FROM t", SESSION, None),
+        ("SELECT @a := a FROM t", SESSION, None),
+        ("SELECT LAST_INSERT_ID(5)", SESSION, None),
+        ("GET DIAGNOSTICS @a = NUMBER", SESSION, None),
+        ("DEALLOCATE PREPARE a", SESSION, None),
+        ("DROP PREPARE a", SESSION, None),
+        ("HANDLER t OPEN", SESSION, SLAVE),
+        ("LOCK TABLES t READ", TRANSACTION, SLAVE),
+        ("SELECT * FROM t INTO OUTFILE '/tmp/x'", WRITE, SLAVE),
+        ("SELECT NEXTVAL(s)", WRITE, None),
+        ("SELECT NEXT VALUE FOR s", WRITE, None),
+        ("SELECT s.nextval", WRITE, None),
+        ("SELECT DEFAULT(a) FROM t", WRITE, None),
+        ("SELECT LOAD_FILE('/etc/passwd')", WRITE, None),
+        ("SELECT f(1)", WRITE, None),
+        ("SELECT polygon()", WRITE, None),
+        ("SHOW TABLES WHERE f(1)", WRITE, None),
+        ("DO f()", WRITE, None),
+        ("SET @a = f()", WRITE, None),
+        ("EXPLAIN SELECT * FROM (SELECT f()) x", WRITE, None),
+        ("EXPLAIN UPDATE t SET a = 1", WRITE, None),
+        ("WITH x AS (SELECT 1) DELETE FROM t", WRITE, None),
+        ("ANALYZE DELETE FROM t", WRITE, SLAVE),
+        ("ANALYZE FORMAT=JSON SELECT 1 INTO OUTFILE 'x'", WRITE, SLAVE),
+        ("ANALYZE FORMAT=JSON INSERT INTO t VALUES (1)", WRITE, None),
+        ("ANALYZE TABLE t", WRITE, SLAVE),
+        ("SELECT 1; DELETE FROM t", WRITE, None),
+        ("SELECT 1; nonsense", UNKNOWN, None),
+    ]);
+}
+
+#[test]
+fn writes() {
+    check(&[
+        ("INSERT INTO t VALUES (1)", WRITE, None),
+        ("INSERT INTO t VALUES (1) RETURNING a", WRITE, None),
+        ("CREATE TEMPORARY TABLE t (a INT)", WRITE, None),
+        ("CREATE PROCEDURE p() SELECT 1", WRITE, None),
+        ("CALL p()", WRITE, None),
+        ("LOAD DATA INFILE 'x' INTO TABLE t", WRITE, SLAVE),
+        ("FLUSH TABLES WITH READ LOCK", WRITE, SLAVE),
+        ("KILL QUERY 5", WRITE, SLAVE),
+        ("BINLOG 'x'", WRITE, SLAVE),
+        ("CHECK TABLE t", WRITE, SLAVE),
+        ("START SLAVE", WRITE, None),
+        ("RESET QUERY CACHE", WRITE, None),
+        ("SET PASSWORD FOR a = 'x'", WRITE, None),
+        ("SET DEFAULT ROLE r FOR a", WRITE, None),
+        ("SET GLOBAL max_connections = 5", WRITE, SLAVE),
+        ("SET @@global.max_connections = 5", WRITE, SLAVE),
+        ("SET PERSIST max_connections = 5", WRITE, SLAVE),
+        ("BEGIN NOT ATOMIC SELECT 1; END", UNKNOWN, None),
+        ("IF 1 THEN SELECT 1; END IF", UNKNOWN, None),
+        ("BEGIN DELETE FROM t; END", UNKNOWN, None),
+        ("EXECUTE s", UNKNOWN, None),
+        ("PREPARE s FROM @a", UNKNOWN, None),
+        ("SIGNAL SQLSTATE '45000'", UNKNOWN, None),
+        ("nonsense", UNKNOWN, None),
+        ("SET", UNKNOWN, None),
+        ("SET a", UNKNOWN, None),
+        ("SET SESSION AUTHORIZATION root", UNKNOWN, None),
+    ]);
+}
+
+#[test]
+fn statements_inside_of_statements() {
+    check(&[
+        ("PREPARE s FROM 'SELECT 1'", SESSION, None),
+        ("PREPARE s FROM 'DELETE FROM t'", WRITE, None),
+        ("PREPARE s FROM 'SELECT ''a'''", SESSION, None),
+        ("PREPARE s FROM 'SELECT \\'a\\', f()'", WRITE, None),
+        ("PREPARE s FROM 'SET sql_log_bin = 0'", SESSION, EVERYWHERE),
+        ("EXECUTE IMMEDIATE 'SELECT 1'", READ, None),
+        ("EXECUTE IMMEDIATE 'SELECT ?' USING 1", READ, None),
+        ("EXECUTE IMMEDIATE 'DELETE FROM t'", WRITE, None),
+        ("EXECUTE IMMEDIATE CONCAT('SELECT', ' 1')", UNKNOWN, None),
+        ("EXECUTE IMMEDIATE 'SELECT ' '1'", UNKNOWN, None),
+        ("PREPARE s FROM x'53454c4543542031'", UNKNOWN, None),
+        ("SET STATEMENT max_statement_time = 1 FOR SELECT 1", READ, None),
+        (
+            "SET STATEMENT max_statement_time = SUBSTRING('1' FROM 1 FOR 1), sql_mode = '' FOR DELETE FROM t",
+            WRITE,
+            None,
+        ),
+        ("SET STATEMENT sql_mode = '' FOR EXECUTE IMMEDIATE 'SELECT 1'", UNKNOWN, None),
+    ]);
+    let nested =
+        (0..5).fold("SELECT 1".to_owned(), |sql, _| format!("EXECUTE IMMEDIATE '{}'", sql.replace('\'', "''")));
+    assert_eq!(plan(&nested).intent, UNKNOWN);
+}
+
+#[test]
+fn what_would_hide_writes_is_refused_everywhere() {
+    for set in [
+        "sql_log_bin = 0",
+        "SESSION sql_log_bin = 0",
+        "GLOBAL server_id = 5",
+        "LOCAL binlog_format := 'STATEMENT'",
+        "@@sql_log_bin = 0",
+        "@@session.sql_log_bin = 0",
+        "@@SESSION . `Sql_Log_Bin` = 0",
+        "@@local.binlog_row_image = minimal",
+        "@a = (SELECT 1, 2), @@gtid_domain_id = 7",
+        "NAMES utf8, gtid_seq_no = 7",
+        "gtid_next = 'AUTOMATIC'",
+        "server_id = 5",
+        "pseudo_thread_id = 5",
+        "binlog_alter_two_phase = 1",
+        "STATEMENT sql_log_bin = 0 FOR DELETE FROM t",
+        "STATEMENT max_statement_time = 1, sql_log_bin = 0 FOR DELETE FROM t",
+        "STATEMENT max_statement_time = 1 FOR SET sql_log_bin = 0",
+        "STATEMENT max_statement_time = 1 FOR EXECUTE IMMEDIATE 'SET sql_log_bin = 0'",
+        "\"sql_log_bin\" = 0",
+    ] {
+        let sql = format!("SET {set}");
+        assert_eq!(plan(&sql).refusal.as_ref().map(|refusal| refusal.on), EVERYWHERE, "{sql}");
+    }
+    for sql in [
+        "XA START 'a'",
+        "XA COMMIT 'a' ONE PHASE",
+        "RESET MASTER",
+        "RESET QUERY CACHE, MASTER",
+        "SELECT 1; SET sql_log_bin = 0",
+        "/*! SET sql_log_bin = 0 */",
+        "SET /*!50000 sql_log_bin */ = 0",
+        "/*!99999 ' */ SET sql_log_bin = 0 -- '",
+        "CREATE PROCEDURE p() BEGIN SET sql_log_bin = 0; END",
+        "CREATE OR REPLACE DEFINER = 'a'@'b' FUNCTION f() RETURNS INT BEGIN SET @@session.gtid_domain_id = 5; RETURN 1; END",
+        "BEGIN NOT ATOMIC SET SESSION sql_log_bin = 0; END",
+        "UPDATE towline.position SET seq = 1",
+        "DELETE FROM `Towline` . `position`",
+        "INSERT INTO a.t SELECT 1; INSERT INTO towline.t SELECT 2",
+        "DROP DATABASE IF EXISTS towline",
+        "CREATE OR REPLACE DATABASE towline",
+        "GRANT ALL ON towline.* TO a",
+        "INSERT INTO /*!towline.*/position VALUES (1)",
+    ] {
+        assert_eq!(plan(sql).refusal.as_ref().map(|refusal| refusal.on), EVERYWHERE, "{sql}");
+    }
+}
+
+#[test]
+fn what_only_looks_like_it_is_not_refused() {
+    check(&[
+        ("SET @sql_log_bin = 0", SESSION, None),
+        ("SET session_track_system_variables = '*'", SESSION, None),
+        ("UPDATE host SET server_id = 5", WRITE, None),
+        ("INSERT INTO note VALUES ('SET sql_log_bin = 0')", WRITE, None),
+        ("CREATE TABLE instance (binlog_format VARCHAR(16))", WRITE, None),
+        ("SELECT * FROM towline.position", READ, None),
+        ("USE towline", SESSION, None),
+        ("INSERT INTO app.towline VALUES (1)", WRITE, None),
+        ("CREATE USER towline", WRITE, None),
+        ("SELECT @@sql_log_bin, @@server_id", READ, None),
+    ]);
+}
+
+#[test]
+fn fences_of_a_slave_stay_up() {
+    check(&[
+        ("SET TRANSACTION READ WRITE", SESSION, SLAVE),
+        ("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ WRITE", SESSION, SLAVE),
+        ("SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE", SESSION, SLAVE),
+        ("SET GLOBAL TRANSACTION READ ONLY", WRITE, SLAVE),
+        ("SET tx_read_only = 0", SESSION, SLAVE),
+        ("SET @@session.transaction_read_only = 0", SESSION, SLAVE),
+        ("SET transaction_isolation = 'READ-COMMITTED'", SESSION, SLAVE),
+        ("SET STATEMENT tx_read_only = 0 FOR SELECT 1", READ, SLAVE),
+        ("START TRANSACTION READ WRITE", TRANSACTION, SLAVE),
+        ("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ WRITE", TRANSACTION, SLAVE),
+        ("START TRANSACTION READ", UNKNOWN, None),
+    ]);
+}
+
+#[test]
+fn a_set_changes_how_the_statements_behind_it_are_read() {
+    check(&[
+        ("SET time_zone = '+00:00'; SELECT 1", SESSION, None),
+        ("SET sql_mode = ''; SELECT 1", UNKNOWN, None),
+        ("SET NAMES gbk; SELECT 1", UNKNOWN, None),
+        ("SELECT 1; SET NAMES utf8", SESSION, None),
+    ]);
+}
+
+#[test]
+fn modes_and_charsets_decide_where_a_string_ends() {
+    let classifier = SqlClassifier::for_server("10.11.19-MariaDB");
+    let intent = |sql: &[u8], mode| classifier.classify(sql, mode).intent;
+    let plain = SqlMode::default();
+    let no_escapes = SqlMode { no_backslash_escapes: true, ..plain };
+    let ansi = SqlMode { ansi_quotes: true, ..plain };
+    let unsafe_charset = SqlMode { ascii_unsafe_charset: true, ..plain };
+
+    let sql = br"SELECT 'a\', f(), 'b'";
+    assert_eq!((intent(sql, plain), intent(sql, no_escapes)), (UNKNOWN, WRITE));
+    let sql = br"SELECT 'a\\', 1";
+    assert_eq!((intent(sql, plain), intent(sql, no_escapes)), (READ, READ));
+    let sql = br#"SELECT "version"()"#;
+    assert_eq!(intent(sql, ansi), WRITE);
+    let sql = b"SELECT '\xbf\x5c'";
+    assert_eq!((intent(sql, plain), intent(sql, unsafe_charset)), (UNKNOWN, UNKNOWN));
+    let sql = b"SELECT '\xc3\xa4'";
+    assert_eq!((intent(sql, plain), intent(sql, unsafe_charset)), (READ, UNKNOWN));
+    // A no-break space in latin1.
+    assert_eq!(intent(b"SELECT * FROM t FOR\xa0UPDATE", plain), UNKNOWN);
+    assert_eq!(intent("SELECT `ä`, ö FROM t".as_bytes(), plain), READ);
+    assert_eq!(intent(b"SELECT 1\0", plain), UNKNOWN);
+}
+
+#[test]
+fn on_mysql_double_quotes_may_be_names_without_notice() {
+    let mysql = SqlClassifier::for_server("9.7.4");
+    let maria = SqlClassifier::for_server("10.11.19-MariaDB");
+    let intents =
+        |sql: &str| [&mysql, &maria].map(|classifier| classifier.classify(sql.as_bytes(), SqlMode::default()).intent);
+    assert_eq!(intents(r#"SELECT "a", "it's""#), [READ, READ]);
+    assert_eq!(intents(r#"SELECT "a\"", f(), "b""#), [UNKNOWN, WRITE]);
+    assert_eq!(intents(r#"SELECT "f"()"#), [UNKNOWN, READ]);
+    assert_eq!(intents("SELECT MD5('a')"), [WRITE, READ]);
+    assert_eq!(intents("SELECT UUID_TO_BIN('a')"), [READ, WRITE]);
+    assert_eq!(intents("SELECT /*+ QB_NAME(\"a */ ' \") */ f(), 'b'"), [UNKNOWN, UNKNOWN]);
+}
+
+#[test]
+fn the_server_has_the_last_word() {
+    let classifier = SqlClassifier::new();
+    let ask = || classifier.classify(b"SELECT * FROM view_that_writes", SqlMode::default());
+    assert_eq!(ask().intent, READ);
+    classifier.learn_write(ask().digest);
+    assert_eq!((ask().intent, ask().rule.as_ref()), (WRITE, "the server showed it to write"));
+    assert_eq!(classifier.classify(b"SELECT * FROM another_view", SqlMode::default()).intent, READ);
+}
+
+#[test]
+fn texts_of_one_shape_share_a_plan() {
+    let classifier = SqlClassifier::new();
+    let plan = |sql: &str| classifier.classify(sql.as_bytes(), SqlMode::default());
+    for (one, other) in [
+        ("SELECT c FROM t WHERE id=5", "select  C from T where ID = -17.5e3 /* x */ -- y"),
+        ("SELECT * FROM t WHERE a IN (1)", "SELECT * FROM t WHERE a IN ('a', 2, NULL, -3, x'00', ?)"),
+        ("INSERT INTO t VALUES (1, 'a')", "INSERT INTO t VALUES (1, 'a'), (NULL, 'b'), (-3, 'c')"),
+        ("INSERT INTO t VALUES (1, NOW(), b)", "INSERT INTO t VALUES (2, now(), B),(3,NOW(),b)"),
+    ] {
+        assert!(Arc::ptr_eq(&plan(one), &plan(other)), "{one} | {other}");
+    }
+    for (one, other) in [
+        ("SELECT a FROM t", "SELECT b FROM t"),
+        ("SELECT a FROM t", "SELECT `a` FROM t"),
+        ("SELECT a - b", "SELECT a + b"),
+        ("SELECT now()", "SELECT now ()"),
+        ("SELECT 1", "SELECT 1 /*! */"),
+    ] {
+        assert_ne!(plan(one).digest, plan(other).digest, "{one} | {other}");
+    }
+    let keyed = |sql: &str| SqlClassifier::new().classify(sql.as_bytes(), SqlMode::default()).digest;
+    assert_ne!(keyed("SELECT 1"), keyed("SELECT 1"), "the digest is not keyed");
+}
+
+#[test]
+fn tables_come_with_the_plan() {
+    let table = |schema: Option<&str>, table: &str| (schema.map(str::to_owned), table.to_owned());
+    assert_eq!(plan("INSERT INTO shop.Item (a) VALUES (1), (2)").tables, [table(Some("shop"), "item")]);
+    assert_eq!(plan("SELECT * FROM a JOIN b USING (id)").tables, [table(None, "a"), table(None, "b")]);
+    assert_eq!(plan("SELECT * FROM t LOCK IN SHARE MODE").tables, []);
+}
+
+#[test]
+fn long_texts_are_decided_without_reading_them_all() {
+    let rows = "(1,'a'),".repeat(50_000);
+    assert_eq!(plan(&format!("INSERT INTO t VALUES {rows}(1,'a')")).intent, WRITE);
+    let columns: String = (0..20_000).map(|i| format!("c{i},")).collect();
+    assert_eq!(plan(&format!("SELECT {columns}1")).intent, READ);
+    assert_eq!(plan(&format!("SELECT {columns}f()")).intent, WRITE);
+    assert_eq!(plan(&format!("SELECT {columns}1; DELETE FROM t")).intent, UNKNOWN);
+    let hiding = plan(&format!("SELECT {columns}1; SET sql_log_bin = 0"));
+    assert_eq!(hiding.refusal.as_ref().map(|refusal| refusal.on), EVERYWHERE);
+}
+
+/// The ways to write that are also tried on a real slave.
+#[test]
+fn every_disguise_is_seen_through() {
+    let file = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/disguises.txt"));
+    let mut seen = 0;
+    for line in file.lines().filter(|line| !line.starts_with('#')) {
+        let [label, mode, sql] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("three fields: {line}") };
+        let mode = SqlMode {
+            no_backslash_escapes: mode == "NO_BACKSLASH_ESCAPES",
+            ansi_quotes: mode == "ANSI_QUOTES",
+            ascii_unsafe_charset: false,
+        };
+        for classifier in [SqlClassifier::for_server("10.11.19-MariaDB"), SqlClassifier::new()] {
+            let plan = classifier.classify(sql.replace('⏎', "\n").as_bytes(), mode);
+            assert!(is_refused_on_slave(&plan), "{label}: {sql} is taken for {} ({})", plan.intent, plan.rule);
+        }
+        seen += 1;
+    }
+    assert!(seen >= 60, "{seen} disguises");
+}
+
+/// Words, literals and signs of statements whose intent is known. `~` parts tokens that space may part.
+const DRESSABLE: &[(&str, bool)] = &[
+    ("SELECT~a~,~b~FROM~t~WHERE~id~=~5~AND~name~=~'x'~ORDER~BY~a", false),
+    ("SELECT~COUNT(~*~)~FROM~t~WHERE~a~IN~(~1~,~2~)", false),
+    ("SHOW~TABLES~LIKE~'x'", false),
+    ("EXPLAIN~SELECT~a~FROM~t", false),
+    ("START~TRANSACTION~READ~ONLY", false),
+    ("DELETE~FROM~t~WHERE~id~=~5", true),
+    ("SELECT~f(~1~)~,~'x'", true),
+    ("SELECT~'x'~;~UPDATE~t~SET~a~=~5", true),
+    ("SELECT~a~FROM~t~WHERE~b~=~'x'~FOR~UPDATE", true),
+    ("SELECT~NEXT~VALUE~FOR~s", true),
+    ("SELECT~a~INTO~OUTFILE~'x'~FROM~t", true),
+    ("SET~SESSION~TRANSACTION~READ~WRITE", true),
+    ("SET~@~a~=~5~,~tx_read_only~=~0", true),
+    ("WITH~x~AS~(~SELECT~5~)~DELETE~FROM~t", true),
+    ("SELECT~(~SELECT~`f`~(~'x'~)~)", true),
+];
+
+/// Space and comments, none of which means anything.
+fn gap() -> impl Strategy<Value = String> {
+    let one = prop_oneof![
+        Just(" ".to_owned()),
+        Just("\t\r\n".to_owned()),
+        "/\\*[ a-z';(`\"#-]{0,8}\\*/",
+        "#[ a-z';(`\"*/-]{0,8}\n",
+        "-- [ a-z';(`\"*/#]{0,8}\n",
+    ];
+    prop::collection::vec(one, 1..3).prop_map(|gaps| gaps.concat())
+}
+
+fn literal() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "[0-9]{1,9}",
+        "[0-9]{1,3}\\.[0-9]{1,3}",
+        "'([a-z;(#` -]|''|\\\\'|\\\\\\\\|\"){0,9}'",
+        "\"([a-z;(#` -]|\"\"|\\\\\"|\\\\\\\\|'){0,9}\"",
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn no_dressing_up_changes_class_or_digest(
+        (which, gaps, literals, cases) in (
+            0..DRESSABLE.len(),
+            prop::collection::vec(gap(), 40),
+            prop::collection::vec(literal(), 40),
+            prop::collection::vec(any::<bool>(), 40),
+        )
+    ) {
+        let classifier = SqlClassifier::for_server("10.11.19-MariaDB");
+        let ask = |sql: &str| classifier.classify(sql.as_bytes(), SqlMode::default());
+        let (sql, refused) = DRESSABLE[which];
+        let mut dressed = gaps[0].clone();
+        for (at, token) in sql.split('~').enumerate() {
+            match token {
+                "'x'" | "5" | "0" | "1" | "2" => dressed += &literals[at],
+                _ if cases[at] => dressed += &token.to_lowercase(),
+                _ => dressed += token,
+            }
+            // A user variable is one token.
+            if token != "@" {
+                dressed += &gaps[at + 1];
+            }
+        }
+        let plain = ask(&sql.replace("@~", "@").replace('~', " "));
+        let plan = ask(&dressed);
+        prop_assert_eq!(is_refused_on_slave(&plan), refused, "{} ({})", dressed, plan.rule);
+        prop_assert_eq!(plan.digest, plain.digest, "{}", dressed);
+    }
+
+    #[test]
+    fn nothing_panics_on_mutated_bytes(
+        which in 0..DRESSABLE.len(),
+        cuts in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4_u8), 1..6),
+        flags in any::<[bool; 3]>(),
+    ) {
+        let mut sql = DRESSABLE[which].0.replace('~', " ").into_bytes();
+        for (at, byte, how) in cuts {
+            let at = at.index(sql.len() + 1);
+            match how {
+                0 => sql.insert(at, byte),
+                1 => sql.truncate(at),
+                2 => sql.splice(at..at, *b"/*!").for_each(drop),
+                _ => sql.splice(at..at, [b"'\"`\\("[byte as usize % 5]]).for_each(drop),
+            }
+        }
+        let mode = SqlMode { no_backslash_escapes: flags[0], ansi_quotes: flags[1], ascii_unsafe_charset: flags[2] };
+        SqlClassifier::new().classify(&sql, mode);
+    }
+
+    #[test]
+    fn nothing_panics_on_noise(sql in prop::collection::vec(any::<u8>(), 0..300), ansi_quotes in any::<bool>()) {
+        SqlClassifier::new().classify(&sql, SqlMode { ansi_quotes, ..SqlMode::default() });
+    }
+}

@@ -1,0 +1,63 @@
+//! What the rules say about one statement, and how the verdicts on several become one.
+
+use std::borrow::Cow;
+
+use towline_middleware::{Intent, Refusal, RefusedOn};
+
+/// What the rules say about one statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Verdict {
+    /// What it means to do.
+    pub(super) intent: Intent,
+    /// What decided that.
+    pub(super) rule: Cow<'static, str>,
+    /// Set when it is refused by name.
+    pub(super) refusal: Option<Refusal>,
+    /// Whether it changes how the server cuts the statements behind it.
+    pub(super) changes_lexing: bool,
+}
+
+impl Verdict {
+    /// An intent and what decided it.
+    pub(super) fn new(intent: Intent, rule: impl Into<Cow<'static, str>>) -> Self {
+        Self { intent, rule: rule.into(), refusal: None, changes_lexing: false }
+    }
+
+    /// Takes a stronger intent.
+    pub(super) fn at_least(mut self, intent: Intent, rule: impl Into<Cow<'static, str>>) -> Self {
+        if intent > self.intent {
+            self.intent = intent;
+            self.rule = rule.into();
+        }
+        self
+    }
+
+    /// Refused on slaves, unless it is refused everywhere.
+    pub(super) fn refused_on_slave(self, reason: impl Into<Cow<'static, str>>) -> Self {
+        self.refused(RefusedOn::Slave, reason.into())
+    }
+
+    /// Refused on every node.
+    pub(super) fn refused_everywhere(self, reason: impl Into<Cow<'static, str>>) -> Self {
+        self.refused(RefusedOn::EveryNode, reason.into())
+    }
+
+    fn refused(mut self, on: RefusedOn, reason: Cow<'static, str>) -> Self {
+        let stands = self.refusal.as_ref().is_some_and(|refusal| refusal.on == on || on == RefusedOn::Slave);
+        if !stands {
+            self.refusal = Some(Refusal { on, reason });
+        }
+        self
+    }
+
+    /// This statement and another in one text: the stronger intent, the wider refusal.
+    pub(super) fn and(self, other: Self) -> Self {
+        let changes_lexing = self.changes_lexing || other.changes_lexing;
+        let mut both = self.at_least(other.intent, other.rule);
+        both.changes_lexing = changes_lexing;
+        match other.refusal {
+            Some(refusal) => both.refused(refusal.on, refusal.reason),
+            None => both,
+        }
+    }
+}
