@@ -8,6 +8,7 @@ mod check;
 mod cli;
 mod cluster;
 mod http;
+mod hub;
 mod managed;
 mod mysql_front;
 mod readme;

@@ -1,0 +1,395 @@
+//! What a master commits reaches every slave once and in order, whatever the slaves and the network do.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    http::{HeaderMap, StatusCode, header::AUTHORIZATION},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use mysql_async::{Conn, prelude::Queryable};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{net::TcpListener, task::JoinHandle};
+use towline::{
+    config::{Ack, AckOnTimeout},
+    replication::{
+        apply::{Applier, ApplyOptions},
+        hub::{Hub, HubOptions, HubState},
+        protocol::Batch,
+        slave_status::{SlaveState, SlaveStatus},
+    },
+};
+use towline_middleware::{Acknowledgement, Replication, Role, testing::EverythingWrites};
+
+use crate::support::{TestServer, eventually};
+
+const SECRET: &str = "of the cluster";
+
+/// What a slave's network does to pushes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    None,
+    /// Every second answer is lost, after the push was applied.
+    LosesAnswers,
+    /// No answer ever comes, and nothing is applied.
+    Silent,
+}
+
+/// A slave: its MySQL, its applier and the HTTP in front of it.
+struct Slave {
+    server: TestServer,
+    applier: Applier,
+    url: String,
+    fault: Arc<AtomicU8>,
+    http: JoinHandle<()>,
+}
+
+impl Slave {
+    async fn start() -> Self {
+        let server = TestServer::start(Role::Slave).await;
+        let applier = Applier::start(ApplyOptions::new(server.opts()));
+        let fault = Arc::<AtomicU8>::default();
+        let state = (applier.clone(), Arc::clone(&fault), Arc::<AtomicU64>::default());
+        let router = Router::new().route("/slave", post(move |headers, body| take_push(state.clone(), headers, body)));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let http = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { server, applier, url, fault, http }
+    }
+
+    fn set(&self, fault: Fault) {
+        self.fault.store(fault as u8, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Slave {
+    fn drop(&mut self) {
+        self.http.abort();
+    }
+}
+
+async fn take_push(
+    (applier, fault, pushes): (Applier, Arc<AtomicU8>, Arc<AtomicU64>),
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let expected = format!("Bearer {SECRET}");
+    if headers.get(AUTHORIZATION).is_none_or(|given| given != expected.as_str()) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let fault = fault.load(Ordering::Relaxed);
+    if fault == Fault::Silent as u8 {
+        std::future::pending::<()>().await;
+    }
+    let batch: Batch = serde_json::from_slice(&body).unwrap();
+    let answer = applier.push(batch).await;
+    if fault == Fault::LosesAnswers as u8 && pushes.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
+        return StatusCode::BAD_GATEWAY.into_response();
+    }
+    match answer {
+        Ok(applied) => Json(applied).into_response(),
+        Err(refusal) => (StatusCode::from_u16(refusal.refusal.status()).unwrap(), Json(refusal)).into_response(),
+    }
+}
+
+fn options(master: &TestServer, slaves: &[&Slave]) -> HubOptions {
+    HubOptions {
+        mysql: master.opts(),
+        secret: Some(SECRET.into()),
+        slaves: slaves.iter().map(|slave| slave.url.clone()).collect(),
+        ack: Ack::None,
+        ack_timeout: Duration::from_secs(30),
+        ack_on_timeout: AckOnTimeout::Warning,
+        ring_bytes_max: 1 << 20,
+        batch_bytes_max: 256 << 10,
+        batch_transactions_max: 1000,
+        transaction_bytes_max: 64 << 20,
+        push_timeout: Duration::from_secs(10),
+        classifier: Arc::new(EverythingWrites),
+    }
+}
+
+async fn run(session: &mut Conn, statements: &[&str]) {
+    for sql in statements {
+        session.query_drop(*sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+}
+
+const SHOP: [&str; 3] = [
+    "CREATE DATABASE shop",
+    "CREATE TABLE shop.t (i INT AUTO_INCREMENT PRIMARY KEY, n INT)",
+    "CREATE TABLE shop.keyless (i INT, s VARCHAR(20))",
+];
+
+/// Waits until every one of these slaves holds what the master holds.
+async fn assert_equal(master: &TestServer, hub: &Hub, slaves: &[&Slave]) {
+    let mut session = master.connect().await;
+    for slave in slaves {
+        eventually("the slave has everything", async || {
+            // Asked again each time: the hub itself writes to its schema.
+            let newest: Option<String> = session.query_first("SELECT @@gtid_binlog_pos").await.unwrap();
+            match slave.applier.progress() {
+                progress if Some(&progress.mark.gtid) == newest.as_ref() => Ok(()),
+                progress => Err(format!("{progress:?}, wanted {newest:?}; {:?}; {:?}", hub.status(), hub.slaves())),
+            }
+        })
+        .await;
+        assert_eq!(contents(&slave.server).await, contents(master).await);
+    }
+}
+
+async fn contents(server: &TestServer) -> Vec<(String, Option<u64>)> {
+    let mut conn = server.connect().await;
+    let tables: Vec<String> = conn
+        .query("SELECT CONCAT(table_schema, '.', table_name) FROM information_schema.tables WHERE table_schema = 'shop' ORDER BY 1")
+        .await
+        .unwrap();
+    conn.query(format!("CHECKSUM TABLE {}", tables.join(", "))).await.unwrap()
+}
+
+async fn slave_in(hub: &Hub, url: &str, what: &str, is: impl Fn(&SlaveState) -> bool) -> SlaveStatus {
+    eventually(what, async || {
+        let slaves = hub.slaves();
+        match slaves.iter().find(|slave| slave.url == url) {
+            Some(slave) if is(&slave.state) => Ok(slave.clone()),
+            _ => Err(format!("{slaves:?} {:?}", hub.status())),
+        }
+    })
+    .await
+}
+
+/// Writes in several sessions at once: rows with and without key, a rollback, a schema change.
+async fn load(master: &TestServer, sessions: usize, rounds: usize) {
+    let work = (0..sessions).map(|session| {
+        let opts = master.opts();
+        tokio::spawn(async move {
+            let mut conn = Conn::new(opts).await.unwrap();
+            for round in 0..rounds {
+                run(
+                    &mut conn,
+                    &[
+                        "INSERT INTO shop.t (n) VALUES (0), (1), (2)",
+                        "BEGIN",
+                        "UPDATE shop.t SET n = n + 1 WHERE i % 7 = 0 ORDER BY i LIMIT 3",
+                        "INSERT INTO shop.keyless VALUES (1, 'same'), (1, 'same'), (NULL, NULL)",
+                        "COMMIT",
+                        "BEGIN",
+                        "INSERT INTO shop.t (n) VALUES (99)",
+                        "ROLLBACK",
+                        "DELETE FROM shop.keyless WHERE i = 1 LIMIT 1",
+                    ],
+                )
+                .await;
+                if round % 10 == 5 {
+                    let table = format!("shop.s{session}_{round}");
+                    run(
+                        &mut conn,
+                        &[&format!("CREATE TABLE {table} (i INT)"), &format!("INSERT INTO {table} VALUES (1)")],
+                    )
+                    .await;
+                }
+            }
+        })
+    });
+    for session in work.collect::<Vec<_>>() {
+        session.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn every_slave_gets_every_transaction_once() {
+    let (master, a, b) = tokio::join!(TestServer::start(Role::Master), Slave::start(), Slave::start());
+    master.run(&SHOP).await;
+    b.set(Fault::LosesAnswers);
+    let hub = Hub::start(options(&master, &[&a, &b])).unwrap();
+    load(&master, 4, 20).await;
+    b.set(Fault::None);
+    assert_equal(&master, &hub, &[&a, &b]).await;
+
+    // What was committed before the hub began came from the binlog, the rest from memory.
+    for slave in [&a, &b] {
+        let status =
+            slave_in(&hub, &slave.url, "the slave is caught up", |state| *state == SlaveState::Streaming).await;
+        assert_eq!((status.behind, status.lag_seconds), (Some(0), Some(0)));
+        assert_eq!(slave.applier.progress().lag_seconds, 0);
+    }
+    let status = hub.status();
+    assert_eq!(status.state, HubState::Running);
+    assert!(status.ring_bytes > 0 && status.ring_transactions > 0, "{status:?}");
+
+    // A hub that starts anew goes on where the slaves stand, with what was committed meanwhile.
+    hub.stop().await;
+    load(&master, 1, 3).await;
+    let hub = Hub::start(options(&master, &[&a, &b])).unwrap();
+    load(&master, 1, 3).await;
+    assert_equal(&master, &hub, &[&a, &b]).await;
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_silent_slave_holds_nobody_up_and_catches_up_from_the_binlog() {
+    let (master, a, b) = tokio::join!(TestServer::start(Role::Master), Slave::start(), Slave::start());
+    master.run(&SHOP).await;
+    let mut options = options(&master, &[&a, &b]);
+    options.ring_bytes_max = 16 << 10;
+    options.push_timeout = Duration::from_millis(500);
+    let hub = Hub::start(options).unwrap();
+    assert_equal(&master, &hub, &[&a, &b]).await;
+    b.set(Fault::Silent);
+    load(&master, 2, 30).await;
+    assert_equal(&master, &hub, &[&a]).await;
+    let status = hub.status();
+    assert!(status.ring_bytes <= 16 << 10, "{status:?}");
+    let away =
+        slave_in(&hub, &b.url, "the silent slave is seen", |state| matches!(state, SlaveState::Away { .. })).await;
+    assert!(away.behind.is_some_and(|behind| behind > 0) && away.last_error.is_some(), "{away:?}");
+
+    b.set(Fault::None);
+    load(&master, 1, 3).await;
+    assert_equal(&master, &hub, &[&a, &b]).await;
+    slave_in(&hub, &b.url, "the slave is back", |state| *state == SlaveState::Streaming).await;
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn an_ok_waits_for_as_many_slaves_as_wanted() {
+    let (master, a, b) = tokio::join!(TestServer::start(Role::Master), Slave::start(), Slave::start());
+    master.run(&SHOP).await;
+    let mut session = master.connect().await;
+    for (ack, missing_when_b_is_silent) in [(Ack::One, false), (Ack::Majority, false), (Ack::All, true)] {
+        let mut options = options(&master, &[&a, &b]);
+        options.ack = ack;
+        options.ack_on_timeout = AckOnTimeout::Error;
+        let mut hub = Hub::start(options.clone()).unwrap();
+        assert!(hub.waits());
+        assert_equal(&master, &hub, &[&a, &b]).await;
+        run(&mut session, &["INSERT INTO shop.t (n) VALUES (1)"]).await;
+        let gtid: Option<String> = session.query_first("SELECT @@last_gtid").await.unwrap();
+        let position = hub.position_of(&gtid.unwrap()).unwrap();
+        assert_eq!(hub.acknowledged(position).await, Acknowledgement::Given, "{ack:?}");
+        let applied = [&a, &b].iter().filter(|slave| slave.applier.progress().mark.position >= position).count();
+        assert!(applied >= if ack == Ack::All { 2 } else { 1 });
+
+        if missing_when_b_is_silent {
+            hub.stop().await;
+            b.set(Fault::Silent);
+            options.ack_timeout = Duration::from_millis(300);
+            hub = Hub::start(options).unwrap();
+            slave_in(&hub, &a.url, "a follows", |state| *state == SlaveState::Streaming).await;
+            run(&mut session, &["INSERT INTO shop.t (n) VALUES (2)"]).await;
+            let gtid: Option<String> = session.query_first("SELECT @@last_gtid").await.unwrap();
+            let position = hub.position_of(&gtid.unwrap()).unwrap();
+            let Acknowledgement::Missing { reason, is_error } = hub.acknowledged(position).await else {
+                panic!("a slave that is silent has applied nothing")
+            };
+            assert!(is_error && reason.contains("of 2 wanted"), "{reason}");
+            hub.remove(&b.url).await.unwrap();
+            eventually("the other slave alone is enough", async || match hub.acknowledged(position).await {
+                Acknowledgement::Given => Ok(()),
+                missing => Err(missing),
+            })
+            .await;
+        }
+        hub.stop().await;
+    }
+    let hub = Hub::start(options(&master, &[])).unwrap();
+    assert!(!hub.waits());
+    assert_eq!(hub.position_of("0-1-1"), None, "nothing is known before the master was reached");
+    eventually("the master is reached", async || hub.position_of("0-1-7").ok_or("not yet")).await;
+    assert_eq!(hub.position_of("9-1-7"), None, "another domain");
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn the_masters_server_may_be_killed() {
+    let (master, a) = tokio::join!(TestServer::start(Role::Master), Slave::start());
+    master.run(&SHOP).await;
+    let hub = Hub::start(options(&master, &[&a])).unwrap();
+    for _ in 0..2 {
+        load(&master, 2, 5).await;
+        let pid = eventually("the server runs", async || master.managed().pid().ok_or("not yet")).await;
+        kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
+        eventually("the loss is seen", async || match hub.status().state {
+            HubState::Away { .. } => Ok(()),
+            state => Err(state),
+        })
+        .await;
+        eventually("the server is back", async || match Conn::new(master.opts()).await {
+            Ok(conn) => conn.disconnect().await,
+            Err(error) => Err(error),
+        })
+        .await;
+    }
+    load(&master, 1, 2).await;
+    assert_equal(&master, &hub, &[&a]).await;
+    assert_eq!(hub.status().state, HubState::Running);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn slaves_come_go_and_say_what_they_need() {
+    let (master, a, b, c) =
+        tokio::join!(TestServer::start(Role::Master), Slave::start(), Slave::start(), Slave::start());
+    master.run(&SHOP).await;
+    let hub = Hub::start(options(&master, &[&a])).unwrap();
+    for (id, url) in [("", a.url.as_str()), ("a", "ftp://host"), ("a", "nowhere")] {
+        assert!(hub.register(id, url).await.is_err(), "{id:?} {url:?}");
+    }
+    assert_equal(&master, &hub, &[&a]).await;
+    // The same slave under the name that it gives itself.
+    hub.register("first", &a.url).await.unwrap();
+    assert_eq!(hub.slaves().iter().map(|slave| slave.id.clone()).collect::<Vec<_>>(), ["first"]);
+    hub.register("second", &b.url).await.unwrap();
+    load(&master, 1, 3).await;
+    assert_equal(&master, &hub, &[&a, &b]).await;
+
+    // Registrations outlive the node; what was removed stays away.
+    assert!(hub.remove("first").await.unwrap() && !hub.remove("first").await.unwrap());
+    hub.stop().await;
+    let hub = Hub::start(options(&master, &[])).unwrap();
+    load(&master, 1, 3).await;
+    assert_equal(&master, &hub, &[&b]).await;
+    assert_eq!(hub.slaves().iter().map(|slave| slave.id.clone()).collect::<Vec<_>>(), ["second"]);
+
+    // The binlog's beginning is gone, so an empty slave can't begin there.
+    master.run(&["FLUSH BINARY LOGS"]).await;
+    let mut session = master.connect().await;
+    let (file, _, _, _): (String, u64, String, String) =
+        session.query_first("SHOW MASTER STATUS").await.unwrap().unwrap();
+    eventually("the old files are let go", async || {
+        session.query_drop(format!("PURGE BINARY LOGS TO '{file}'")).await.map_err(|error| error.to_string())?;
+        let logs: Vec<(String, u64)> = session.query("SHOW BINARY LOGS").await.map_err(|error| error.to_string())?;
+        if logs.len() == 1 { Ok(()) } else { Err(format!("{logs:?}")) }
+    })
+    .await;
+    hub.register("third", &c.url).await.unwrap();
+    slave_in(&hub, &c.url, "an empty slave needs a snapshot", |state| {
+        matches!(state, SlaveState::NeedsSnapshot { .. })
+    })
+    .await;
+
+    // A server with data of its own is not written over, and one that is not there is no trouble for others.
+    let d = Slave::start().await;
+    d.server.run(&["CREATE DATABASE own", "CREATE TABLE own.t (i INT)"]).await;
+    hub.register("fourth", &d.url).await.unwrap();
+    slave_in(
+        &hub,
+        &d.url,
+        "foreign data is seen",
+        |state| matches!(state, SlaveState::Refusing { refusal, .. } if refusal == "forked"),
+    )
+    .await;
+    hub.register("fifth", "http://127.0.0.1:1").await.unwrap();
+    slave_in(&hub, "http://127.0.0.1:1", "nobody is there", |state| matches!(state, SlaveState::Away { .. })).await;
+    load(&master, 1, 2).await;
+    assert_equal(&master, &hub, &[&b]).await;
+    hub.stop().await;
+}
