@@ -1,4 +1,5 @@
 //! Towards clients.
 
+mod accept;
 pub mod http;
 pub mod mysql;

@@ -13,7 +13,7 @@ use std::{
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use crate::{Command, Error, Reply, ServerError};
+use crate::{Command, Error, Front, Reply, ServerError};
 
 #[derive(Debug, Default)]
 struct Gate {
@@ -26,7 +26,7 @@ struct Gate {
 pub struct AdmissionLayer(Arc<Gate>);
 
 impl AdmissionLayer {
-    /// From now on every new command is refused with error 1053.
+    /// From now on every new command of a MySQL client is refused with error 1053.
     pub fn close(&self) {
         self.0.stopping.store(true, Ordering::Release);
     }
@@ -65,8 +65,10 @@ where
     }
 
     fn call(&mut self, command: Command) -> Self::Future {
-        // A command without a reply can't be refused, and a client that leaves is welcome to.
-        if self.gate.stopping.load(Ordering::Acquire) && command.kind().has_reply() {
+        // A command without a reply can't be refused, and a client that leaves is welcome to. A request of HTTP is one
+        // unit of work though it may be several commands long: its front admits it as a whole.
+        let refusable = command.kind().has_reply() && command.session().front() == Front::MySql;
+        if self.gate.stopping.load(Ordering::Acquire) && refusable {
             return AdmissionFuture::Refused;
         }
         self.gate.running.fetch_add(1, Ordering::AcqRel);

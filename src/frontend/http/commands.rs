@@ -11,6 +11,7 @@ use super::{
     HttpError, HttpFront,
     accounts::{Lent, Schema},
     json_command::{self, Action, JsonCommand},
+    parameters::body_of_parameters,
     request::BodyLimit,
     run::{self, Room},
     stream::{self, NDJSON, StreamLimits},
@@ -151,7 +152,7 @@ fn of_parameters(uri: &Uri) -> Result<(Option<Action>, Bytes), HttpError> {
         return Err(HttpError::GetWrites);
     }
     let default = if named("term").is_some() { Action::Search } else { Action::Select };
-    Ok((Some(default), json_command::body_of_parameters(&parameters)?.into()))
+    Ok((Some(default), body_of_parameters(&parameters)?.into()))
 }
 
 fn schema_of<'a>(command: &'a JsonCommand<'_>) -> Schema<'a> {

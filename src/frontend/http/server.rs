@@ -1,6 +1,6 @@
 //! The listener: connections with their limits, the routes, and the drain at the end.
 
-use std::{any::Any, io, pin::pin, sync::Arc, time::Duration};
+use std::{any::Any, pin::pin, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -24,9 +24,8 @@ use tower_http::{catch_panic::CatchPanicLayer, trace::TraceLayer};
 use towline_middleware::Role;
 
 use super::{HttpError, HttpFront, NodeReplication, admin, status};
+use crate::frontend::accept::accept;
 
-/// How long to wait after an accept that failed for want of file descriptors or memory: trying at once would only spin.
-const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
 /// How often unused sessions with MySQL are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a client that is turned away may take to read why.
@@ -60,20 +59,13 @@ pub async fn serve(listener: TcpListener, front: HttpFront, routes: Routes, stop
     let cut = CancellationToken::new();
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let stream = tokio::select! {
+            stream = accept(&listener) => stream,
             _ = sweep.tick() => {
                 front.0.accounts.sweep();
                 continue;
             }
             () = stop.cancelled() => break,
-        };
-        let stream = match accepted.and_then(|(stream, _)| stream.set_nodelay(true).map(|()| stream)) {
-            Ok(stream) => stream,
-            Err(error) => {
-                back_off(&error).await;
-                continue;
-            }
         };
         let Ok(permit) = permits.clone().try_acquire_owned() else {
             tracker.spawn(turn_away(stream));
@@ -119,14 +111,6 @@ async fn serve_connection(
 async fn turn_away(mut stream: TcpStream) {
     // Who does not read it in time is turned away all the same.
     let _ = tokio::time::timeout(TURN_AWAY_TIMEOUT, stream.write_all(TURNED_AWAY.as_bytes())).await;
-}
-
-async fn back_off(error: &io::Error) {
-    // A client that left before it was accepted costs nothing; anything else is a want of the system's.
-    if error.kind() != io::ErrorKind::ConnectionAborted {
-        tracing::warn!(error = error as &dyn std::error::Error, "can't accept an HTTP client");
-        tokio::time::sleep(ACCEPT_BACK_OFF).await;
-    }
 }
 
 fn router(front: HttpFront, routes: Routes) -> Router {

@@ -1,7 +1,6 @@
 //! The accept loop: a permit for each session, a limit on all of them, and the drain at the end.
 
 use std::{
-    io,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -17,10 +16,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use towline_middleware::ServerError;
 
 use super::{MySqlFront, client::Client, connection::serve_client};
-use crate::upstream::Stream;
+use crate::{frontend::accept::accept, upstream::Stream};
 
-/// How long to wait after an accept that failed for want of file descriptors or memory: trying at once would only spin.
-const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
 /// How long a client that is turned away may take to read why.
 const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -57,16 +54,9 @@ pub async fn serve(listener: TcpListener, front: Arc<MySqlFront>, sessions: Sess
     // Dropped at the end of the grace, which ends the sessions that are still open.
     let cut = CancellationToken::new();
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let stream = tokio::select! {
+            stream = accept(&listener) => Stream::Tcp(stream),
             () = stop.cancelled() => break,
-        };
-        let stream = match accepted.and_then(|(stream, _)| stream.set_nodelay(true).map(|()| stream)) {
-            Ok(stream) => Stream::Tcp(stream),
-            Err(error) => {
-                back_off(&error).await;
-                continue;
-            }
         };
         let Ok(permit) = permits.clone().try_acquire_owned() else {
             tracker.spawn(turn_away(stream, front.limits.connections_max));
@@ -95,12 +85,4 @@ async fn turn_away(stream: Stream, connections_max: usize) {
     client.put_early_error(&ServerError::new(1040, b"08004", text));
     // Who does not read it in time is turned away all the same.
     let _ = tokio::time::timeout(TURN_AWAY_TIMEOUT, client.flush()).await;
-}
-
-async fn back_off(error: &io::Error) {
-    // A client that left before it was accepted costs nothing; anything else is a want of the system's.
-    if error.kind() != io::ErrorKind::ConnectionAborted {
-        tracing::warn!(error = error as &dyn std::error::Error, "can't accept a client");
-        tokio::time::sleep(ACCEPT_BACK_OFF).await;
-    }
 }

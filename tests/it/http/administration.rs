@@ -107,6 +107,8 @@ async fn a_running_request_is_finished_when_the_node_stops() {
         }
     })
     .await;
+    // As a node stops: no new commands, no new connections.
+    http.admission.close();
     http.stop.cancel();
     let (status, body) = running.await.unwrap();
     assert_eq!(status, StatusCode::OK, "{body}");

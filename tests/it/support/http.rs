@@ -20,7 +20,7 @@ use towline::{
 };
 use towline_middleware::{
     Classifier, Role, Stack,
-    layers::{fan_out::FanOutLayer, guard::GuardLayer, user::UserLayers},
+    layers::{admission::AdmissionLayer, fan_out::FanOutLayer, guard::GuardLayer, user::UserLayers},
     testing::EverythingWrites,
 };
 
@@ -35,6 +35,7 @@ pub(crate) struct TestHttp {
     pub(crate) addr: SocketAddr,
     pub(crate) stop: CancellationToken,
     pub(crate) serving: JoinHandle<()>,
+    pub(crate) admission: AdmissionLayer,
     client: reqwest::Client,
     path: &'static str,
 }
@@ -77,9 +78,10 @@ impl TestHttp {
             NodeReplication::Master(hub) => FanOutLayer::master(Arc::new(hub.clone())),
             NodeReplication::Slave(_) => FanOutLayer::slave(),
         };
+        let admission = AdmissionLayer::default();
         let stack = Stack {
             trace: Default::default(),
-            admission: Default::default(),
+            admission: admission.clone(),
             classify: Default::default(),
             user: UserLayers::new([]),
             guard: GuardLayer::new(role),
@@ -99,7 +101,7 @@ impl TestHttp {
         let front = HttpFront::new(state).expect("random numbers");
         let serving = tokio::spawn(serve(listener, front, Routes::All, stop.clone()));
         let path = if role == Role::Master { "/master" } else { "/slave" };
-        Self { addr, stop, serving, client: reqwest::Client::new(), path }
+        Self { addr, stop, serving, admission, client: reqwest::Client::new(), path }
     }
 
     /// Waits until the node says that it is ready.
