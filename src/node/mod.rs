@@ -38,6 +38,7 @@ use towline_middleware::{
 pub use self::error::NodeError;
 use self::server::Server;
 use crate::{
+    classify::SqlClassifier,
     config::{Config, LayerConfig},
     frontend::{
         http::{self, AccountLimits, HttpFront, HttpOptions, HttpState, NodeReplication, Routes, SessionParts},
@@ -138,7 +139,7 @@ impl NodeBuilder {
         // MySQL before everything else: all state lives there. It is checked before it is relied on.
         let server = Server::start(&config, role).await?;
         let version = server.check(role).await?;
-        let classifier: Arc<dyn Classifier> = Arc::new(towline_middleware::testing::EverythingWrites);
+        let classifier: Arc<dyn Classifier> = Arc::new(SqlClassifier::for_server(&version));
 
         // All ports before anything serves: a port in use ends the start, and not a node at work.
         let mysql_listener = listen("mysql_front.listen", config.mysql_front.listen).await?;

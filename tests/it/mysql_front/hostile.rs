@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use towline::classify::SqlClassifier;
 use towline_middleware::Role;
 
 use super::{APP, prepare};
@@ -36,7 +37,7 @@ async fn unsupported_commands_are_refused_by_name_and_the_session_goes_on() {
 async fn garbage_costs_its_sender_the_session_and_nobody_else_anything() {
     let server = TestServer::start(Role::Master).await;
     prepare(&server).await;
-    let classifier = Arc::new(towline_middleware::testing::EverythingWrites);
+    let classifier = Arc::new(SqlClassifier::new());
     let front = TestFront::start_with(Role::Master, &server, classifier, |limits| {
         limits.packet_bytes_max = 1 << 20;
         limits.handshake_timeout = Duration::from_millis(500);

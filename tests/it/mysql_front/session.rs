@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use towline::classify::SqlClassifier;
 use towline_middleware::{Classifier, Intent, Plan, Role, SqlMode};
 
 use super::{APP, prepare};
@@ -95,7 +96,7 @@ async fn on_a_slave_the_server_itself_refuses_what_the_guard_lets_through() {
 async fn one_client_too_many_is_told_so_and_a_free_place_is_taken_again() {
     let server = TestServer::start(Role::Master).await;
     prepare(&server).await;
-    let classifier = Arc::new(towline_middleware::testing::EverythingWrites);
+    let classifier = Arc::new(SqlClassifier::new());
     let front = TestFront::start_with(Role::Master, &server, classifier, |limits| limits.connections_max = 1).await;
     let first = WireClient::connect(&front.target(), MODERN, APP, "").await;
     let refusal = WireClient::open(&front.target()).await.read().await.expect("a refusal");

@@ -9,6 +9,7 @@ use std::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use towline::{
+    classify::SqlClassifier,
     frontend::mysql::{Limits, MySqlFront, SessionCount, serve},
     upstream::Endpoint,
 };
@@ -62,7 +63,7 @@ pub(crate) struct TestFront {
 impl TestFront {
     /// A front as a node of this role has it.
     pub(crate) async fn start(role: Role, server: &TestServer) -> Self {
-        Self::start_with(role, server, Arc::new(towline_middleware::testing::EverythingWrites), |_| {}).await
+        Self::start_with(role, server, Arc::new(SqlClassifier::new()), |_| {}).await
     }
 
     /// The same with another classifier and other limits.
