@@ -36,7 +36,7 @@ impl Fence {
     }
 
     /// The one statement that puts it up. `character_set_client` is asked for again, since classification hangs on it
-    /// and a client may have taken it off the list.
+    /// and a client may have taken it off the list. MySQL takes no name twice, and its default list has this one.
     pub(crate) fn statement(self, mariadb: bool) -> &'static str {
         match (self, mariadb) {
             (Self::ReportCommits, true) => {
@@ -45,7 +45,10 @@ impl Fence {
             }
             (Self::ReportCommits, false) => {
                 "SET SESSION session_track_gtids=OWN_GTID,session_track_system_variables=\
-                 CONCAT_WS(',',NULLIF(@@session_track_system_variables,''),'character_set_client')"
+                 IF(@@session_track_system_variables='*' OR \
+                 FIND_IN_SET('character_set_client',REPLACE(@@session_track_system_variables,' ','')),\
+                 @@session_track_system_variables,\
+                 CONCAT_WS(',',NULLIF(@@session_track_system_variables,''),'character_set_client'))"
             }
             (Self::ReadOnly, true) => {
                 "SET SESSION tx_read_only=1,session_track_system_variables=\
@@ -53,7 +56,10 @@ impl Fence {
             }
             (Self::ReadOnly, false) => {
                 "SET SESSION transaction_read_only=1,session_track_system_variables=\
-                 CONCAT_WS(',',NULLIF(@@session_track_system_variables,''),'character_set_client')"
+                 IF(@@session_track_system_variables='*' OR \
+                 FIND_IN_SET('character_set_client',REPLACE(@@session_track_system_variables,' ','')),\
+                 @@session_track_system_variables,\
+                 CONCAT_WS(',',NULLIF(@@session_track_system_variables,''),'character_set_client'))"
             }
         }
     }
