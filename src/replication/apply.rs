@@ -1,6 +1,7 @@
 //! The slave's side: batches become transactions of its MySQL, one after the other.
 
 use std::{
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -23,7 +24,7 @@ use super::{
 };
 
 /// How a slave applies.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ApplyOptions {
     /// The slave's MySQL, with an account that may apply (`BINLOG REPLAY`, `READ ONLY ADMIN`, … on MariaDB).
     pub mysql: Opts,
@@ -34,6 +35,13 @@ pub struct ApplyOptions {
     pub lock_tries: u32,
     /// How long connecting to MySQL may take.
     pub connect_timeout: Duration,
+}
+
+impl fmt::Debug for ApplyOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not how to log in.
+        f.debug_struct("ApplyOptions").field("lock_wait", &self.lock_wait).finish_non_exhaustive()
+    }
 }
 
 impl ApplyOptions {
@@ -266,10 +274,6 @@ impl Worker {
     }
 
     async fn push(&mut self, batch: Batch) -> Result<Applied, NotApplied> {
-        self.track.send_modify(|track| {
-            track.heard = Some(Instant::now());
-            track.head = track.head.max(batch.head);
-        });
         if self.session.is_none() {
             self.connect().await.map_err(|error| self.refuse(PushRefusal::Unavailable, &error))?;
         }
@@ -278,6 +282,7 @@ impl Worker {
             _ => None,
         };
         if let Some(stop) = stop {
+            self.track.send_modify(|track| track.hear(&batch));
             return Err(self.refuse(PushRefusal::Stopped, &StopText(&stop)));
         }
         let Some(session) = &mut self.session else { return Err(stopping()) };
@@ -317,7 +322,7 @@ impl Worker {
         });
     }
 
-    fn refuse(&self, refusal: PushRefusal, reason: &dyn std::fmt::Display) -> NotApplied {
+    fn refuse(&self, refusal: PushRefusal, reason: &dyn fmt::Display) -> NotApplied {
         let at = self.session.as_ref().map(|session| session.record.mark.clone());
         NotApplied { refusal, message: reason.to_string(), at }
     }
@@ -326,8 +331,8 @@ impl Worker {
 /// A stop as the master hears of it.
 struct StopText<'a>(&'a Stop);
 
-impl std::fmt::Display for StopText<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for StopText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Stop { mark, tables, error, .. } = self.0;
         write!(f, "stopped at {} ({})", mark.position, mark.gtid)?;
         if !tables.is_empty() {

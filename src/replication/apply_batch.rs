@@ -76,7 +76,12 @@ pub(crate) async fn apply_batch(
     locks: &LockOptions<'_>,
     track: &watch::Sender<Track>,
 ) -> Result<Mark, Failure> {
-    admit(session, batch).await?;
+    let admitted = admit(session, batch).await;
+    track.send_modify(|track| {
+        track.cluster.clone_from(&session.record.cluster);
+        track.hear(batch);
+    });
+    admitted?;
     let groups = groups(batch, session.statement_bytes_max)?;
     if let Some(first) = batch.transactions.first() {
         track.send_modify(|track| {

@@ -115,7 +115,7 @@ fn verdict_of(error: &mysql_async::ServerError) -> Verdict {
 }
 
 /// How a session with a slave's MySQL is opened.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct SessionOptions {
     pub(crate) mysql: Opts,
     /// Above it a wait for a lock is given up and the whole batch tried again; whole seconds, at least one.
@@ -125,7 +125,6 @@ pub(crate) struct SessionOptions {
 }
 
 /// An open session, and what it knows of the server.
-#[derive(Debug)]
 pub(crate) struct ApplySession {
     pub(crate) conn: Conn,
     pub(crate) is_mariadb: bool,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -34,7 +35,7 @@ use crate::{
 };
 
 /// How a master captures and pushes.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct HubOptions {
     /// The master's MySQL, with an account that may read the binlog and write the schema `towline`.
     pub mysql: Opts,
@@ -60,6 +61,13 @@ pub struct HubOptions {
     pub push_timeout: Duration,
     /// Learns which statements the server has shown to be writes.
     pub classifier: Arc<dyn Classifier>,
+}
+
+impl fmt::Debug for HubOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither the secret nor how to log in.
+        f.debug_struct("HubOptions").field("slaves", &self.slaves).field("ack", &self.ack).finish_non_exhaustive()
+    }
 }
 
 /// Why the hub could not do what it was asked.
@@ -138,9 +146,9 @@ impl Hub {
     ///
     /// # Errors
     /// When the options can't be used: a URL or the secret.
-    pub fn start(options: HubOptions) -> Result<Self, HubError> {
-        for url in &options.slaves {
-            check_url(url)?;
+    pub fn start(mut options: HubOptions) -> Result<Self, HubError> {
+        for url in &mut options.slaves {
+            *url = checked_url(url)?;
         }
         let authorization = match &options.secret {
             None => None,
@@ -191,11 +199,11 @@ impl Hub {
     /// # Errors
     /// When the id or the URL is none, or the master's MySQL can't write it down.
     pub async fn register(&self, id: &str, url: &str) -> Result<(), HubError> {
-        check_url(url)?;
+        let url = checked_url(url)?;
         if !(1..=128).contains(&id.chars().count()) {
             return Err(HubError::Id);
         }
-        let slave = RegisteredSlave { id: id.to_owned(), url: url.to_owned() };
+        let slave = RegisteredSlave { id: id.to_owned(), url };
         let _turn = self.shared.registration.lock().await;
         let mut conn = Conn::new(self.shared.options.mysql.clone()).await?;
         master::open(&mut conn).await?;
@@ -459,9 +467,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often capture that stopped is tried again: someone may have mended the server.
 const STOPPED_RETRY: Duration = Duration::from_secs(10);
 
-fn check_url(url: &str) -> Result<(), HubError> {
-    let ok = Url::parse(url).is_ok_and(|url| url.scheme() == "http" && url.has_host());
-    if ok && url.len() <= 512 { Ok(()) } else { Err(HubError::Url(url.to_owned())) }
+/// The URL without a slash at its end: one slave has one spelling.
+fn checked_url(url: &str) -> Result<String, HubError> {
+    let ok = Url::parse(url).is_ok_and(|url| url.scheme() == "http" && url.has_host()) && url.len() <= 512;
+    if ok { Ok(url.trim_end_matches('/').to_owned()) } else { Err(HubError::Url(url.to_owned())) }
 }
 
 /// The last transaction in the server's binlog; the default mark if there is none yet.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use towline_middleware::Position;
 
-use super::protocol::Mark;
+use super::protocol::{Batch, Mark};
 
 /// How far a slave is, and how it fares.
 #[derive(Clone, Debug, Serialize)]
@@ -99,6 +99,14 @@ impl Default for Track {
 }
 
 impl Track {
+    /// Notes what a push says of the master, if it is this slave's own.
+    pub(crate) fn hear(&mut self, batch: &Batch) {
+        if batch.cluster == self.cluster {
+            self.heard = Some(Instant::now());
+            self.head = self.head.max(batch.head);
+        }
+    }
+
     pub(crate) fn progress(&self) -> Progress {
         Progress {
             cluster: self.cluster.clone(),

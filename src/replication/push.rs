@@ -28,9 +28,9 @@ pub(crate) struct PushTarget {
 }
 
 impl PushTarget {
-    /// The slave whose HTTP is at `url`.
+    /// The slave whose HTTP is at `url`, which has no slash at its end.
     pub(crate) fn new(client: Client, url: &str, authorization: Option<HeaderValue>) -> Self {
-        Self { client, url: format!("{}/slave", url.trim_end_matches('/')), authorization }
+        Self { client, url: format!("{url}/slave"), authorization }
     }
 
     /// Sends a body and reads the answer.
