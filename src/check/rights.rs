@@ -29,7 +29,8 @@ const CAPTURE: Rights =
     Rights { name: "right to read the binlog", all: &[&["REPLICATION SLAVE"]], scope: Scope::Everything };
 const APPLY_MARIADB: Rights = Rights {
     name: "rights to apply rows",
-    all: &[&["BINLOG REPLAY"], &["READ_ONLY ADMIN", "READ ONLY ADMIN"]],
+    // BINLOG ADMIN is for the one setting that keeps the text of each BINLOG out of the slave's own log.
+    all: &[&["BINLOG REPLAY"], &["READ_ONLY ADMIN", "READ ONLY ADMIN"], &["BINLOG ADMIN"]],
     scope: Scope::Everything,
 };
 const APPLY_MYSQL: Rights = Rights {

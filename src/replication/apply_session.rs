@@ -295,6 +295,8 @@ impl ApplySession {
     }
 }
 
+/// The server's error number for a right that is missing.
+const ACCESS_DENIED_RIGHT: u16 = 1227;
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const FRAME_BYTES_MAX: usize = (1 << 24) - 1;
 /// What a packet needs besides the statement.
@@ -319,9 +321,30 @@ async fn set_up(conn: &mut Conn, is_mariadb: bool, options: &SessionOptions) -> 
         "SET SESSION rbr_exec_mode = 'STRICT'"
     })
     .await?;
+    if is_mariadb {
+        forgo_annotations(conn).await?;
+    }
     let lock = format!("SELECT GET_LOCK('towline.applier', {APPLIER_LOCK_SECONDS}), IS_USED_LOCK('towline.applier')");
     let (got, owner): (Option<u8>, Option<u64>) = conn.query_first(lock).await?.unwrap_or_default();
     if got == Some(1) { Ok(()) } else { Err(Unfit::OtherApplier(owner.unwrap_or(0)).into()) }
+}
+
+/// Asks the server not to annotate row events in its own log. It would write the text of the whole `BINLOG` there once
+/// for each statement in it: a batch of 1 MB became more than 1 GB of log.
+async fn forgo_annotations(conn: &mut Conn) -> Result<(), ApplyError> {
+    match conn.query_drop("SET SESSION binlog_annotate_row_events = 0").await {
+        // It takes BINLOG ADMIN; without that right the server's own setting must do.
+        Err(mysql_async::Error::Server(error)) if error.code == ACCESS_DENIED_RIGHT => {
+            match conn.query_first("SELECT @@session.binlog_annotate_row_events").await? {
+                Some(0_u8) => Ok(()),
+                _ => {
+                    let (name, value) = ("binlog_annotate_row_events", "ON".to_owned());
+                    Err(Unfit::Setting { name, value, wanted: "OFF" }.into())
+                }
+            }
+        }
+        outcome => Ok(outcome?),
+    }
 }
 
 /// Settings that change what `BINLOG` does, or let others write; looked at again at each connect. Returns the

@@ -52,6 +52,12 @@ impl Slave {
         self.session.query(sql).await.unwrap()
     }
 
+    /// How long its own log is.
+    async fn log_bytes(&mut self) -> u64 {
+        let files: Vec<(String, u64)> = self.session.query("SHOW BINARY LOGS").await.unwrap();
+        files.iter().map(|(_, bytes)| bytes).sum()
+    }
+
     /// The position as the server holds it.
     async fn position(&mut self) -> Mark {
         let row: Option<(u64, u64, String)> =
@@ -348,4 +354,19 @@ async fn a_server_that_is_killed_in_between_loses_nothing_and_applies_nothing_tw
         assert_eq!(slave.rows("SELECT i, n FROM shop.t").await, [(1, 2 * round)]);
         assert_eq!(slave.position().await, changes.at);
     }
+}
+
+/// Annotated, each statement of a batch would bring the text of the whole batch into the slave's log.
+#[tokio::test]
+async fn a_batch_is_not_repeated_in_the_slaves_log_for_each_of_its_statements() {
+    let mut changes = Changes::start().await;
+    let mut slave = Slave::start().await;
+    slave.apply(&changes.make(&TABLE).await).await;
+    let inserts: Vec<String> = (0..300).map(|i| format!("INSERT INTO shop.t VALUES ({i}, {i})")).collect();
+    let batch = changes.make(&inserts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let sent: usize = batch.transactions.iter().map(|t| serde_json::to_string(t).unwrap().len()).sum();
+    let before = slave.log_bytes().await;
+    slave.apply(&batch).await;
+    let grown = slave.log_bytes().await - before;
+    assert!(grown < sent as u64, "{sent} bytes of JSON became {grown} bytes of log");
 }
