@@ -7,6 +7,7 @@ use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use towline::{
+    classify::SqlClassifier,
     config::{Ack, AckOnTimeout},
     frontend::{
         http::{HttpFront, HttpOptions, HttpState, NodeReplication, Routes, SessionParts, serve},
@@ -21,7 +22,6 @@ use towline::{
 use towline_middleware::{
     Classifier, Role, Stack,
     layers::{admission::AdmissionLayer, fan_out::FanOutLayer, guard::GuardLayer, user::UserLayers},
-    testing::EverythingWrites,
 };
 
 use super::{TestServer, eventually};
@@ -72,7 +72,7 @@ impl TestHttp {
     pub(crate) async fn before(role: Role, server: &TestServer, change: impl FnOnce(&mut HttpOptions)) -> Self {
         let mut options = HttpOptions::default();
         change(&mut options);
-        let classifier: Arc<dyn Classifier> = Arc::new(EverythingWrites);
+        let classifier: Arc<dyn Classifier> = Arc::new(SqlClassifier::new());
         let replication = replication(role, server, &classifier);
         let fan_out = match &replication {
             NodeReplication::Master(hub) => FanOutLayer::master(Arc::new(hub.clone())),
