@@ -78,6 +78,11 @@ impl SqlClassifier {
         Self::of(Family::of_version(version))
     }
 
+    /// The digest of a text's shape, as its plan will have it: one scan, and nothing decided.
+    pub fn digest(&self, sql: &[u8], mode: SqlMode) -> u64 {
+        self.scanner.scan(sql, mode).digest
+    }
+
     fn of(family: Family) -> Self {
         Self { scanner: Scanner::new(family), cache: Cache::new(), learned: RwLock::default() }
     }
