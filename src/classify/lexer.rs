@@ -129,10 +129,16 @@ impl<'a> Lexer<'a> {
             b';' => self.sign(Kind::Semicolon),
             b'@' => self.sign(Kind::At),
             b'?' => self.sign(Kind::Parameter),
+            // NULL in another spelling; what follows is another token.
+            b'\\' if self.peek(1) == Some(b'N') => {
+                self.at += 2;
+                Kind::Number
+            }
             _ => self.operator(byte),
         }
     }
 
+    #[inline]
     fn sign(&mut self, kind: Kind) -> Kind {
         self.at += 1;
         kind
@@ -158,6 +164,7 @@ impl<'a> Lexer<'a> {
         Kind::Operator
     }
 
+    #[inline]
     fn word(&mut self, is_name: bool) -> Kind {
         let start = self.at;
         let mut all = 0;
@@ -241,6 +248,7 @@ impl<'a> Lexer<'a> {
         self.sign(Kind::Dot)
     }
 
+    #[inline]
     fn text(&mut self, quote: u8) -> Kind {
         let escapes = !self.mode.no_backslash_escapes;
         self.at += 1;

@@ -169,11 +169,13 @@ struct Noticed {
     ansi_possible: bool,
     leading: Option<Leading>,
     function: Option<(usize, usize)>,
-    /// The last token, and the kinds of the one before it.
+    /// The last token, and the kind of the one before it.
     last: Option<Token>,
     before: Option<Kind>,
     mark: Mark,
     mark_before: Mark,
+    /// Whether the next token decides about one of the last.
+    watching: bool,
     /// Whether a statement has ended and the next not begun.
     between: bool,
     /// Whether the running statement has had its first word.
@@ -185,22 +187,8 @@ struct Noticed {
 impl Noticed {
     #[inline]
     fn token(&mut self, token: Token, sql: &[u8], functions: &Functions) {
-        if self.asks_last_id {
-            self.asks_last_id = false;
-            if token.kind != Kind::Close {
-                self.flags |= Flags::SESSION_FUNCTION;
-            }
-        }
-        match self.mark {
-            Mark::Into => {
-                self.flags |= if token.kind == Kind::At { Flags::INTO_VARIABLE } else { Flags::INTO_FILE };
-            }
-            Mark::VerbOrFunction if token.kind != Kind::Open => self.flags |= Flags::WRITE_VERB,
-            _ => {}
-        }
-        if self.between && token.kind != Kind::Semicolon && token.kind != Kind::End {
-            self.between = false;
-            self.flags |= Flags::SECOND_STATEMENT;
+        if self.watching {
+            self.watch(token.kind);
         }
         let mut mark = Mark::None;
         match token.kind {
@@ -213,11 +201,30 @@ impl Noticed {
             Kind::Semicolon => {
                 self.between = true;
                 self.begun = false;
+                self.watching = true;
             }
             _ => {}
         }
+        self.watching |= matches!(mark, Mark::Into | Mark::VerbOrFunction);
         self.mark_before = std::mem::replace(&mut self.mark, mark);
         self.before = self.last.replace(token).map(|last| last.kind);
+    }
+
+    /// What a token says about those before it.
+    fn watch(&mut self, kind: Kind) {
+        if std::mem::take(&mut self.asks_last_id) && kind != Kind::Close {
+            self.flags |= Flags::SESSION_FUNCTION;
+        }
+        match self.mark {
+            Mark::Into => self.flags |= if kind == Kind::At { Flags::INTO_VARIABLE } else { Flags::INTO_FILE },
+            Mark::VerbOrFunction if kind != Kind::Open => self.flags |= Flags::WRITE_VERB,
+            _ => {}
+        }
+        if self.between && kind != Kind::Semicolon && kind != Kind::End {
+            self.between = false;
+            self.flags |= Flags::SECOND_STATEMENT;
+        }
+        self.watching = self.between;
     }
 
     #[inline]
@@ -313,7 +320,10 @@ impl Noticed {
             Some(Callable::Harmless) => {}
             Some(Callable::HarmlessIfTight) if !open.gap => {}
             Some(Callable::Lock) => self.flags |= Flags::LOCK_FUNCTION,
-            Some(Callable::LastInsertId) => self.asks_last_id = true,
+            Some(Callable::LastInsertId) => {
+                self.asks_last_id = true;
+                self.watching = true;
+            }
             Some(Callable::HarmlessIfTight) | None => {
                 self.flags |= Flags::UNKNOWN_FUNCTION;
                 self.function.get_or_insert((name.start, name.end));

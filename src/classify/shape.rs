@@ -42,6 +42,7 @@ enum Tail {
     At,
     Dot,
     Operator,
+    Open,
     Other,
 }
 
@@ -109,8 +110,7 @@ impl<S: Sink> Shape<S> {
     /// In a list, NULL and its like are as good as a literal: rows differ in where they have them.
     #[inline]
     fn is_constant(&self, word: &[u8]) -> bool {
-        let in_list =
-            self.pending.comma || matches!(self.tail, Tail::Comma) || self.buffer[..self.length].ends_with(b"(");
+        let in_list = self.pending.comma || matches!(self.tail, Tail::Comma | Tail::Open);
         in_list
             && match word.len() {
                 4 => word.eq_ignore_ascii_case(b"NULL") || word.eq_ignore_ascii_case(b"TRUE"),
@@ -123,7 +123,7 @@ impl<S: Sink> Shape<S> {
     fn word(&mut self, bytes: &[u8], spaced: bool) {
         self.settle();
         if spaced && matches!(self.tail, Tail::Word | Tail::Literal | Tail::At) {
-            self.write(b" ");
+            self.byte(b' ');
         }
         for piece in bytes.chunks(BUFFER_BYTES) {
             self.reserve(piece.len());
@@ -141,11 +141,11 @@ impl<S: Sink> Shape<S> {
     fn quoted(&mut self, bytes: &[u8], gap: bool) {
         self.settle();
         if matches!(self.tail, Tail::Word | Tail::Literal) || (gap && self.tail == Tail::At) {
-            self.write(b" ");
+            self.byte(b' ');
         }
         let quote = bytes[0];
         let inner = bytes.strip_suffix(&[quote]).filter(|inner| !inner.is_empty()).unwrap_or(bytes);
-        self.write(b"`");
+        self.byte(b'`');
         if quote == b'`' {
             self.write(&inner[1..]);
         } else {
@@ -157,11 +157,11 @@ impl<S: Sink> Shape<S> {
                         rest.next();
                         self.write(b"\"");
                     }
-                    other => self.write(&[other]),
+                    other => self.byte(other),
                 }
             }
         }
-        self.write(b"`");
+        self.byte(b'`');
         self.tail = Tail::Word;
     }
 
@@ -175,9 +175,13 @@ impl<S: Sink> Shape<S> {
         }
         self.pending = Pending::default();
         if matches!(self.tail, Tail::Word | Tail::Literal) {
-            self.write(b" ");
+            self.byte(b' ');
         }
-        self.write(if S::FOLD { b"?" } else { plain });
+        if S::FOLD {
+            self.byte(b'?');
+        } else {
+            self.write(plain);
+        }
         self.tail = Tail::Literal;
     }
 
@@ -185,14 +189,14 @@ impl<S: Sink> Shape<S> {
     fn operator(&mut self, bytes: &[u8]) {
         if let [sign @ (b'-' | b'+')] = *bytes
             && self.pending.sign.is_none()
-            && (self.pending.comma || matches!(self.tail, Tail::Comma | Tail::Operator | Tail::Other))
+            && (self.pending.comma || matches!(self.tail, Tail::Comma | Tail::Operator | Tail::Open | Tail::Other))
         {
             self.pending.sign = Some(sign);
             return;
         }
         self.settle();
         if self.tail == Tail::Operator {
-            self.write(b" ");
+            self.byte(b' ');
         }
         self.write(bytes);
         self.tail = Tail::Operator;
@@ -201,16 +205,16 @@ impl<S: Sink> Shape<S> {
     fn at(&mut self) {
         self.settle();
         if matches!(self.tail, Tail::Word | Tail::Literal) {
-            self.write(b" ");
+            self.byte(b' ');
         }
-        self.write(b"@");
+        self.byte(b'@');
         self.tail = Tail::At;
     }
 
     #[inline]
     fn sign(&mut self, byte: u8, tail: Tail) {
         self.settle();
-        self.write(&[byte]);
+        self.byte(byte);
         self.tail = tail;
     }
 
@@ -234,8 +238,8 @@ impl<S: Sink> Shape<S> {
             *opened = Opened { start: Some(start), before };
         }
         self.depth += 1;
-        self.write(b"(");
-        self.tail = Tail::Other;
+        self.byte(b'(');
+        self.tail = Tail::Open;
     }
 
     #[inline]
@@ -259,16 +263,19 @@ impl<S: Sink> Shape<S> {
     /// Writes what nothing swallowed.
     #[inline]
     fn settle(&mut self) {
+        if !self.pending.comma && self.pending.sign.is_none() {
+            return;
+        }
         let Pending { comma, sign } = std::mem::take(&mut self.pending);
         if comma {
-            self.write(b",");
+            self.byte(b',');
             self.tail = Tail::Comma;
         }
         if let Some(sign) = sign {
             if self.tail == Tail::Operator {
-                self.write(b" ");
+                self.byte(b' ');
             }
-            self.write(&[sign]);
+            self.byte(sign);
             self.tail = Tail::Operator;
         }
     }
@@ -282,14 +289,26 @@ impl<S: Sink> Shape<S> {
         }
     }
 
+    #[inline]
+    fn byte(&mut self, byte: u8) {
+        self.reserve(1);
+        self.buffer[self.length] = byte;
+        self.length += 1;
+    }
+
     /// Makes room. What leaves the buffer can't be taken back any more.
     #[inline]
     fn reserve(&mut self, bytes: usize) {
         if self.length + bytes > BUFFER_BYTES {
-            self.sink.write(&self.buffer[..self.length]);
-            self.length = 0;
-            self.group = None;
-            self.open = [Opened::default(); DEPTH_MAX];
+            self.flush();
         }
+    }
+
+    #[cold]
+    fn flush(&mut self) {
+        self.sink.write(&self.buffer[..self.length]);
+        self.length = 0;
+        self.group = None;
+        self.open = [Opened::default(); DEPTH_MAX];
     }
 }
