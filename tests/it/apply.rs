@@ -324,6 +324,17 @@ async fn a_statement_cut_over_many_binlogs_arrives_whole() {
 }
 
 #[tokio::test]
+async fn the_slaves_own_binlog_does_not_repeat_the_whole_batch_for_each_statement() {
+    let (mut changes, mut slave) = tokio::join!(Changes::start(), Slave::start());
+    slave.apply(&changes.make(&TABLE).await).await;
+    slave.apply(&changes.make(&["INSERT INTO shop.t VALUES (1, 1)", "UPDATE shop.t SET n = 2"]).await).await;
+    let events: Vec<mysql_async::Row> = slave.session.query("SHOW BINLOG EVENTS").await.unwrap();
+    let kinds: Vec<String> = events.iter().map(|event| event.get("Event_type").unwrap()).collect();
+    assert!(kinds.iter().any(|kind| kind.starts_with("Update_rows")), "{kinds:?}");
+    assert!(!kinds.contains(&"Annotate_rows".to_owned()), "{kinds:?}");
+}
+
+#[tokio::test]
 async fn a_server_that_is_killed_in_between_loses_nothing_and_applies_nothing_twice() {
     let (mut changes, mut slave) = tokio::join!(Changes::start(), Slave::start());
     slave.apply(&changes.make(&TABLE).await).await;
