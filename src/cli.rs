@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     check::{self, CheckError},
-    config::{Config, ConfigError, Log, LogFormat},
+    config::{Config, ConfigError, Log, LogFormat, MysqlServer},
     demo::{self, DemoOptions},
     managed::{self, ManagedError, ManagedServer},
     node::{self, NodeError},
@@ -94,14 +94,13 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
 /// Checks the server behind the node. A private one is started for it, unless its node runs just now.
 async fn check_server(config: &Config, role: Role) -> anyhow::Result<ExitCode> {
     let mut started = None;
-    let opts = match (config.managed(role), &config.mysql.url) {
-        (Some(options), _) => match ManagedServer::start(options.clone()).await {
+    let opts = match config.mysql_server(role) {
+        MysqlServer::Existing(opts) => opts,
+        MysqlServer::Private(options) => match ManagedServer::start(options.clone()).await {
             Ok(server) => started.insert(server).opts(),
             Err(ManagedError::Locked { .. }) => managed::login(&options.data_dir)?,
             Err(error) => return Err(error.into()),
         },
-        (None, Some(url)) => url.opts(),
-        (None, None) => return Err(ConfigError::NoUrl.into()),
     };
     let report = check::run(role, &opts).await;
     if let Some(server) = started {

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use mysql_async::Opts;
 use serde::Deserialize;
 use towline_middleware::Role;
 use tracing_subscriber::EnvFilter;
@@ -75,6 +76,15 @@ impl Default for Mysql {
     fn default() -> Self {
         Self { managed: true, data_dir: "data".into(), port: None, args: Vec::new(), url: None }
     }
+}
+
+/// Which server is behind a node.
+#[derive(Clone, Debug)]
+pub enum MysqlServer {
+    /// A private one, to be run so.
+    Private(ManagedOptions),
+    /// One that exists already, and how to log in.
+    Existing(Opts),
 }
 
 /// Clients that speak the MySQL protocol.
@@ -292,15 +302,17 @@ impl Config {
         }
     }
 
-    /// How the private MariaDB of a node of this role is to run; none if the server exists already.
-    pub fn managed(&self, role: Role) -> Option<ManagedOptions> {
-        let options = self.mysql.managed.then(|| ManagedOptions::new(&self.mysql.data_dir, role))?;
-        Some(ManagedOptions {
-            port: self.mysql.port,
-            connections_max: self.limits.connections_max.get().saturating_add(CONNECTIONS_OWN),
-            extra_args: self.mysql.args.clone(),
-            ..options
-        })
+    /// The server behind a node of this role.
+    pub fn mysql_server(&self, role: Role) -> MysqlServer {
+        match &self.mysql.url {
+            Some(url) => MysqlServer::Existing(url.opts()),
+            None => MysqlServer::Private(ManagedOptions {
+                port: self.mysql.port,
+                connections_max: self.limits.connections_max.get().saturating_add(CONNECTIONS_OWN),
+                extra_args: self.mysql.args.clone(),
+                ..ManagedOptions::new(&self.mysql.data_dir, role)
+            }),
+        }
     }
 
     /// What only shows when all is known: keys that need or exclude each other.

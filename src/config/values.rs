@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use figment::value::magic::RelativePathBuf;
-use mysql_async::Opts;
+use mysql_async::{Opts, OptsBuilder};
 use serde::{Deserialize, Deserializer, de};
 
 /// A text that never shows in logs.
@@ -63,7 +63,9 @@ impl<'de> Deserialize<'de> for MysqlUrl {
         if opts.user().is_none() {
             return Err(de::Error::custom("the URL names no user, as in mysql://user:password@127.0.0.1:3306"));
         }
-        Ok(Self(opts))
+        // Where the URL says, and nowhere else: the driver would look for the server's socket by itself.
+        let prefer_socket = opts.socket().is_some();
+        Ok(Self(OptsBuilder::from_opts(opts).prefer_socket(prefer_socket).into()))
     }
 }
 

@@ -68,12 +68,14 @@ impl Narration {
         }
     }
 
-    /// What a node has now.
-    pub(super) fn arrived(&self, node: &str, after: Duration, position: &str, rows: &[String]) {
-        println!(
-            "   {node:NAME_WIDTH$} has it {:.1} ms after the master's OK, at {position}",
-            after.as_secs_f64() * 1e3
-        );
+    /// A node shows what the master has.
+    pub(super) fn arrived(&self, node: &str, after: Duration, position: &str) {
+        let milliseconds = after.as_secs_f64() * 1e3;
+        println!("   {node:NAME_WIDTH$} shows it {milliseconds:.1} ms after the master's OK, at {position}");
+    }
+
+    /// What is in the table.
+    pub(super) fn rows(&self, rows: &[String]) {
         for row in rows {
             println!("      {row}");
         }

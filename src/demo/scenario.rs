@@ -107,7 +107,7 @@ impl<'a> Scene<'a> {
         for statement in ["START TRANSACTION", "DELETE FROM shop.item", "ROLLBACK"] {
             self.statement(statement).await?;
         }
-        self.arrive().await
+        self.unchanged().await
     }
 
     async fn search(&mut self) -> Result<(), DemoError> {
@@ -199,23 +199,47 @@ impl<'a> Scene<'a> {
     async fn arrive(&mut self) -> Result<(), DemoError> {
         let start = Instant::now();
         let wanted = self.master.rows(ROWS).await?;
+        let mut first = true;
         for (node, client) in &mut self.slaves {
             let after = loop {
                 // The table itself may still be on its way.
-                let found = client.rows(ROWS).await;
-                match found {
+                match client.rows(ROWS).await {
                     Ok(rows) if rows == wanted => break start.elapsed(),
                     Err(error) if start.elapsed() > PATIENCE => return Err(error),
                     Ok(rows) if start.elapsed() > PATIENCE => return Err(different(node, &wanted, &rows)),
                     Ok(_) | Err(_) => sleep(POLL).await,
                 }
             };
-            let url = format!("http://{}/status", node.ready().admin);
-            let status = http(&self.http, node, (Method::GET, url), None, 200).await?;
-            self.narration.arrived(node.name(), after, plain(&status["position"]), &wanted);
+            let position = position(&self.http, node).await?;
+            self.narration.arrived(node.name(), after, &position);
+            // All show the same, so it is shown once.
+            if std::mem::take(&mut first) {
+                self.narration.rows(&wanted);
+            }
         }
         Ok(())
     }
+
+    /// What every slave shows after a change that never was.
+    async fn unchanged(&mut self) -> Result<(), DemoError> {
+        let wanted = self.master.rows(ROWS).await?;
+        for (node, client) in &mut self.slaves {
+            let found = client.rows(ROWS).await?;
+            if found != wanted {
+                return Err(different(node, &wanted, &found));
+            }
+            let position = position(&self.http, node).await?;
+            self.narration.result(&format!("{} shows {} rows as before, at {position}", node.name(), found.len()));
+        }
+        Ok(())
+    }
+}
+
+/// Where a node stands, by its own word.
+async fn position(client: &Client, node: &RunningNode) -> Result<String, DemoError> {
+    let url = format!("http://{}/status", node.ready().admin);
+    let status = http(client, node, (Method::GET, url), None, 200).await?;
+    Ok(plain(&status["position"]).to_owned())
 }
 
 /// `table checksum` for every table that is replicated.

@@ -2,19 +2,17 @@
 
 use std::time::Duration;
 
-use mysql_async::{Opts, OptsBuilder};
+use mysql_async::Opts;
 use towline_middleware::Role;
 
 use super::NodeError;
 use crate::{
     check::{self, CheckError},
-    config::Config,
-    managed::{ManagedOptions, ManagedServer},
+    config::{Config, MysqlServer},
+    managed::ManagedServer,
     upstream::Endpoint,
 };
 
-/// Connections of a private server beyond those of the MySQL front: for HTTP, replication, and an administrator.
-const CONNECTIONS_RESERVED: u32 = 150;
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);
 const BACK_OFF_MAX: Duration = Duration::from_secs(10);
 
@@ -28,21 +26,13 @@ pub(super) struct Server {
 impl Server {
     /// Starts the private server, or takes the one that the configuration names.
     pub(super) async fn start(config: &Config, role: Role) -> Result<Self, NodeError> {
-        let managed = match &config.mysql.url {
-            Some(url) => {
-                // Where the URL says, and nowhere else: the driver would look for the server's socket by itself.
-                let opts = OptsBuilder::from_opts(url.opts()).prefer_socket(url.opts().socket().is_some());
-                return Ok(Self { opts: opts.into(), managed: None });
+        match config.mysql_server(role) {
+            MysqlServer::Existing(opts) => Ok(Self { opts, managed: None }),
+            MysqlServer::Private(options) => {
+                let managed = ManagedServer::start(options).await?;
+                Ok(Self { opts: managed.opts(), managed: Some(managed) })
             }
-            None => {
-                let mut options = ManagedOptions::new(&config.mysql.data_dir, role);
-                options.port = config.mysql.port;
-                options.connections_max = config.limits.connections_max.get().saturating_add(CONNECTIONS_RESERVED);
-                options.extra_args.clone_from(&config.mysql.args);
-                ManagedServer::start(options).await?
-            }
-        };
-        Ok(Self { opts: managed.opts(), managed: Some(managed) })
+        }
     }
 
     /// Checks it for this role and returns its version. A server that is away is waited for; what has a mend is an

@@ -111,6 +111,33 @@ fn the_demo_ends_with_equal_slaves_and_refused_writes() {
     assert_eq!(output.status.code(), Some(0), "{story}\n{}", said(&output));
     assert!(story.contains("after the start of the program"), "{story}");
     assert!(story.contains("`shop`.`item`") && story.contains("on all 3 nodes"), "{story}");
-    assert!(story.contains("slave-2  has it"), "{story}");
+    assert!(story.contains("slave-2  shows it"), "{story}");
     assert!(story.contains("ERROR 1290"), "{story}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_cannot_start_says_why_and_what_mends_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("node.toml");
+    let server = TestServer::start(Role::Master).await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = |password: &str, place: &str| format!("url = \"mysql://towline:{password}@{place}\"");
+    let socket = format!("localhost?socket={}", server.managed().socket().display());
+    let good = url(server.opts().pass().unwrap(), &socket);
+    let unfit = TestServer::start_with(Role::Master, &["--binlog-format=MIXED"]).await;
+    let unfit_place = format!("localhost?socket={}", unfit.managed().socket().display());
+    let busy = format!("{good}\n[master.http]\nlisten = \"{}\"", taken.local_addr().unwrap());
+    for (mysql, code, words) in [
+        (busy.as_str(), 1, ["`http.listen`", "in use"]),
+        (&url("wrong", &socket), 2, ["refuses the account", "towline"]),
+        (&url(unfit.opts().pass().unwrap(), &unfit_place), 2, ["binlog_format", "ROW"]),
+    ] {
+        let listen = "[default.mysql_front]\nlisten = \"127.0.0.1:0\"\n[default.http]\nlisten = \"127.0.0.1:0\"";
+        std::fs::write(&file, format!("{listen}\n[master.mysql]\nmanaged = false\n{mysql}")).unwrap();
+        let output = towline(&["run", "--role", "master", "--config", file.to_str().unwrap()], &[]);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        for word in words {
+            assert!(said(&output).contains(word), "`{word}` in {}", said(&output));
+        }
+    }
 }

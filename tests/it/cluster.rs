@@ -17,7 +17,7 @@ use crate::support::{CLIENT, TestCluster, eventually};
 /// How many clients write at once while things break.
 const WRITERS: u64 = 4;
 /// How many transactions must have gone through before and after each break.
-const STRETCH: u64 = 100;
+const STRETCH: u64 = 300;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_slaves_follow_the_master() {

@@ -11,6 +11,7 @@ mod http;
 mod hub;
 mod managed;
 mod mysql_front;
+mod node;
 mod readme;
 mod round_trip;
 mod support;
