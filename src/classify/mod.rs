@@ -2,7 +2,7 @@
 //!
 //! scan ▸ cache ▸ (on a miss) rules and parser. The scan is one pass over the bytes: it cuts them as the server's lexer
 //! does and yields a digest of the text's shape, its leading keyword and what is to be noticed. Texts of one shape share
-//! one plan. On a miss the [rules](rules) decide by keyword, with what the scan noticed, on a template of the text
+//! one plan. On a miss the rules decide by keyword, with what the scan noticed, on a template of the text
 //! in which literals are plain and repeated rows are left out; sqlparser then reads the same template and may only make
 //! the intent stronger.
 //!

@@ -315,10 +315,8 @@ async fn set_up(conn: &mut Conn, is_mariadb: bool, options: &SessionOptions) -> 
          wait_timeout = {WAIT_TIMEOUT_SECONDS}"
     ))
     .await?;
-    // The server would write the text of the whole BINLOG into its own binlog, once for each statement in it.
     conn.query_drop(if is_mariadb {
-        "SET SESSION binlog_annotate_row_events = OFF, max_statement_time = 0, idle_transaction_timeout = 0, \
-         idle_write_transaction_timeout = 0"
+        "SET SESSION max_statement_time = 0, idle_transaction_timeout = 0, idle_write_transaction_timeout = 0"
     } else {
         "SET SESSION binlog_rows_query_log_events = OFF, rbr_exec_mode = 'STRICT'"
     })

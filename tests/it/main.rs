@@ -7,6 +7,7 @@ mod capture;
 mod check;
 mod cli;
 mod cluster;
+mod guard;
 mod http;
 mod hub;
 mod managed;

@@ -11,7 +11,7 @@ pub(crate) mod wire_client;
 
 pub(crate) use self::{
     changes::{Changes, batch},
-    cluster::{CLIENT, TestCluster},
+    cluster::{CLIENT, TestCluster, checksums},
     node::TestNode,
     server::{TestServer, copy_template},
     wait::eventually,
