@@ -4,11 +4,16 @@
 #
 #   scripts/bench.sh                            # 16 threads, 3 rounds of 15 s
 #   scripts/bench.sh --rounds 1 --seconds 5     # a quick look
+#   TOWLINE=./towline-old scripts/bench.sh      # another build of the program
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 scripts/install-mariadb.sh mariadb sysbench
-cargo build --release --locked
+towline=${TOWLINE:-}
+if [ -z "$towline" ]; then
+    cargo build --release --locked
+    towline=target/release/towline
+fi
 
 folder=$(mktemp -d)
 node=
@@ -33,7 +38,7 @@ listen = "127.0.0.1:0"
 level = "warn"
 CONFIG
 mkfifo "$folder/ready"
-target/release/towline run --config "$folder/config.toml" --role master > "$folder/ready" 2> "$folder/node.log" &
+"$towline" run --config "$folder/config.toml" --role master > "$folder/ready" 2> "$folder/node.log" &
 node=$!
 exec 3< "$folder/ready"
 read -r ready <&3 || { cat "$folder/node.log" >&2; exit 1; }
