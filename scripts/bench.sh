@@ -50,5 +50,17 @@ CREATE USER sb@'%' IDENTIFIED BY 'sb';
 GRANT ALL ON sbtest.* TO sb@'%';
 SQL
 server=$(cat "$folder/data/mariadb/mariadbd.pid")
-scripts/sysbench-compare.sh --prepare --server-pid "$server" --pid towline="$node" "$@" \
+raw="$folder/raw.tsv"
+scripts/sysbench-compare.sh --prepare --server-pid "$server" --pid towline="$node" --raw "$raw" "$@" \
     direct=127.0.0.1:"$port" towline="$front"
+
+# A transaction is 1 query in point select, 20 in read-write and 6 in write-only: the node's cost is told per query too.
+echo
+echo "| workload | threads | ps-mode | Towline's CPU per query, median, us | rounds |"
+echo "|---|---:|---|---:|---:|"
+awk -F'\t' '$3 == "towline" && $8 != "-" && $5 > 0 { print $2 "\t" $8 * $4 / $5 }' "$raw" | sort -t"$(printf '\t')" -k1,1 -k2,2n |
+    awk -F'\t' '
+        function tell() { if (n) { split(cell, p, ":"); printf "| %s | %s | %s | %.1f | %d |\n", p[1], p[2], p[3], v[int((n + 1) / 2)], n } }
+        $1 != cell { tell(); cell = $1; n = 0 }
+        { v[++n] = $2 }
+        END { tell() }'

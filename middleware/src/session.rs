@@ -104,6 +104,11 @@ impl Session {
         self.lock().schema.clone()
     }
 
+    /// Whether this is the default schema, in any case: some servers fold the case of schema names.
+    pub fn schema_is(&self, name: &str) -> bool {
+        self.lock().schema.eq_ignore_ascii_case(name)
+    }
+
     /// The status flags of the last OK (see [`status`]).
     pub fn status(&self) -> u16 {
         self.status.load(Relaxed)

@@ -12,6 +12,9 @@ use tower::{Layer, Service};
 
 use crate::{Command, CommandKind, Error, RefusedOn, Reply, Role, ServerError};
 
+/// The schema in which a node keeps its own state. Changes to it never travel.
+const OWN_SCHEMA: &str = "towline";
+
 /// Applies [`Guard`].
 ///
 /// # Order
@@ -59,6 +62,13 @@ impl<S> Guard<S> {
             let rule = plan.map_or("not classified", |plan| plan.rule.as_ref());
             return Some(ServerError::refused(format!(
                 "This Towline node is a read-only slave and refuses writes ({rule}); send them to the master"
+            )));
+        }
+        // The text of such a write need not name the schema, so its plan can't know.
+        if command.intent().may_write() && command.session().schema_is(OWN_SCHEMA) {
+            return Some(ServerError::refused(format!(
+                "Towline refuses writes while `{OWN_SCHEMA}` is the default schema: it holds Towline's own state and \
+                 never replicates; USE another schema first"
             )));
         }
         None
@@ -145,6 +155,19 @@ mod tests {
             assert_eq!(reply.server_error().map(|e| e.code), refused.then_some(1290), "{intent}");
             let reply = outcome(Role::Master, Plan::bare(intent, "test")).await;
             assert!(reply.server_error().is_none(), "the master refused {intent}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_nodes_own_schema_is_not_written_by_leaving_out_its_name() {
+        for (schema, refused) in [("towline", true), ("Towline", true), ("shop", false), ("", false)] {
+            let session = testing::session(Role::Master);
+            session.set_schema(schema);
+            let mut command = Command::query(session, b"DELETE FROM position");
+            command.classified(Arc::new(Plan::bare(Intent::Write, "test")), None);
+            let router = testing::FakeRouter::new([Reply::ok(Completion::default())]);
+            let reply = GuardLayer::new(Role::Master).layer(router).call(command).await.expect("a reply");
+            assert_eq!(reply.server_error().is_some(), refused, "{schema}");
         }
     }
 
