@@ -6,7 +6,7 @@
 //!   [`Command`](towline_middleware::Command) and send it through the same stack of tower layers.
 //! - [`towline_middleware`] holds the words and the layers: trace ▸ admission ▸ classify ▸ the user's ▸ guard ▸ fan-out.
 //! - [`classify`] tells reads from writes; [`router`] is the innermost service; [`upstream`] is towards MySQL;
-//!   [`wire`] turns bytes into packets and back.
+//!   [`wire`] turns bytes into packets and back; [`transport`] is the byte stream on either side.
 //! - [`capture`] reads the master's binlog into transactions; [`replication`] pushes them to the slaves and applies
 //!   them there.
 //! - [`config`], [`cli`], [`check`], [`managed`], [`node`] and [`demo`] make a process of it.
@@ -23,5 +23,6 @@ pub mod metrics;
 pub mod node;
 pub mod replication;
 pub mod router;
+pub mod transport;
 pub mod upstream;
 pub mod wire;

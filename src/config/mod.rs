@@ -93,11 +93,14 @@ pub enum MysqlServer {
 pub struct MysqlFront {
     /// Where the node listens for them.
     pub listen: SocketAddr,
+    /// The Unix socket where it listens for those on its own machine. Relative to the configuration file.
+    #[serde(deserialize_with = "values::optional_relative_path")]
+    pub socket: Option<PathBuf>,
 }
 
 impl Default for MysqlFront {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 4306)) }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 4306)), socket: None }
     }
 }
 

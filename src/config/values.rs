@@ -105,3 +105,8 @@ pub(super) fn milliseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result
 pub(super) fn relative_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
     Ok(RelativePathBuf::deserialize(deserializer)?.relative())
 }
+
+/// The same for a key that may be absent.
+pub(super) fn optional_relative_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    relative_path(deserializer).map(Some)
+}

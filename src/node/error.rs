@@ -1,6 +1,6 @@
 //! Why a node does not start.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use towline_middleware::LayerError;
 
@@ -40,6 +40,15 @@ pub enum NodeError {
         key: &'static str,
         /// The address.
         addr: SocketAddr,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// A Unix socket can't be listened on.
+    #[error("`mysql_front.socket`: can't listen on {}; is another node running there?", path.display())]
+    ListenUnix {
+        /// The socket.
+        path: PathBuf,
         /// What the system says.
         #[source]
         source: io::Error,

@@ -18,11 +18,17 @@
 mod error;
 mod server;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    path::Path,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, UnixListener},
     signal::unix::{SignalKind, signal},
     task::JoinHandle,
 };
@@ -42,7 +48,7 @@ use crate::{
     config::{Config, LayerConfig},
     frontend::{
         http::{self, AccountLimits, HttpFront, HttpOptions, HttpState, NodeReplication, Routes, SessionParts},
-        mysql::{self, Limits, MySqlFront, SessionCount},
+        mysql::{self, Limits, Listeners, MySqlFront, SessionCount},
     },
     replication::{
         apply::{Applier, ApplyOptions},
@@ -143,6 +149,7 @@ impl NodeBuilder {
 
         // All ports before anything serves: a port in use ends the start, and not a node at work.
         let mysql_listener = listen("mysql_front.listen", config.mysql_front.listen).await?;
+        let unix = config.mysql_front.socket.as_deref().map(listen_unix).transpose()?;
         let http_listener = listen("http.listen", config.http.listen).await?;
         let admin_listener = match config.admin_listen() {
             Some(addr) => Some(listen("admin.listen", addr).await?),
@@ -182,7 +189,8 @@ impl NodeBuilder {
                 shutdown_grace: config.limits.shutdown_grace,
             },
         });
-        let mut serving = vec![tokio::spawn(mysql::serve(mysql_listener, front, sessions.clone(), stop.clone()))];
+        let listeners = Listeners { tcp: mysql_listener, unix };
+        let mut serving = vec![tokio::spawn(mysql::serve(listeners, front, sessions.clone(), stop.clone()))];
         let http = HttpFront::new(HttpState {
             sessions: SessionParts { role, endpoint: server.endpoint(), stack: stack.clone(), classifier },
             replication: replicating.for_http(),
@@ -319,6 +327,22 @@ fn http_options(config: &Config) -> HttpOptions {
 
 async fn listen(key: &'static str, addr: SocketAddr) -> Result<TcpListener, NodeError> {
     TcpListener::bind(addr).await.map_err(|source| NodeError::Listen { key, addr, source })
+}
+
+/// Like a server's own socket it is open to every user of the machine: who may do what is for the login to say.
+fn listen_unix(path: &Path) -> Result<UnixListener, NodeError> {
+    let failed = |source| NodeError::ListenUnix { path: path.to_owned(), source };
+    let bind = || UnixListener::bind(path);
+    let listener = match bind() {
+        // What a node that was killed has left; nobody answers there any more.
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && UnixStream::connect(path).is_err() => {
+            fs::remove_file(path).and_then(|()| bind())
+        }
+        result => result,
+    };
+    let listener = listener.map_err(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o777)).map_err(failed)?;
+    Ok(listener)
 }
 
 /// What a slave tells its master; none if it is not told of one, or this is a master.

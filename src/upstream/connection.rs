@@ -6,12 +6,15 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use towline_middleware::{CommandKind, Error, ServerError};
 
-use super::{Endpoint, Fence, Stream, reader::ReplyReader};
-use crate::wire::{
-    Malformed, capability, err,
-    frame::{HEADER_LEN, Header, PAYLOAD_MAX, put_packet},
-    greeting::Greeting,
-    ok,
+use super::{Endpoint, Fence, reader::ReplyReader};
+use crate::{
+    transport::Transport,
+    wire::{
+        Malformed, capability, err,
+        frame::{HEADER_LEN, Header, PAYLOAD_MAX, put_packet},
+        greeting::Greeting,
+        ok,
+    },
 };
 
 /// A payload from this size on is written from where it lies, after its header.
@@ -77,7 +80,7 @@ impl ConnectError {
 /// One connection to MySQL.
 #[derive(Debug)]
 pub struct Upstream {
-    stream: Stream,
+    stream: Transport,
     read: BytesMut,
     write: Vec<u8>,
     room: usize,
@@ -190,7 +193,8 @@ impl Upstream {
         self.write.clear();
         if payload.len() < COPY_MAX {
             put_packet(&mut self.write, sequence, payload);
-            return self.stream.write_all(&self.write).await.map_err(Error::Upstream);
+            self.stream.write_all(&self.write).await.map_err(Error::Upstream)?;
+            return self.stream.flush().await.map_err(Error::Upstream);
         }
         let mut next = sequence;
         let closing: &[u8] = &[];
@@ -201,7 +205,8 @@ impl Upstream {
             self.stream.write_all(chunk).await.map_err(Error::Upstream)?;
             next = next.wrapping_add(1);
         }
-        Ok(())
+        // Nothing to do in clear; TLS may hold records that the socket had no room for.
+        self.stream.flush().await.map_err(Error::Upstream)
     }
 
     /// Reads once more from the server.

@@ -8,7 +8,7 @@ mod reader;
 mod tracking;
 
 pub use connection::{ConnectError, Upstream};
-pub use endpoint::{Endpoint, Stream};
+pub use endpoint::Endpoint;
 pub use exchange::Lease;
 pub use login::{Credentials, LoginError, log_in};
 pub use tracking::Fence;

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use towline_middleware::{Error, Final, Part, ServerError};
 
 use crate::{
-    upstream::Stream,
+    transport::Transport,
     wire::{
         err,
         frame::{HEADER_LEN, Header, put_packet, put_short_packet},
@@ -23,7 +23,7 @@ const COPY_MAX: usize = 16 * 1024;
 /// A client's connection.
 #[derive(Debug)]
 pub(super) struct Client {
-    stream: Stream,
+    stream: Transport,
     read: BytesMut,
     write: Vec<u8>,
     capabilities: u32,
@@ -31,7 +31,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(stream: Stream, packet_bytes_max: usize) -> Self {
+    pub(super) fn new(stream: Transport, packet_bytes_max: usize) -> Self {
         Self { stream, read: BytesMut::new(), write: Vec::new(), capabilities: 0, packet_bytes_max }
     }
 
@@ -133,6 +133,7 @@ impl Client {
             // A burst of errors or small rows must not stay in memory for the session's life.
             self.write.shrink_to(COPY_MAX);
         }
-        Ok(())
+        // Nothing to do in clear; TLS may hold records that the socket had no room for.
+        self.stream.flush().await.map_err(Error::Client)
     }
 }

@@ -16,14 +16,11 @@ use super::{
     client::Client,
     handshake::{Outcome, handshake},
 };
-use crate::{router::Router, upstream::Stream};
+use crate::{router::Router, transport::Transport};
 
 /// Serves a client until it leaves, its session fails or the node stops.
-pub(super) async fn serve_client(stream: Stream, front: Arc<MySqlFront>, stop: CancellationToken) {
-    let peer = match &stream {
-        Stream::Tcp(stream) => stream.peer_addr().ok(),
-        Stream::Unix(_) => None,
-    };
+pub(super) async fn serve_client(stream: Transport, front: Arc<MySqlFront>, stop: CancellationToken) {
+    let peer = stream.peer_addr();
     let session = Arc::new(Session::new(Front::MySql, front.role, peer, front.classifier.clone()));
     let mut client = Client::new(stream, front.limits.packet_bytes_max);
     let logging_in = tokio::time::timeout(front.limits.handshake_timeout, handshake(&mut client, &front, &session));

@@ -9,14 +9,17 @@ use std::{
 };
 
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, UnixListener},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use towline_middleware::ServerError;
 
 use super::{MySqlFront, client::Client, connection::serve_client};
-use crate::{frontend::accept::accept, upstream::Stream};
+use crate::{
+    frontend::accept::{accept, accept_unix},
+    transport::Transport,
+};
 
 /// How long a client that is turned away may take to read why.
 const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -47,15 +50,46 @@ impl Drop for Present {
     }
 }
 
+/// Where clients come from.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Over the network.
+    pub tcp: TcpListener,
+    /// On this machine.
+    pub unix: Option<UnixListener>,
+}
+
+impl From<TcpListener> for Listeners {
+    fn from(tcp: TcpListener) -> Self {
+        Self { tcp, unix: None }
+    }
+}
+
+impl Listeners {
+    /// The next client of either.
+    async fn accept(&self) -> Transport {
+        let over_unix = async {
+            match &self.unix {
+                Some(listener) => accept_unix(listener).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            stream = accept(&self.tcp) => stream.into(),
+            stream = over_unix => stream.into(),
+        }
+    }
+}
+
 /// Accepts clients until `stop`, then lets running commands finish for as long as the limits say, and returns.
-pub async fn serve(listener: TcpListener, front: Arc<MySqlFront>, sessions: SessionCount, stop: CancellationToken) {
+pub async fn serve(listeners: Listeners, front: Arc<MySqlFront>, sessions: SessionCount, stop: CancellationToken) {
     let permits = Arc::new(Semaphore::new(front.limits.connections_max));
     let tracker = TaskTracker::new();
     // Dropped at the end of the grace, which ends the sessions that are still open.
     let cut = CancellationToken::new();
     loop {
         let stream = tokio::select! {
-            stream = accept(&listener) => Stream::Tcp(stream),
+            stream = listeners.accept() => stream,
             () = stop.cancelled() => break,
         };
         let Ok(permit) = permits.clone().try_acquire_owned() else {
@@ -65,7 +99,7 @@ pub async fn serve(listener: TcpListener, front: Arc<MySqlFront>, sessions: Sess
         let session = cut.clone().run_until_cancelled_owned(serve_client(stream, front.clone(), stop.clone()));
         tracker.spawn(hold(permit, sessions.enter(), session));
     }
-    drop(listener);
+    drop(listeners);
     tracker.close();
     if tokio::time::timeout(front.limits.shutdown_grace, tracker.wait()).await.is_err() {
         tracing::warn!(sessions = sessions.get(), "sessions still busy at the end of the grace are cut");
@@ -79,7 +113,7 @@ async fn hold(_permit: OwnedSemaphorePermit, _present: Present, session: impl Fu
 }
 
 /// Tells one client too many, in the server's own words.
-async fn turn_away(stream: Stream, connections_max: usize) {
+async fn turn_away(stream: Transport, connections_max: usize) {
     let mut client = Client::new(stream, 0);
     let text = format!("Too many connections: this Towline node takes {connections_max} (limits.connections_max)");
     client.put_early_error(&ServerError::new(1040, b"08004", text));

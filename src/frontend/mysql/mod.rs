@@ -16,7 +16,7 @@ use towline_middleware::{Classifier, Role, Stack};
 
 use crate::upstream::Endpoint;
 
-pub use listener::{SessionCount, serve};
+pub use listener::{Listeners, SessionCount, serve};
 
 /// What every session of this front shares.
 #[derive(Clone, Debug)]

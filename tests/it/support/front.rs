@@ -101,7 +101,7 @@ impl TestFront {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("an address");
         let (stop, sessions) = (CancellationToken::new(), SessionCount::default());
-        let serving = tokio::spawn(serve(listener, Arc::new(front), sessions.clone(), stop.clone()));
+        let serving = tokio::spawn(serve(listener.into(), Arc::new(front), sessions.clone(), stop.clone()));
         Self { addr, seen, stop, sessions, serving }
     }
 

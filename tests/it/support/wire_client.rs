@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 use towline::{
-    upstream::Stream,
+    transport::Transport,
     wire::{
         capability,
         frame::{HEADER_LEN, Header, put_packet},
@@ -64,15 +64,15 @@ impl Packet {
 
 #[derive(Debug)]
 pub(crate) struct WireClient {
-    stream: Stream,
+    stream: Transport,
 }
 
 impl WireClient {
     /// A byte stream without a login.
     pub(crate) async fn open(target: &Target) -> Self {
         let stream = match target {
-            Target::Front(addr) => Stream::Tcp(TcpStream::connect(addr).await.expect("the front takes connections")),
-            Target::Server(socket) => Stream::Unix(UnixStream::connect(socket).await.expect("the server answers")),
+            Target::Front(addr) => TcpStream::connect(addr).await.expect("the front takes connections").into(),
+            Target::Server(socket) => UnixStream::connect(socket).await.expect("the server answers").into(),
         };
         Self { stream }
     }
