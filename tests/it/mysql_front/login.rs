@@ -1,11 +1,14 @@
 //! The login reaches the server as the client sent it, and the server's answer the client.
 
-use towline::wire::capability;
+use std::sync::Arc;
+
+use mysql_async::{Conn, OptsBuilder, prelude::Queryable};
+use towline::{classify::SqlClassifier, upstream::Endpoint, wire::capability};
 use towline_middleware::Role;
 
 use super::{APP, prepare};
 use crate::support::{
-    TestServer,
+    Mysql9, TestServer,
     front::TestFront,
     wire_client::{MODERN, OLD, Target, WireClient},
 };
@@ -41,4 +44,19 @@ async fn what_is_not_offered_is_refused_with_its_name() {
     let mut client = WireClient::connect(&front.target(), MODERN | capability::LOCAL_FILES, APP, "shop").await;
     let reply = client.query("LOAD DATA LOCAL INFILE '/etc/passwd' INTO TABLE item").await;
     assert!(reply[0].error_code().is_some(), "{reply:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_mysql_9_logs_in_by_the_servers_public_key_and_then_by_its_cache() {
+    let Some(server) = Mysql9::shared().await else { return };
+    server.run(&["CREATE USER relayed@'%' IDENTIFIED BY 'secret'"]).await;
+    let endpoint = Endpoint::Tcp { host: "127.0.0.1".to_owned(), port: server.port };
+    let front = TestFront::before(Role::Master, endpoint, Arc::new(SqlClassifier::new()), |_| {}).await;
+    let opts = OptsBuilder::default().ip_or_hostname("127.0.0.1").tcp_port(front.addr.port());
+    let opts = opts.prefer_socket(false).user(Some("relayed")).pass(Some("secret"));
+    for login in ["full", "cached"] {
+        let mut client = Conn::new(opts.clone()).await.unwrap_or_else(|error| panic!("{login}: {error}"));
+        let user: Option<String> = client.query_first("SELECT USER()").await.expect("a session");
+        assert_eq!(user.as_deref(), Some("relayed@localhost"), "{login}");
+    }
 }

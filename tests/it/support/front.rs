@@ -73,6 +73,17 @@ impl TestFront {
         classifier: Arc<dyn Classifier>,
         limit: impl FnOnce(&mut Limits),
     ) -> Self {
+        let endpoint = Endpoint::Unix(server.managed().socket().to_owned());
+        Self::before(role, endpoint, classifier, limit).await
+    }
+
+    /// A front before whatever listens there.
+    pub(crate) async fn before(
+        role: Role,
+        endpoint: Endpoint,
+        classifier: Arc<dyn Classifier>,
+        limit: impl FnOnce(&mut Limits),
+    ) -> Self {
         let seen = Arc::new(SeenCommits::default());
         let mut limits = Limits {
             connections_max: 50,
@@ -83,7 +94,7 @@ impl TestFront {
         limit(&mut limits);
         let front = MySqlFront {
             role,
-            endpoint: Endpoint::Unix(server.managed().socket().to_owned()),
+            endpoint,
             stack: Stack {
                 trace: Default::default(),
                 admission: Default::default(),

@@ -4,6 +4,7 @@ mod changes;
 mod cluster;
 pub(crate) mod front;
 pub(crate) mod http;
+mod mysql9;
 mod node;
 mod server;
 mod wait;
@@ -12,6 +13,7 @@ pub(crate) mod wire_client;
 pub(crate) use self::{
     changes::{Changes, batch},
     cluster::{CLIENT, TestCluster, checksums},
+    mysql9::Mysql9,
     node::TestNode,
     server::{TestServer, copy_template},
     wait::eventually,

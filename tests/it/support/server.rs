@@ -92,7 +92,8 @@ async fn make_template() -> PathBuf {
     folder
 }
 
-fn copy(from: &Path, to: &Path) {
+/// Copies a folder with all that is in it.
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a folder");
     for entry in fs::read_dir(from).expect("the template").flatten() {
         let (source, target) = (entry.path(), to.join(entry.file_name()));
