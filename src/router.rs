@@ -5,6 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use tokio::sync::Mutex;
 use tower::Service;
 use towline_middleware::{BoxFuture, Command, CommandKind, Error, Reply, Role, ServerError};
@@ -24,6 +25,14 @@ impl Router {
     /// A router over a connection that is logged in and behind its fence.
     pub fn new(upstream: Upstream) -> Self {
         Self { upstream: Arc::new(Mutex::new(upstream)) }
+    }
+
+    /// Waits until MySQL ends the session between two commands, and returns its last packet if there is one.
+    ///
+    /// # Cancel safety
+    /// A dropped future loses nothing.
+    pub(crate) async fn farewell(&self) -> Option<(u8, Bytes)> {
+        self.upstream.lock().await.farewell().await
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
 };
 use tokio_rustls::TlsStream;
@@ -62,6 +62,33 @@ impl Transport {
             Self::Tls(stream) => Some(stream.get_ref().0),
             Self::Closed => None,
         }
+    }
+
+    /// Waits until there is something to read, be it the end. Under TLS it returns at once, since what can be read need
+    /// not be in the socket any more.
+    ///
+    /// # Cancel safety
+    /// A dropped future loses nothing.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Plain(Socket::Tcp(stream)) => stream.readable().await,
+            Self::Plain(Socket::Unix(stream)) => stream.readable().await,
+            Self::Tls(_) | Self::Closed => Ok(()),
+        }
+    }
+
+    /// Waits until the peer has left, whatever it may have sent before.
+    ///
+    /// # Cancel safety
+    /// A dropped future loses nothing.
+    pub(crate) async fn left(&self) {
+        // A peer that has left is ready for "priority" data, and one that has only sent something is not. The reactor's
+        // error would be the runtime's end.
+        let _ = match self.socket() {
+            Some(Socket::Tcp(stream)) => stream.ready(Interest::PRIORITY).await,
+            Some(Socket::Unix(stream)) => stream.ready(Interest::PRIORITY).await,
+            None => return,
+        };
     }
 }
 

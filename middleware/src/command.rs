@@ -20,8 +20,16 @@ pub enum CommandKind {
     Query,
     /// The columns of a table.
     FieldList,
+    /// FLUSH by a byte of flags.
+    Refresh,
     /// A line of server statistics.
     Statistics,
+    /// The server's connections.
+    ProcessInfo,
+    /// End a connection by its id.
+    ProcessKill,
+    /// Have the server write about itself into its log.
+    Debug,
     /// Nothing but an OK.
     Ping,
     /// Log in as somebody else on the same connection.
@@ -54,7 +62,11 @@ impl CommandKind {
             0x02 => Self::InitDb,
             0x03 => Self::Query,
             0x04 => Self::FieldList,
+            0x07 => Self::Refresh,
             0x09 => Self::Statistics,
+            0x0a => Self::ProcessInfo,
+            0x0c => Self::ProcessKill,
+            0x0d => Self::Debug,
             0x0e => Self::Ping,
             0x11 => Self::ChangeUser,
             0x16 => Self::Prepare,
@@ -76,7 +88,11 @@ impl CommandKind {
             Self::InitDb => 0x02,
             Self::Query => 0x03,
             Self::FieldList => 0x04,
+            Self::Refresh => 0x07,
             Self::Statistics => 0x09,
+            Self::ProcessInfo => 0x0a,
+            Self::ProcessKill => 0x0c,
+            Self::Debug => 0x0d,
             Self::Ping => 0x0e,
             Self::ChangeUser => 0x11,
             Self::Prepare => 0x16,
@@ -103,7 +119,11 @@ impl CommandKind {
             Self::InitDb => "COM_INIT_DB",
             Self::Query => "COM_QUERY",
             Self::FieldList => "COM_FIELD_LIST",
+            Self::Refresh => "COM_REFRESH",
             Self::Statistics => "COM_STATISTICS",
+            Self::ProcessInfo => "COM_PROCESS_INFO",
+            Self::ProcessKill => "COM_PROCESS_KILL",
+            Self::Debug => "COM_DEBUG",
             Self::Ping => "COM_PING",
             Self::ChangeUser => "COM_CHANGE_USER",
             Self::Prepare => "COM_STMT_PREPARE",
@@ -123,11 +143,7 @@ fn unsupported_name(byte: u8) -> &'static str {
     match byte {
         0x05 => "COM_CREATE_DB",
         0x06 => "COM_DROP_DB",
-        0x07 => "COM_REFRESH",
         0x08 => "COM_SHUTDOWN",
-        0x0a => "COM_PROCESS_INFO",
-        0x0c => "COM_PROCESS_KILL",
-        0x0d => "COM_DEBUG",
         0x12 => "COM_BINLOG_DUMP",
         0x13 => "COM_TABLE_DUMP",
         0x15 => "COM_REGISTER_SLAVE",

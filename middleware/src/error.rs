@@ -101,7 +101,7 @@ impl Error {
             Self::Client(_) => None,
             Self::Upstream(_) => Some(ServerError::new(
                 2013,
-                b"HY000",
+                b"08S01",
                 "Lost connection to the MySQL server behind this Towline node; reconnect",
             )),
             Self::Protocol { .. } => Some(ServerError::new(1835, b"HY000", "Malformed communication packet")),

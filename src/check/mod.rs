@@ -155,6 +155,14 @@ impl Line {
         Self { name, outcome: Outcome::Failed { found: found.into(), mend: mend.into() } }
     }
 
+    /// A failure made a warning, where replication works without what is missing.
+    fn weakened(self) -> Self {
+        match self.outcome {
+            Outcome::Failed { found, mend } => Self { outcome: Outcome::Warning { found, mend }, ..self },
+            Outcome::Ok | Outcome::Warning { .. } => self,
+        }
+    }
+
     fn warning(name: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Self {
         Self { name, outcome: Outcome::Warning { found: found.into(), mend: mend.into() } }
     }

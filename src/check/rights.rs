@@ -48,6 +48,17 @@ const END_BLOCKERS_MYSQL: Rights = Rights {
     all: &[&["PROCESS"], &["CONNECTION_ADMIN"]],
     scope: Scope::Everything,
 };
+/// A client that leaves in the middle of a query has it ended by the node's account. A slave has this right anyway.
+const END_ABANDONED_MARIADB: Rights = Rights {
+    name: "right to end queries that clients abandon",
+    all: &[&["CONNECTION ADMIN", "SUPER"]],
+    scope: Scope::Everything,
+};
+const END_ABANDONED_MYSQL: Rights = Rights {
+    name: "right to end queries that clients abandon",
+    all: &[&["CONNECTION_ADMIN", "SUPER"]],
+    scope: Scope::Everything,
+};
 /// Schema changes and account statements run as their own text, so any right may be needed.
 const SCHEMA_CHANGES: Rights = Rights {
     name: "rights to change schemas",
@@ -90,7 +101,12 @@ pub(super) async fn check(role: Role, server: &mut Server) -> Result<Vec<Line>, 
         (Role::Slave, true) => &[&APPLY_MARIADB, &END_BLOCKERS_MARIADB, &OWN_SCHEMA, &SCHEMA_CHANGES, &DEFINER_MARIADB],
         (Role::Slave, false) => &[&APPLY_MYSQL, &END_BLOCKERS_MYSQL, &OWN_SCHEMA, &SCHEMA_CHANGES, &DEFINER_MYSQL],
     };
-    Ok(rights.iter().map(|rights| rights.check(&grants, &server.account)).collect())
+    let mut lines: Vec<Line> = rights.iter().map(|rights| rights.check(&grants, &server.account)).collect();
+    if role == Role::Master {
+        let rights = if server.is_mariadb() { &END_ABANDONED_MARIADB } else { &END_ABANDONED_MYSQL };
+        lines.push(rights.check(&grants, &server.account).weakened());
+    }
+    Ok(lines)
 }
 
 impl Rights {

@@ -55,7 +55,7 @@ use crate::{
         hub::{Hub, HubOptions},
         registration::Registration,
     },
-    upstream::Credentials,
+    upstream::{Credentials, Killer},
 };
 
 /// How many transactions one push carries: above it a bigger batch no longer measured faster.
@@ -182,6 +182,7 @@ impl NodeBuilder {
             endpoint: server.endpoint(),
             stack: stack.clone(),
             classifier: classifier.clone(),
+            killer: Killer::start(server.opts()),
             limits: Limits {
                 connections_max: config.limits.connections_max.get() as usize,
                 handshake_timeout: config.limits.handshake_timeout,

@@ -6,7 +6,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use towline_middleware::{CommandKind, Error, ServerError};
 
-use super::{Endpoint, Fence, reader::ReplyReader};
+use super::{Endpoint, Fence, Killer, reader::ReplyReader};
 use crate::{
     transport::Transport,
     wire::{
@@ -88,6 +88,8 @@ pub struct Upstream {
     fence: Fence,
     /// Whether the connection stands between two commands.
     pub(super) clean: bool,
+    /// Who ends the connection at the server when it is left in the middle of a command, and by what id.
+    killer: Option<(Killer, u32)>,
     /// What the client on the other side can do; decides the form of replies.
     pub(super) client_capabilities: u32,
     /// Whether the client has asked for the GTID reports by itself.
@@ -116,6 +118,7 @@ impl Upstream {
                 mariadb: false,
                 fence,
                 clean: true,
+                killer: None,
                 client_capabilities: 0,
                 client_wants_gtids: false,
             };
@@ -143,6 +146,11 @@ impl Upstream {
         self.client_capabilities = capabilities;
     }
 
+    /// From now on, when this is dropped in the middle of a command, the server is told to end the connection `id`.
+    pub fn kill_when_abandoned(&mut self, killer: Killer, id: u32) {
+        self.killer = Some((killer, id));
+    }
+
     /// Puts the fence up (see [`Fence`]). To be called after the login, before the client's first command.
     ///
     /// # Errors
@@ -161,6 +169,15 @@ impl Upstream {
                 Err(Error::Protocol { peer: "MySQL", what: "it refused the session's fence" })
             }
         }
+    }
+
+    /// Waits until the server speaks or leaves between two commands, and returns its packet if there is one: an error
+    /// that says why it leaves.
+    ///
+    /// # Cancel safety
+    /// A dropped future loses nothing.
+    pub(crate) async fn farewell(&mut self) -> Option<(u8, Bytes)> {
+        self.read_packet().await.ok()
     }
 
     /// Reads one whole packet of at most 1 MB: its number and its payload.
@@ -214,13 +231,25 @@ impl Upstream {
     /// # Cancel safety
     /// A dropped future loses nothing.
     pub(super) async fn fill(&mut self) -> Result<(), Error> {
-        self.read.reserve(self.room);
-        let n = self.stream.read_buf(&mut self.read).await.map_err(Error::Upstream)?;
-        if n == 0 {
-            return Err(Error::Upstream(io::ErrorKind::UnexpectedEof.into()));
+        if self.read.is_empty() {
+            // An idle session holds no buffer.
+            self.read = BytesMut::new();
+            self.stream.readable().await.map_err(|error| self.broken(error))?;
         }
+        self.read.reserve(self.room);
+        let n = match self.stream.read_buf(&mut self.read).await {
+            Ok(0) => return Err(self.broken(io::ErrorKind::UnexpectedEof.into())),
+            Ok(n) => n,
+            Err(error) => return Err(self.broken(error)),
+        };
         self.room = if n >= self.room { (self.room * 2).min(READ_MAX) } else { READ_MIN };
         Ok(())
+    }
+
+    /// The server has left: there is nothing to end there any more.
+    fn broken(&mut self, error: io::Error) -> Error {
+        self.killer = None;
+        Error::Upstream(error)
     }
 
     /// What has been read and not yet used, for the reader of a reply.
@@ -231,5 +260,13 @@ impl Upstream {
     /// A reader for the reply to a command of this kind, in the form that the client reads.
     pub(super) fn reader(&self, kind: CommandKind, status: u16) -> ReplyReader {
         ReplyReader::new(kind, self.client_capabilities & capability::DEPRECATE_EOF != 0, status)
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        if let Some((killer, id)) = self.killer.take().filter(|_| !self.clean) {
+            killer.kill(id);
+        }
     }
 }

@@ -38,13 +38,14 @@ impl Lease {
     pub async fn exchange(mut self, command: Command) -> Result<Reply, Error> {
         let kind = command.kind();
         self.0.clean = false;
-        self.0.write_packet(0, command.payload()).await?;
+        let written = self.0.write_packet(0, command.payload()).await;
         if !kind.has_reply() {
-            self.0.clean = true;
-            return Ok(Reply::none());
+            self.0.clean = written.is_ok();
+            return written.map(|()| Reply::none());
         }
+        // A server that has left in the middle of the command may have said why: reading tells.
         let reader = self.0.reader(kind, command.session().status());
-        let mut rest = Rest { lease: self, reader, after: After::new(&command) };
+        let mut rest = Rest { lease: self, reader, after: After::new(&command), broken: None };
         let mut ready = Vec::with_capacity(2);
         loop {
             match rest.step().await? {
@@ -102,6 +103,8 @@ struct Rest {
     lease: Lease,
     reader: ReplyReader,
     after: After,
+    /// Why the session is over, once the client has been told by a final.
+    broken: Option<Error>,
 }
 
 impl Rest {
@@ -116,6 +119,17 @@ impl Rest {
             }
         }
         Ok(Some(step))
+    }
+
+    /// The server has left in the middle of its reply: an error ends it for the client where one can stand.
+    fn end_early(&mut self, error: Error) -> Result<Part, Error> {
+        match (self.reader.sequence_of_error(), error.to_client()) {
+            (Some(sequence), Some(told)) => {
+                self.broken = Some(error);
+                Ok(Part::Final { end: Final::Err(told), sequence })
+            }
+            _ => Err(error),
+        }
     }
 
     /// The command succeeded: the session's state follows, and the fence goes up again before the client knows.
@@ -142,10 +156,17 @@ impl Rest {
 impl Parts for Rest {
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Part>, Error>> {
         Box::pin(async {
+            if let Some(error) = self.broken.take() {
+                return Err(error);
+            }
             loop {
                 match self.step().await? {
                     Some(Step::Part(part)) => return Ok(Some(part)),
-                    Some(Step::NeedMore) => self.lease.0.fill().await?,
+                    Some(Step::NeedMore) => {
+                        if let Err(error) = self.lease.0.fill().await {
+                            return self.end_early(error).map(Some);
+                        }
+                    }
                     Some(Step::Done) | None => {
                         self.lease.0.clean = true;
                         return Ok(None);

@@ -3,6 +3,7 @@
 mod connection;
 mod endpoint;
 mod exchange;
+mod killer;
 mod login;
 mod reader;
 mod tracking;
@@ -10,6 +11,7 @@ mod tracking;
 pub use connection::{ConnectError, Upstream};
 pub use endpoint::Endpoint;
 pub use exchange::Lease;
+pub use killer::Killer;
 pub use login::{Credentials, LoginError, log_in};
 pub use tracking::Fence;
 pub(crate) use tracking::{is_ascii_unsafe_collation, learn};

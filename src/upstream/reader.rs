@@ -91,6 +91,13 @@ impl ReplyReader {
         self.sequence.wrapping_add(1)
     }
 
+    /// The number that an error of the node's own would have for the client; none where none can stand, which is within
+    /// a packet.
+    pub(crate) fn sequence_of_error(&self) -> Option<u8> {
+        let between_packets = self.passing == 0 && !self.continues;
+        between_packets.then(|| self.sequence.wrapping_add(self.shift).wrapping_add(1))
+    }
+
     /// Takes the next piece off the front of `buf`.
     ///
     /// # Errors
@@ -187,7 +194,9 @@ impl ReplyReader {
                 Ok(Step::Part(if goes_on { Part::Packets(packet) } else { Part::Turn(packet) }))
             }
             (CommandKind::Prepare, ok::HEADER) => self.prepare_ok(packet),
-            (CommandKind::Query | CommandKind::Execute, 1..=0xfa | 0xfc..=0xfe) => self.column_count(packet, &payload),
+            (CommandKind::Query | CommandKind::Execute | CommandKind::ProcessInfo, 1..=0xfa | 0xfc..=0xfe) => {
+                self.column_count(packet, &payload)
+            }
             (_, ok::HEADER | eof::HEADER) => self.completion(header, &payload, Head::Ok),
             _ => Err(Malformed("first packet of a reply")),
         }

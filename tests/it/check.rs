@@ -101,6 +101,7 @@ async fn each_missing_right_is_named_with_its_grant() {
         "no binlog_do_db, no binlog_ignore_db",
         "right to read the binlog",
         "rights on the schema towline",
+        "right to end queries that clients abandon",
         "no account without a password over the Unix socket",
     ];
     assert_eq!(names(&bare), expected);

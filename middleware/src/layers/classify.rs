@@ -30,6 +30,7 @@ pub struct ClassifyLayer {
 struct Fixed {
     read: Arc<Plan>,
     session_state: Arc<Plan>,
+    write: Arc<Plan>,
     unknown: Arc<Plan>,
 }
 
@@ -40,6 +41,7 @@ impl Default for ClassifyLayer {
             fixed: Arc::new(Fixed {
                 read: plan(Intent::Read),
                 session_state: plan(Intent::SessionState),
+                write: plan(Intent::Write),
                 unknown: plan(Intent::Unknown),
             }),
         }
@@ -105,7 +107,11 @@ impl<S> Classify<S> {
                 Some(statement) => return command.classified(statement.plan, Some(statement.sql)),
                 None => self.fixed.unknown.clone(),
             },
-            Kind::Ping | Kind::Statistics | Kind::FieldList | Kind::Fetch => self.fixed.read.clone(),
+            Kind::Ping | Kind::Statistics | Kind::ProcessInfo | Kind::FieldList | Kind::Fetch => {
+                self.fixed.read.clone()
+            }
+            // They reach beyond the session, as KILL and FLUSH do.
+            Kind::Refresh | Kind::ProcessKill | Kind::Debug => self.fixed.write.clone(),
             Kind::Quit
             | Kind::InitDb
             | Kind::ChangeUser

@@ -78,6 +78,11 @@ impl Client {
                     return Ok(Some((self.read.split_to(header.len).freeze(), header.continues())));
                 }
             }
+            if self.read.is_empty() {
+                // An idle session holds no buffer.
+                self.read = BytesMut::new();
+                self.stream.readable().await.map_err(Error::Client)?;
+            }
             self.read.reserve(READ_ROOM);
             if self.stream.read_buf(&mut self.read).await.map_err(Error::Client)? == 0 {
                 return match self.read.is_empty() && before == 0 {
@@ -86,6 +91,15 @@ impl Client {
                 };
             }
         }
+    }
+
+    /// Waits until the client has left, in the middle of whatever.
+    ///
+    /// # Cancel safety
+    /// A dropped future loses nothing.
+    pub(super) async fn left(&self) -> Error {
+        self.stream.left().await;
+        Error::Client(io::ErrorKind::ConnectionAborted.into())
     }
 
     /// Puts a part of a reply behind what waits to be written.

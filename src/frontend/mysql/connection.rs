@@ -26,9 +26,10 @@ pub(super) async fn serve_client(stream: Transport, front: Arc<MySqlFront>, stop
     let logging_in = tokio::time::timeout(front.limits.handshake_timeout, handshake(&mut client, &front, &session));
     let outcome = match logging_in.await {
         Ok(Ok(Outcome::Welcome { upstream, last })) => {
-            let mut commands = front.stack.session(Router::new(*upstream));
+            let router = Router::new(*upstream);
+            let mut commands = front.stack.session(router.clone());
             match welcome(&mut client, last).await {
-                Ok(()) => serve_commands(&mut client, &session, &mut commands, &stop).await,
+                Ok(()) => serve_commands(&mut client, &session, &router, &mut commands, &stop).await,
                 Err(error) => Err(error),
             }
         }
@@ -53,10 +54,12 @@ async fn welcome(client: &mut Client, last: Part) -> Result<(), Error> {
     client.flush().await
 }
 
-/// Reads commands until the client leaves. Between two commands the node may stop; a running command goes on.
+/// Reads commands until the client leaves. Between two commands the node may stop, and MySQL may end the session; a
+/// running command goes on.
 async fn serve_commands<S>(
     client: &mut Client,
     session: &Arc<Session>,
+    router: &Router,
     commands: &mut S,
     stop: &CancellationToken,
 ) -> Result<(), Error>
@@ -69,6 +72,13 @@ where
             packet = client.read_packet(0) => packet,
             () = stop.cancelled() => {
                 client.put_error(0, &ServerError::stopping());
+                return client.flush().await;
+            }
+            farewell = router.farewell() => {
+                // As without Towline: an idle client learns at once that its session is over, and why.
+                if let Some((sequence, payload)) = farewell {
+                    client.put_packet(sequence, &payload);
+                }
                 return client.flush().await;
             }
         };
@@ -107,11 +117,19 @@ where
     S: Service<Command, Response = Reply, Error = Error>,
 {
     let head = Some(1);
-    let mut reply = async { commands.ready().await?.call(command).await }.await.map_err(|error| (head, error))?;
-    write_reply(client, &mut reply).await.map_err(|error| (None, error))
+    let mut reply = tokio::select! {
+        biased;
+        reply = async { commands.ready().await?.call(command).await } => reply.map_err(|error| (head, error))?,
+        left = client.left() => return Err((None, left)),
+    };
+    let written = write_reply(client, &mut reply).await;
+    // Also when the session is over: what waits may be the error that says so.
+    let flushed = client.flush().await;
+    written.and(flushed).map_err(|error| (None, error))
 }
 
-/// Writes a reply as it comes: what is there goes out in one write, before anything is waited for.
+/// Writes a reply as it comes: what is there goes out in one write, before anything is waited for. The end of it is left
+/// to be flushed.
 async fn write_reply(client: &mut Client, reply: &mut Reply) -> Result<(), Error> {
     while let Some(part) = next_part(client, reply).await? {
         let turn = match &part {
@@ -126,7 +144,7 @@ async fn write_reply(client: &mut Client, reply: &mut Reply) -> Result<(), Error
             reply.answer(answer).await?;
         }
     }
-    client.flush().await
+    Ok(())
 }
 
 async fn next_part(client: &mut Client, reply: &mut Reply) -> Result<Option<Part>, Error> {
@@ -142,7 +160,11 @@ async fn next_part(client: &mut Client, reply: &mut Reply) -> Result<Option<Part
         Poll::Ready(part) => part,
         Poll::Pending => {
             client.flush().await?;
-            next.await
+            tokio::select! {
+                biased;
+                part = next => part,
+                left = client.left() => Err(left),
+            }
         }
     }
 }

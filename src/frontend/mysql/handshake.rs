@@ -50,6 +50,7 @@ pub(super) async fn handshake(
         }
     };
     session.set_connection_id(greeting.connection_id);
+    upstream.kill_when_abandoned(front.killer.clone(), greeting.connection_id);
     client.put_packet(0, &greeting.for_client());
     client.flush().await?;
     let Some(payload) = client.read_packet(1).await? else { return Ok(Outcome::Left) };

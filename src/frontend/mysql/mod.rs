@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 use towline_middleware::{Classifier, Role, Stack};
 
-use crate::upstream::Endpoint;
+use crate::upstream::{Endpoint, Killer};
 
 pub use listener::{Listeners, SessionCount, serve};
 
@@ -29,6 +29,8 @@ pub struct MySqlFront {
     pub stack: Stack,
     /// Tells reads from writes.
     pub classifier: Arc<dyn Classifier>,
+    /// Ends what a client abandons.
+    pub killer: Killer,
     /// Limits.
     pub limits: Limits,
 }

@@ -1,5 +1,6 @@
 //! The MySQL front before a real server.
 
+mod endings;
 mod hostile;
 mod login;
 mod replies;

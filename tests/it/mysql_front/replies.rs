@@ -138,6 +138,8 @@ async fn the_other_commands_are_equal_byte_for_byte() {
             b"\x02shop",
             b"\x04item\0",
             b"\x04no_such_table\0",
+            b"\x07\x01",
+            b"\x0d",
             b"\x1b\x01\x00",
             b"\x03SELECT 1; SELECT 2",
             b"\x1b\x00\x00",
@@ -147,6 +149,9 @@ async fn the_other_commands_are_equal_byte_for_byte() {
         }
         let statistics = pair[0].command(b"\x09").await;
         assert!(statistics[0].payload.starts_with(b"Uptime"), "{statistics:?}");
+        let connections = pair[0].command(b"\x0a").await;
+        let own = pair[0].connection_id.to_string();
+        assert!(connections.iter().any(|packet| packet.payload[1..].starts_with(own.as_bytes())), "{connections:?}");
     }
 }
 

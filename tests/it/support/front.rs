@@ -6,12 +6,13 @@ use std::{
     time::Duration,
 };
 
+use mysql_async::Opts;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use towline::{
     classify::SqlClassifier,
     frontend::mysql::{Limits, MySqlFront, SessionCount, serve},
-    upstream::Endpoint,
+    upstream::{Endpoint, Killer},
 };
 use towline_middleware::{
     Acknowledgement, BoxFuture, Classifier, Position, Replication, Role, Stack,
@@ -74,13 +75,14 @@ impl TestFront {
         limit: impl FnOnce(&mut Limits),
     ) -> Self {
         let endpoint = Endpoint::Unix(server.managed().socket().to_owned());
-        Self::before(role, endpoint, classifier, limit).await
+        Self::before(role, endpoint, server.opts(), classifier, limit).await
     }
 
-    /// A front before whatever listens there.
+    /// A front before whatever listens there; by `opts` its administrator logs in.
     pub(crate) async fn before(
         role: Role,
         endpoint: Endpoint,
+        opts: Opts,
         classifier: Arc<dyn Classifier>,
         limit: impl FnOnce(&mut Limits),
     ) -> Self {
@@ -107,6 +109,7 @@ impl TestFront {
                 },
             },
             classifier,
+            killer: Killer::start(opts),
             limits,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");

@@ -65,6 +65,8 @@ impl Packet {
 #[derive(Debug)]
 pub(crate) struct WireClient {
     stream: Transport,
+    /// The id in the greeting; 0 before the login.
+    pub(crate) connection_id: u32,
 }
 
 impl WireClient {
@@ -74,13 +76,14 @@ impl WireClient {
             Target::Front(addr) => TcpStream::connect(addr).await.expect("the front takes connections").into(),
             Target::Server(socket) => UnixStream::connect(socket).await.expect("the server answers").into(),
         };
-        Self { stream }
+        Self { stream, connection_id: 0 }
     }
 
     /// Logs in and returns the answer: an OK or an ERR.
     pub(crate) async fn login(target: &Target, capabilities: u32, account: (&str, &str), db: &str) -> (Self, Packet) {
         let mut client = Self::open(target).await;
         let greeting = Greeting::decode(&client.read().await.expect("a greeting").payload).expect("a greeting");
+        client.connection_id = greeting.connection_id;
         let salt = &greeting.salt;
         let proof = scramble_native(salt, account.1.as_bytes()).map(Vec::from).unwrap_or_default();
         let mut login = capabilities.to_le_bytes().to_vec();
@@ -139,6 +142,11 @@ impl WireClient {
     /// numbered 1, so a reply must be shorter than 250 packets.
     pub(crate) async fn command(&mut self, payload: &[u8]) -> Vec<Packet> {
         self.send(0, payload).await;
+        self.read_reply().await
+    }
+
+    /// The whole reply to the command that was sent last.
+    pub(crate) async fn read_reply(&mut self) -> Vec<Packet> {
         self.send(0, &[0x0e]).await;
         let mut packets = vec![self.read().await.expect("a reply")];
         loop {
