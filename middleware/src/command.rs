@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::{Intent, Plan, Session};
+use crate::{
+    Intent, Plan, Prepared, Session,
+    rows::{self, Value},
+};
 
 /// The commands of the MySQL protocol that a node carries out. HTTP commands become [`Query`](CommandKind::Query),
 /// [`Prepare`](CommandKind::Prepare) and [`Execute`](CommandKind::Execute).
@@ -162,6 +165,7 @@ pub struct Command {
     payload: Bytes,
     sql: Bytes,
     plan: Option<Arc<Plan>>,
+    prepared: Option<Arc<Prepared>>,
 }
 
 impl Command {
@@ -172,12 +176,18 @@ impl Command {
             CommandKind::Query | CommandKind::Prepare => payload.slice(1..),
             _ => Bytes::new(),
         };
-        Self { session, kind, payload, sql, plan: None }
+        Self { session, kind, payload, sql, plan: None, prepared: None }
     }
 
-    /// A text command with this SQL.
-    pub fn query(session: Arc<Session>, sql: &[u8]) -> Self {
-        Self::new(session, packet(CommandKind::Query, sql))
+    /// A text command with this SQL, classified: what a layer asks by itself on its client's session.
+    ///
+    /// # Order
+    /// The reply to one command must be read to its end, or dropped, before the next is sent: a session has one
+    /// connection.
+    pub fn query(session: &Arc<Session>, sql: impl AsRef<[u8]>) -> Self {
+        let mut command = Self::new(session.clone(), packet(CommandKind::Query, sql.as_ref()));
+        command.classify();
+        command
     }
 
     /// The session that asked.
@@ -226,24 +236,58 @@ impl Command {
         }
     }
 
+    /// The prepared statement that an execute runs, or that a prepare is making.
+    pub fn prepared(&self) -> Option<&Arc<Prepared>> {
+        self.prepared.as_ref()
+    }
+
+    /// The values of an execute's parameters, in their order; none without parameters. `None` for another command, and
+    /// when a value came by itself as long data, so that it is not in the packet.
+    pub fn parameters(&self) -> Option<Vec<Value<'_>>> {
+        let (types, nulls, values) = self.prepared.as_ref()?.layout(&self.payload)?;
+        rows::parameters(&types, nulls, values)
+    }
+
     /// Puts other SQL in the place of the client's and classifies it anew, so that no layer can carry a write past
     /// the guard. Only a query or a prepare has SQL to replace; other commands stay as they are and `false` is returned.
-    pub fn rewrite(&mut self, sql: &[u8]) -> bool {
+    /// An execute runs what the prepare was rewritten to.
+    #[must_use = "a command without SQL is not rewritten"]
+    pub fn rewrite(&mut self, sql: impl AsRef<[u8]>) -> bool {
         if !matches!(self.kind, CommandKind::Query | CommandKind::Prepare) {
             return false;
         }
-        self.payload = packet(self.kind, sql);
+        self.payload = packet(self.kind, sql.as_ref());
         self.sql = self.payload.slice(1..);
-        self.plan = Some(self.session.classifier().classify(&self.sql, self.session.sql_mode()));
+        self.classify();
+        if let (Some(prepared), Some(plan)) = (&self.prepared, &self.plan) {
+            prepared.rewritten(self.sql.clone(), plan.clone());
+        }
         true
     }
 
-    /// The classify layer's: attaches what it found, and for an execute the SQL of the preparation.
-    pub(crate) fn classified(&mut self, plan: Arc<Plan>, sql: Option<Bytes>) {
-        self.plan = Some(plan);
-        if let Some(sql) = sql {
-            self.sql = sql;
+    /// Classifies what has SQL of its own.
+    pub(crate) fn classify(&mut self) {
+        if matches!(self.kind, CommandKind::Query | CommandKind::Prepare) {
+            self.plan = Some(self.session.classifier().classify(&self.sql, self.session.sql_mode()));
         }
+    }
+
+    /// The classify layer's: attaches what it found.
+    pub(crate) fn classified(&mut self, plan: Arc<Plan>) {
+        self.plan = Some(plan);
+    }
+
+    /// The classify layer's: what an execute runs.
+    pub(crate) fn executes(&mut self, prepared: Arc<Prepared>) {
+        let (sql, plan) = prepared.text();
+        (self.sql, self.plan, self.prepared) = (sql, Some(plan), Some(prepared));
+    }
+
+    /// The classify layer's: the statement that a prepare makes.
+    pub(crate) fn prepares(&mut self) -> Option<Arc<Prepared>> {
+        let prepared = Arc::new(Prepared::new(self.sql.clone(), self.plan.clone()?));
+        self.prepared = Some(prepared.clone());
+        Some(prepared)
     }
 }
 

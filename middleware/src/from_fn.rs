@@ -2,28 +2,49 @@
 
 use std::{
     fmt,
-    future::Future,
-    sync::Arc,
-    task::{Context, Poll},
+    future::{Future, poll_fn},
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
 };
 
-use tower::{Layer, Service, ServiceExt};
+use tower::{Layer, Service};
 
-use crate::{BoxFuture, BoxSessionService, Command, Error, Reply};
+use crate::{BoxSessionService, Command, Error, Reply};
 
-/// The rest of the stack, to be called at most once.
-pub struct Next(Arc<tokio::sync::Mutex<BoxSessionService>>);
+/// The rest of the stack: what is inside a layer, down to the router.
+///
+/// It may be called as often as the layer likes, for one command after the other: to ask something else first, or to try
+/// again.
+#[derive(Clone)]
+pub struct Next(Arc<Mutex<BoxSessionService>>);
 
 impl Next {
-    /// Hands the command on.
+    pub(crate) fn new(inner: BoxSessionService) -> Self {
+        Self(Arc::new(Mutex::new(inner)))
+    }
+
+    /// Hands a command on and returns the beginning of its reply.
+    ///
+    /// A session has one connection to MySQL, so a reply must be read to its end before the next command is sent;
+    /// otherwise that one is answered with error 2014.
     ///
     /// # Errors
     /// The session is over.
-    pub async fn run(self, command: Command) -> Result<Reply, Error> {
-        let mut inner = self.0.lock_owned().await;
-        let reply = inner.ready().await?.call(command);
-        drop(inner);
-        reply.await
+    ///
+    /// # Cancel safety
+    /// Not safe once it was polled: the command may be on its way, and nobody could tell its reply from the next one.
+    /// Dropping the future, or a reply before its end, ends the session with the next command. A layer that gives up
+    /// on a command asks the server to end it (as `timeout` does) and reads on.
+    pub async fn run(&self, command: Command) -> Result<Reply, Error> {
+        let mut command = Some(command);
+        let calling = poll_fn(|cx| {
+            // A layer that has panicked has lost its own session only; the service inside it is as it was.
+            let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            ready!(inner.poll_ready(cx))?;
+            let command = command.take().expect("a ready future is not polled again");
+            Poll::Ready(Ok(inner.call(command)))
+        });
+        calling.await?.await
     }
 }
 
@@ -34,6 +55,9 @@ impl fmt::Debug for Next {
 }
 
 /// Makes a layer of `async fn(Command, Next) -> Result<Reply, Error>`.
+///
+/// State of all sessions is what the function's closure holds; state of one session is
+/// [`Session::state`](crate::Session::state).
 ///
 /// ```
 /// use towline_middleware::{from_fn, Command, Error, Next, Reply, ServerError};
@@ -69,14 +93,14 @@ impl<F: Clone> Layer<BoxSessionService> for FnLayer<F> {
     type Service = FnService<F>;
 
     fn layer(&self, inner: BoxSessionService) -> FnService<F> {
-        FnService { function: self.0.clone(), inner: Arc::new(tokio::sync::Mutex::new(inner)) }
+        FnService { function: self.0.clone(), next: Next::new(inner) }
     }
 }
 
 /// The service that [`FnLayer`] makes.
 pub struct FnService<F> {
     function: F,
-    inner: Arc<tokio::sync::Mutex<BoxSessionService>>,
+    next: Next,
 }
 
 impl<F> fmt::Debug for FnService<F> {
@@ -92,14 +116,38 @@ where
 {
     type Response = Reply;
     type Error = Error;
-    type Future = BoxFuture<'static, Result<Reply, Error>>;
+    type Future = Fut;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
         // The inner service is made ready by `Next`, since the function may answer without it.
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, command: Command) -> Self::Future {
-        Box::pin((self.function)(command, Next(self.inner.clone())))
+    fn call(&mut self, command: Command) -> Fut {
+        (self.function)(command, self.next.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Completion, Role, ServerError, testing};
+
+    #[tokio::test]
+    async fn a_layer_may_ask_something_else_and_try_again() {
+        let again = from_fn(async |command: Command, next: Next| {
+            let reply = next.run(command.clone()).await?;
+            match reply.server_error() {
+                Some(error) if error.code == 1213 => next.run(command).await,
+                _ => Ok(reply),
+            }
+        });
+        let deadlock = ServerError::new(1213, b"40001", "Deadlock found");
+        let router = testing::FakeRouter::new([Reply::err(deadlock), Reply::ok(Completion::default())]);
+        let mut service = again.layer(BoxSessionService::new(router.clone()));
+        let command = Command::query(&testing::session(Role::Master), "SELECT 1");
+        let reply = service.call(command).await.expect("a reply");
+        assert!(reply.server_error().is_none());
+        assert_eq!(router.calls(), 2);
     }
 }

@@ -9,28 +9,39 @@
 //!
 //! State shared by all sessions lives in the layer, one session's state in the service that it makes.
 
+mod changes;
 mod command;
 mod error;
 mod from_fn;
 mod intent;
 pub mod layers;
+mod metrics;
+pub mod nearest;
 mod position;
+mod prepared;
 mod registry;
 mod replication;
 mod reply;
 mod role;
+pub mod rows;
 mod session;
+mod setup;
 mod stack;
 pub mod testing;
+pub mod wire;
 
+pub use changes::{ChangeFeed, Changed, Listening, Step};
 pub use command::{Command, CommandKind};
 pub use error::{Error, ServerError};
 pub use from_fn::{FnLayer, Next, from_fn};
 pub use intent::{Classifier, Intent, Plan, Refusal, RefusedOn, SqlMode};
+pub use metrics::{Figure, FigureKind, Metrics, Sample};
 pub use position::{Epoch, InvalidPosition, Position, Sequence};
-pub use registry::{LayerError, LayerOptions, OptionsError, Registry};
+pub use prepared::Prepared;
+pub use registry::{CORE, LayerError, Registry};
 pub use replication::{Acknowledgement, Replication};
 pub use reply::{BoxFuture, Completion, Final, Head, Part, Parts, Reply};
 pub use role::{Role, UnknownRole};
 pub use session::{Front, Session, status};
+pub use setup::{InvalidOptions, LayerHome, LayerOptions, LayerProblem, LayerSetup};
 pub use stack::{BoxSessionService, Router, SessionStack, Stack, UserLayer};

@@ -22,6 +22,8 @@ pub enum Head {
     Prepared {
         /// The id by which the client will execute it.
         statement_id: u32,
+        /// How many parameters it has.
+        parameters: u16,
     },
     /// The server wants a file of the client's, or another step of a login.
     Turn,
@@ -122,14 +124,63 @@ pub trait Parts: Send {
 /// - Dropping it before its end leaves its connection to the server unusable, so the router closes it.
 pub struct Reply {
     head: Head,
-    ready: VecDeque<Part>,
+    ready: Ready,
     rest: Option<Box<dyn Parts>>,
+}
+
+/// The parts that need no waiting. Two are what most replies have; they cost no allocation.
+#[derive(Debug, Default)]
+struct Ready {
+    front: [Option<Part>; 2],
+    more: VecDeque<Part>,
+}
+
+impl Ready {
+    fn push(&mut self, part: Part) {
+        match self.front.iter_mut().find(|place| place.is_none()) {
+            // Behind `more` nothing may overtake it.
+            Some(place) if self.more.is_empty() => *place = Some(part),
+            _ => self.more.push_back(part),
+        }
+    }
+
+    fn pop(&mut self) -> Option<Part> {
+        let [first, second] = &mut self.front;
+        match first.take() {
+            Some(part) => {
+                *first = second.take();
+                Some(part)
+            }
+            None => self.more.pop_front(),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Part> {
+        self.front.iter().flatten().chain(&self.more)
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Part> {
+        self.front.iter_mut().flatten().chain(&mut self.more)
+    }
 }
 
 impl Reply {
     /// A reply from what has been read and what is still to come.
     pub fn new(head: Head, ready: impl IntoIterator<Item = Part>, rest: Option<Box<dyn Parts>>) -> Self {
-        Self { head, ready: ready.into_iter().collect(), rest }
+        let mut reply = Self { head, ready: Ready::default(), rest };
+        ready.into_iter().for_each(|part| reply.ready.push(part));
+        reply
+    }
+
+    /// Adds a part that needs no waiting.
+    pub fn push(&mut self, part: Part) {
+        self.ready.push(part);
+    }
+
+    /// The same parts with this head, and with what is still to come.
+    #[must_use]
+    pub fn begin(self, head: Head, rest: Option<Box<dyn Parts>>) -> Self {
+        Self { head, ready: self.ready, rest }
     }
 
     /// An OK of our own.
@@ -164,7 +215,7 @@ impl Reply {
 
     /// The error, if the whole reply is one.
     pub fn server_error(&self) -> Option<&ServerError> {
-        match self.ready.front() {
+        match self.ready.iter().next() {
             Some(Part::Final { end: Final::Err(error), .. }) => Some(error),
             _ => None,
         }
@@ -172,7 +223,7 @@ impl Reply {
 
     /// The next part that needs no waiting. A front drains these before it writes, to send them in one go.
     pub fn next_ready(&mut self) -> Option<Part> {
-        self.ready.pop_front()
+        self.ready.pop()
     }
 
     /// The next part; `None` after the last.
@@ -183,7 +234,7 @@ impl Reply {
     /// # Cancel safety
     /// Not safe: keep the future until it is done, or drop the whole reply.
     pub async fn next(&mut self) -> Result<Option<Part>, Error> {
-        if let Some(part) = self.ready.pop_front() {
+        if let Some(part) = self.ready.pop() {
             return Ok(Some(part));
         }
         match &mut self.rest {
@@ -221,7 +272,7 @@ impl Reply {
     #[must_use]
     pub fn wrap(self, wrapper: impl FnOnce(Box<dyn Parts>) -> Box<dyn Parts>) -> Self {
         let head = self.head;
-        Self { head, ready: VecDeque::new(), rest: Some(wrapper(Box::new(Whole(self)))) }
+        Self { head, ready: Ready::default(), rest: Some(wrapper(Box::new(Whole(self)))) }
     }
 }
 

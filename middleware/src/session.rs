@@ -1,10 +1,12 @@
 //! One client's session, as layers see it.
 
 use std::{
+    any::{Any, TypeId},
+    collections::HashMap,
     fmt,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering::Relaxed},
     },
 };
@@ -30,16 +32,21 @@ pub struct Session {
     peer: Option<SocketAddr>,
     classifier: Arc<dyn Classifier>,
     connection_id: AtomicU32,
+    capabilities: AtomicU32,
     status: AtomicU16,
     ascii_unsafe_charset: AtomicBool,
-    names: std::sync::Mutex<Names>,
+    names: Mutex<Names>,
+    states: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Names {
-    user: String,
-    schema: String,
+    user: Arc<str>,
+    schema: Arc<str>,
 }
+
+/// In a login: rows end in an OK packet in place of an EOF packet. Source: MySQL manual, "Capabilities Flags".
+const DEPRECATE_EOF: u32 = 1 << 24;
 
 /// Status flags of the server that the session follows. Source: the server's `SERVER_STATUS_flags_enum`.
 pub mod status {
@@ -68,9 +75,11 @@ impl Session {
             peer,
             classifier,
             connection_id: AtomicU32::new(0),
+            capabilities: AtomicU32::new(DEPRECATE_EOF),
             status: AtomicU16::new(status::AUTOCOMMIT),
             ascii_unsafe_charset: AtomicBool::new(false),
-            names: std::sync::Mutex::default(),
+            names: Mutex::new(Names { user: "".into(), schema: "".into() }),
+            states: Mutex::default(),
         }
     }
 
@@ -95,18 +104,18 @@ impl Session {
     }
 
     /// The account name that the client logged in with.
-    pub fn user(&self) -> String {
-        self.lock().user.clone()
+    pub fn user(&self) -> Arc<str> {
+        lock(&self.names).user.clone()
     }
 
     /// The default schema; empty when there is none.
-    pub fn schema(&self) -> String {
-        self.lock().schema.clone()
+    pub fn schema(&self) -> Arc<str> {
+        lock(&self.names).schema.clone()
     }
 
     /// Whether this is the default schema, in any case: some servers fold the case of schema names.
     pub fn schema_is(&self, name: &str) -> bool {
-        self.lock().schema.eq_ignore_ascii_case(name)
+        lock(&self.names).schema.eq_ignore_ascii_case(name)
     }
 
     /// The status flags of the last OK (see [`status`]).
@@ -141,12 +150,18 @@ impl Session {
 
     /// Records the account after a login.
     pub fn set_user(&self, user: &str) {
-        user.clone_into(&mut self.lock().user);
+        let mut names = lock(&self.names);
+        if *names.user != *user {
+            names.user = user.into();
+        }
     }
 
     /// Records the default schema.
     pub fn set_schema(&self, schema: &str) {
-        schema.clone_into(&mut self.lock().schema);
+        let mut names = lock(&self.names);
+        if *names.schema != *schema {
+            names.schema = schema.into();
+        }
     }
 
     /// Records the status flags of an OK.
@@ -159,10 +174,36 @@ impl Session {
         self.ascii_unsafe_charset.store(yes, Relaxed);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Names> {
-        // Nothing panics while the names are held, and they are valid at every moment.
-        self.names.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// What the client and the server have agreed on, as in the login packet.
+    pub fn capabilities(&self) -> u32 {
+        self.capabilities.load(Relaxed)
     }
+
+    /// Whether rows end in an OK packet for this client; an EOF packet otherwise, and another behind the columns.
+    pub fn deprecates_eof(&self) -> bool {
+        self.capabilities() & DEPRECATE_EOF != 0
+    }
+
+    /// Records what the client and the server have agreed on.
+    pub fn set_capabilities(&self, capabilities: u32) {
+        self.capabilities.store(capabilities, Relaxed);
+    }
+
+    /// A layer's own state of this session, made by `Default` when it is first asked for; one per type. It lives as
+    /// long as the session, also across a reload of the layers.
+    ///
+    /// An HTTP account's session serves one request after the other; between two, the node resets it by a
+    /// [`ResetConnection`](crate::CommandKind::ResetConnection), which passes the layers like any command.
+    pub fn state<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
+        let mut states = lock(&self.states);
+        let state = states.entry(TypeId::of::<T>()).or_insert_with(|| Arc::new(T::default())).clone();
+        state.downcast().expect("it is stored under its own type")
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is behind these is valid at every moment, so a panic elsewhere can't have left it half done.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Session {
@@ -172,7 +213,7 @@ impl fmt::Debug for Session {
             .field("role", &self.role)
             .field("peer", &self.peer)
             .field("connection_id", &self.connection_id())
-            .field("names", &*self.lock())
+            .field("names", &*lock(&self.names))
             .finish_non_exhaustive()
     }
 }

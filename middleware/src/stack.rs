@@ -1,6 +1,6 @@
 //! The order in which layers run: one definition for both fronts and both roles.
 
-use std::{fmt, future::Future, sync::Arc};
+use std::future::Future;
 
 use tower::{Layer, Service, util::BoxService};
 
@@ -78,18 +78,9 @@ impl Stack {
     }
 }
 
-impl fmt::Debug for UserLayers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.names()).finish()
-    }
-}
-
-/// Layers by name, as [`UserLayers`] holds them.
-pub(crate) type NamedLayers = Arc<[(String, Arc<dyn UserLayer>)]>;
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     use tower::ServiceExt;
 
@@ -126,7 +117,7 @@ mod tests {
         let user = vec![("a".to_owned(), noting(&log, "a")), ("b".to_owned(), noting(&log, "b"))];
         let router = testing::FakeRouter::new([Reply::ok(Completion::default())]);
         let service = stack(Role::Master, user).session(router.clone());
-        service.oneshot(Command::query(testing::session(Role::Master), b"SELECT 1")).await.expect("a reply");
+        service.oneshot(Command::query(&testing::session(Role::Master), b"SELECT 1")).await.expect("a reply");
         assert_eq!((log.lock().expect("no panic").as_slice(), router.calls()), (&["a", "b"][..], 1));
     }
 
@@ -138,7 +129,7 @@ mod tests {
         }));
         let router = testing::FakeRouter::new([]);
         let service = stack(Role::Slave, vec![("rewrite".to_owned(), rewrite)]).session(router.clone());
-        let command = Command::query(testing::session(Role::Slave), b"SELECT 1");
+        let command = Command::query(&testing::session(Role::Slave), b"SELECT 1");
         let reply = service.oneshot(command).await.expect("a refusal is a reply");
         assert_eq!((reply.server_error().map(|error| error.code), router.calls()), (Some(1290), 0));
     }
@@ -149,7 +140,7 @@ mod tests {
         let stack = stack(Role::Master, vec![("a".to_owned(), noting(&log, "a"))]);
         stack.admission.close();
         let service = stack.session(testing::FakeRouter::new([]));
-        let command = Command::query(testing::session(Role::Master), b"SELECT 1");
+        let command = Command::query(&testing::session(Role::Master), b"SELECT 1");
         let reply = service.oneshot(command).await.expect("a refusal is a reply");
         assert_eq!(reply.server_error(), Some(&ServerError::stopping()));
         assert!(log.lock().expect("no panic").is_empty());

@@ -11,7 +11,7 @@ use figment::{
     error::Kind,
     providers::{Env, Format, Toml},
 };
-use towline_middleware::Role;
+use towline_middleware::{Role, nearest::meant};
 
 use super::Config;
 
@@ -20,8 +20,6 @@ const ENV_PREFIX: &str = "TOWLINE_";
 /// Variables with that prefix that are flags of the command line.
 const ENV_FLAGS: [&str; 2] = ["role", "config"];
 const PROFILES: [&str; 3] = ["default", "master", "slave"];
-/// A word that is less like every known one than this is not taken for a slip of the keyboard.
-const LIKENESS_MIN: f64 = 0.7;
 
 /// What is wrong with the configuration.
 #[derive(Debug, thiserror::Error)]
@@ -176,16 +174,6 @@ fn problem(error: figment::Error) -> Problem {
         return Problem { key: variable, place: "environment".to_owned(), what };
     }
     Problem { key: path.join("."), place, what }
-}
-
-/// ` (did you mean …?)` if a known word is near.
-fn meant(word: &str, known: &[&str]) -> String {
-    let likeness = |candidate: &str| strsim::jaro_winkler(word, candidate);
-    let nearest = known.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-    match nearest {
-        Some(nearest) if likeness(nearest) >= LIKENESS_MIN => format!(" (did you mean `{nearest}`?)"),
-        Some(_) | None => String::new(),
-    }
 }
 
 fn lines(problems: &[Problem]) -> String {

@@ -46,18 +46,18 @@ impl Lease {
         // A server that has left in the middle of the command may have said why: reading tells.
         let reader = self.0.reader(kind, command.session().status());
         let mut rest = Rest { lease: self, reader, after: After::new(&command), broken: None };
-        let mut ready = Vec::with_capacity(2);
+        let mut reply = Reply::none();
         loop {
             match rest.step().await? {
-                Some(Step::Part(part)) => ready.push(part),
+                Some(Step::Part(part)) => reply.push(part),
                 Some(Step::NeedMore) => match rest.reader.head() {
-                    Some(head) => return Ok(Reply::new(head, ready, Some(Box::new(rest)))),
+                    Some(head) => return Ok(reply.begin(head, Some(Box::new(rest)))),
                     None => rest.lease.0.fill().await?,
                 },
                 Some(Step::Done) | None => {
                     let head = rest.reader.head().ok_or_else(|| malformed(Malformed("empty reply")))?;
                     rest.lease.0.clean = true;
-                    return Ok(Reply::new(head, ready, None));
+                    return Ok(reply.begin(head, None));
                 }
             }
         }

@@ -92,6 +92,7 @@ pub async fn log_in(
     let mut method = Method { plugin: plugin(&greeting.auth_plugin), salt: greeting.salt.clone() };
     let proof = method.proof(&credentials.password).unwrap_or_default();
     upstream.set_client_capabilities(capabilities);
+    session.set_capabilities(capabilities);
     upstream.write_packet(1, &login_packet(capabilities, credentials, &method, &proof)?).await?;
     for _ in 0..TURNS_MAX {
         let (sequence, payload) = upstream.read_packet().await?;

@@ -213,7 +213,7 @@ impl ReplyReader {
         let mut cursor = Cursor::new(&packet[HEADER_LEN + 1..]);
         let fields = cursor.u32().zip(cursor.u16()).zip(cursor.u16());
         let ((statement_id, columns), parameters) = fields.ok_or(Malformed("answer to a prepare"))?;
-        self.head = Some(Head::Prepared { statement_id });
+        self.head = Some(Head::Prepared { statement_id, parameters });
         self.state = match (parameters, columns) {
             (0, 0) => State::Done,
             _ => State::Prepared(parameters, columns),

@@ -141,7 +141,7 @@ mod tests {
         learn(&mut completion, &session, false);
         assert_eq!(completion.gtid.as_deref(), Some("0-1-5"));
         assert!(session.sql_mode().ascii_unsafe_charset);
-        assert_eq!(session.schema(), "shop");
+        assert_eq!(&*session.schema(), "shop");
         let mut kept = Vec::new();
         put_variable(&mut kept, b"character_set_client", b"gbk");
         kept.extend_from_slice(b"\x01\x05\x04shop");

@@ -4,13 +4,11 @@
 
 pub mod capability;
 pub mod change_user;
-pub mod cursor;
 pub mod eof;
 pub mod err;
-pub mod frame;
 pub mod greeting;
 pub mod login;
 pub mod ok;
 pub mod session_state;
 
-pub use cursor::{Cursor, Malformed};
+pub use towline_middleware::wire::{Cursor, Malformed, cursor, frame};

@@ -8,11 +8,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use crate::{Command, CommandKind, Error, Head, Intent, Plan, Reply};
+use crate::{Command, CommandKind, Error, Head, Intent, Plan, Prepared, Reply};
 
 /// The statement id by which MariaDB's clients name "the statement prepared last".
 ///
@@ -52,7 +51,7 @@ impl<S> Layer<S> for ClassifyLayer {
     type Service = Classify<S>;
 
     fn layer(&self, inner: S) -> Classify<S> {
-        Classify { fixed: self.fixed.clone(), prepared: Prepared::default(), inner }
+        Classify { fixed: self.fixed.clone(), prepared: Statements::default(), inner }
     }
 }
 
@@ -60,37 +59,31 @@ impl<S> Layer<S> for ClassifyLayer {
 #[derive(Debug)]
 pub struct Classify<S> {
     fixed: Arc<Fixed>,
-    prepared: Prepared,
+    prepared: Statements,
     inner: S,
 }
 
 /// A session's prepared statements: an execute takes the class and the SQL of its preparation.
 #[derive(Clone, Debug, Default)]
-struct Prepared(Arc<Mutex<Statements>>);
+struct Statements(Arc<Mutex<Known>>);
 
 #[derive(Debug, Default)]
-struct Statements {
-    by_id: HashMap<u32, Statement>,
-    last: Option<Statement>,
+struct Known {
+    by_id: HashMap<u32, Arc<Prepared>>,
+    last: Option<Arc<Prepared>>,
 }
 
-#[derive(Clone, Debug)]
-struct Statement {
-    plan: Arc<Plan>,
-    sql: Bytes,
-}
-
-impl Prepared {
-    fn lock(&self) -> MutexGuard<'_, Statements> {
+impl Statements {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         // Valid after every single step, so a panic elsewhere can't have left it half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn get(&self, id: Option<u32>) -> Option<Statement> {
-        let statements = self.lock();
+    fn get(&self, id: Option<u32>) -> Option<Arc<Prepared>> {
+        let known = self.lock();
         match id? {
-            LAST_PREPARED => statements.last.clone(),
-            id => statements.by_id.get(&id).cloned(),
+            LAST_PREPARED => known.last.clone(),
+            id => known.by_id.get(&id).cloned(),
         }
     }
 }
@@ -104,7 +97,10 @@ impl<S> Classify<S> {
                 session.classifier().classify(command.sql(), session.sql_mode())
             }
             Kind::Execute => match self.prepared.get(command.statement_id()) {
-                Some(statement) => return command.classified(statement.plan, Some(statement.sql)),
+                Some(statement) => {
+                    statement.learn_types(command.payload());
+                    return command.executes(statement);
+                }
                 None => self.fixed.unknown.clone(),
             },
             Kind::Ping | Kind::Statistics | Kind::ProcessInfo | Kind::FieldList | Kind::Fetch => {
@@ -122,18 +118,23 @@ impl<S> Classify<S> {
             | Kind::ResetConnection => self.fixed.session_state.clone(),
             Kind::Unsupported(_) => self.fixed.unknown.clone(),
         };
-        command.classified(plan, None);
+        command.classified(plan);
     }
 
-    /// The statements that the server forgets on this command are forgotten here too.
-    fn forget(&self, command: &Command) {
+    /// What the server notes or forgets about statements on this command is noted or forgotten here too.
+    fn follow(&self, command: &Command) {
         match command.kind() {
+            CommandKind::SendLongData | CommandKind::ResetStatement => {
+                if let Some(statement) = self.prepared.get(command.statement_id()) {
+                    statement.set_long_data(command.kind() == CommandKind::SendLongData);
+                }
+            }
             CommandKind::CloseStatement => {
                 if let Some(id) = command.statement_id() {
                     self.prepared.lock().by_id.remove(&id);
                 }
             }
-            CommandKind::ResetConnection | CommandKind::ChangeUser => *self.prepared.lock() = Statements::default(),
+            CommandKind::ResetConnection | CommandKind::ChangeUser => *self.prepared.lock() = Known::default(),
             _ => {}
         }
     }
@@ -153,15 +154,13 @@ where
 
     fn call(&mut self, mut command: Command) -> Self::Future {
         self.classify(&mut command);
-        self.forget(&command);
-        let preparing = match (command.kind(), command.plan()) {
-            (CommandKind::Prepare, Some(plan)) => {
-                let statement = Statement { plan: plan.clone(), sql: command.sql().clone() };
-                Some((self.prepared.clone(), statement))
-            }
+        self.follow(&command);
+        let preparing = match command.kind() {
+            CommandKind::Prepare => command.prepares().map(|statement| (self.prepared.clone(), statement)),
             _ => None,
         };
-        ClassifyFuture { preparing, inner: self.inner.call(command) }
+        let executing = if preparing.is_none() { command.prepared().cloned() } else { None };
+        ClassifyFuture { preparing, executing, inner: self.inner.call(command) }
     }
 }
 
@@ -170,7 +169,8 @@ pin_project! {
     #[derive(Debug)]
     #[allow(private_interfaces)]
     pub struct ClassifyFuture<F> {
-        preparing: Option<(Prepared, Statement)>,
+        preparing: Option<(Statements, Arc<Prepared>)>,
+        executing: Option<Arc<Prepared>>,
         #[pin]
         inner: F,
     }
@@ -182,10 +182,17 @@ impl<F: Future<Output = Result<Reply, Error>>> Future for ClassifyFuture<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let reply = ready!(this.inner.poll(cx))?;
-        if let (Head::Prepared { statement_id }, Some((prepared, statement))) = (reply.head(), this.preparing.take()) {
-            let mut statements = prepared.lock();
-            statements.by_id.insert(statement_id, statement.clone());
-            statements.last = Some(statement);
+        if let Some(statement) = this.executing.take() {
+            // The server forgets long data with each execute.
+            statement.set_long_data(false);
+        }
+        if let (Head::Prepared { statement_id, parameters }, Some((statements, statement))) =
+            (reply.head(), this.preparing.take())
+        {
+            statement.set_parameters(parameters);
+            let mut known = statements.lock();
+            known.by_id.insert(statement_id, statement.clone());
+            known.last = Some(statement);
         }
         Poll::Ready(Ok(reply))
     }

@@ -249,8 +249,8 @@ mod tests {
     async fn outcome(answer: Option<Acknowledgement>, intent: Intent, completion: Completion) -> (Final, Arc<Slaves>) {
         let slaves = Arc::new(Slaves { answer, misclassified: AtomicUsize::new(0), unlogged: AtomicUsize::new(0) });
         let router = testing::FakeRouter::new([Reply::ok(completion)]);
-        let mut command = Command::query(testing::session(Role::Master), b"whatever");
-        command.classified(Arc::new(Plan::bare(intent, "test")), None);
+        let mut command = Command::query(&testing::session(Role::Master), b"whatever");
+        command.classified(Arc::new(Plan::bare(intent, "test")));
         let mut reply = FanOutLayer::master(slaves.clone()).layer(router).call(command).await.expect("a reply");
         let end = reply.ready_finals().next().expect("a final").clone();
         (end, slaves)

@@ -134,8 +134,8 @@ mod tests {
     use crate::{Completion, Intent, Plan, Refusal, testing};
 
     async fn outcome(role: Role, plan: Plan) -> Reply {
-        let mut command = Command::query(testing::session(role), b"whatever");
-        command.classified(Arc::new(plan), None);
+        let mut command = Command::query(&testing::session(role), b"whatever");
+        command.classified(Arc::new(plan));
         let router = testing::FakeRouter::new([Reply::ok(Completion::default())]);
         let reply = GuardLayer::new(role).layer(router.clone()).call(command).await.expect("a refusal is a reply");
         assert_eq!(router.calls() == 0, reply.server_error().is_some(), "a refused command reached the router");
@@ -163,8 +163,8 @@ mod tests {
         for (schema, refused) in [("towline", true), ("Towline", true), ("shop", false), ("", false)] {
             let session = testing::session(Role::Master);
             session.set_schema(schema);
-            let mut command = Command::query(session, b"DELETE FROM position");
-            command.classified(Arc::new(Plan::bare(Intent::Write, "test")), None);
+            let mut command = Command::query(&session, b"DELETE FROM position");
+            command.classified(Arc::new(Plan::bare(Intent::Write, "test")));
             let router = testing::FakeRouter::new([Reply::ok(Completion::default())]);
             let reply = GuardLayer::new(Role::Master).layer(router).call(command).await.expect("a reply");
             assert_eq!(reply.server_error().is_some(), refused, "{schema}");

@@ -155,7 +155,7 @@ mod tests {
             Reply::err(ServerError::refused("no")),
         ]));
         for _ in 0..2 {
-            service.call(Command::query(session.clone(), b"SELECT 1")).await.expect("the session goes on");
+            service.call(Command::query(&session, b"SELECT 1")).await.expect("the session goes on");
         }
         let counts = layer.stats().counts();
         assert_eq!((counts.commands, counts.refused, counts.broken), (2, 1, 0));

@@ -211,7 +211,7 @@ impl Accounts {
             Schema::None => idle.iter().rposition(|idle| fits(idle) && idle.session.session.schema().is_empty()),
             Schema::Named(name) => idle
                 .iter()
-                .rposition(|idle| fits(idle) && idle.session.session.schema() == name)
+                .rposition(|idle| fits(idle) && *idle.session.session.schema() == *name)
                 .or_else(|| idle.iter().rposition(fits)),
         }?;
         Some(idle.swap_remove(index))

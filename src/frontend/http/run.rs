@@ -61,7 +61,7 @@ pub(super) async fn start(lent: &mut Lent, command: &JsonCommand<'_>) -> Result<
             query(lent, &sql).await
         }
         JsonCommand::Query { dbname, sql, params } => {
-            if let Some(name) = dbname.as_ref().filter(|name| **name != lent.session().schema()) {
+            if let Some(name) = dbname.as_ref().filter(|name| ***name != *lent.session().schema()) {
                 lent.settle(CommandKind::InitDb, name.as_bytes()).await?;
             }
             match params.as_slice() {
@@ -88,7 +88,7 @@ async fn call(lent: &mut Lent, kind: CommandKind, body: &[u8]) -> Result<Reply, 
 
 async fn execute(lent: &mut Lent, sql: &str, params: &[Value<'_>]) -> Result<Running, HttpError> {
     let mut reply = call(lent, CommandKind::Prepare, sql.as_bytes()).await?;
-    let Head::Prepared { statement_id } = reply.head() else {
+    let Head::Prepared { statement_id, .. } = reply.head() else {
         return Ok(Running { reply, binary: true, statement_id: None });
     };
     let mut wanted = None;

@@ -56,6 +56,7 @@ pub(super) async fn handshake(
     let Some(payload) = client.read_packet(1).await? else { return Ok(Outcome::Left) };
     let Some(capabilities) = admit(client, &greeting, &payload, session).await? else { return Ok(Outcome::Refused) };
     client.set_capabilities(capabilities);
+    session.set_capabilities(capabilities);
     upstream.set_client_capabilities(capabilities);
     upstream.write_packet(1, &login::for_upstream(&payload, capabilities | capability::UPSTREAM)).await?;
     relay(client, upstream, session).await

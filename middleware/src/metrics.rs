@@ -1,0 +1,110 @@
+//! Figures that layers count, for the node's page of metrics.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+/// A figure of a layer. Clones share it; a reload keeps it.
+#[derive(Clone, Debug, Default)]
+pub struct Figure(Arc<AtomicU64>);
+
+impl Figure {
+    /// Adds one.
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    /// Adds so many.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    /// Takes so many away; for a gauge.
+    pub fn subtract(&self, n: u64) {
+        self.0.fetch_sub(n, Relaxed);
+    }
+
+    /// Replaces the value; for a gauge.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+
+    /// The value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Whether a figure only rises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FigureKind {
+    /// It only rises.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+}
+
+/// One figure with what it is called.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// `towline_layer_<layer>_<name>`, for a counter with `_total`.
+    pub name: String,
+    /// Whether it only rises.
+    pub kind: FigureKind,
+    /// What it says.
+    pub help: &'static str,
+    /// Its labels.
+    pub labels: Vec<(&'static str, String)>,
+    /// Its value now.
+    pub value: u64,
+}
+
+/// The figures of all layers of a node. Clones share them.
+#[derive(Clone, Default)]
+pub struct Metrics(Arc<Mutex<BTreeMap<Key, Entry>>>);
+
+type Key = (String, Vec<(&'static str, String)>);
+
+struct Entry {
+    kind: FigureKind,
+    help: &'static str,
+    figure: Figure,
+}
+
+impl Metrics {
+    /// The figure of this name and these labels; made at 0 when it is first asked for.
+    pub fn figure(&self, name: String, kind: FigureKind, help: &'static str, labels: &[(&'static str, &str)]) -> Figure {
+        let labels = labels.iter().map(|(label, value)| (*label, (*value).to_owned())).collect();
+        let entry = || Entry { kind, help, figure: Figure::default() };
+        self.lock().entry((name, labels)).or_insert_with(entry).figure.clone()
+    }
+
+    /// All figures, those of one name together.
+    pub fn samples(&self) -> Vec<Sample> {
+        let entries = self.lock();
+        let sample = |((name, labels), entry): (&Key, &Entry)| Sample {
+            name: name.clone(),
+            kind: entry.kind,
+            help: entry.help,
+            labels: labels.clone(),
+            value: entry.figure.get(),
+        };
+        entries.iter().map(sample).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Entry>> {
+        // The map is valid after every single step.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").field("figures", &self.lock().len()).finish()
+    }
+}

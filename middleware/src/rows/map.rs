@@ -1,0 +1,142 @@
+//! Watching and changing rows as they stream by.
+
+use bytes::Bytes;
+
+use super::{
+    Row,
+    reader::{Packet, ResultReader, malformed},
+};
+use crate::{
+    BoxFuture, Command, Error, Final, Head, Part, Parts, Reply, ServerError,
+    wire::frame::put_packet,
+};
+
+/// The longest row that is decoded.
+const ROW_BYTES_MAX: usize = 64 << 20;
+
+/// Looks at a row and may change it; an error ends the result with it in place of the row.
+type Mapper = Box<dyn FnMut(&mut Row<'_>) -> Result<(), ServerError> + Send>;
+
+impl Reply {
+    /// Shows every row to `map` as it streams by; what it sets goes to the client. Rows that it does not change keep
+    /// the server's bytes. An error of its takes the place of the row and of all that follows: the rest of the rows is
+    /// read and dropped, and the client gets the error.
+    ///
+    /// Replies without rows pass as they are.
+    #[must_use]
+    pub fn map_rows(
+        self,
+        command: &Command,
+        map: impl FnMut(&mut Row<'_>) -> Result<(), ServerError> + Send + 'static,
+    ) -> Self {
+        if self.head() != Head::Rows {
+            return self;
+        }
+        let reader = ResultReader::new(command, ROW_BYTES_MAX);
+        self.wrap(|parts| Box::new(Mapped { parts, reader, map: Box::new(map), next: 1, refusal: None }))
+    }
+
+    /// Shows every part to `watch` as it streams by, the last one included.
+    #[must_use]
+    pub fn inspect(self, watch: impl FnMut(&Part) + Send + 'static) -> Self {
+        self.wrap(|parts| Box::new(Watched { parts, watch }))
+    }
+}
+
+struct Watched<F> {
+    parts: Box<dyn Parts>,
+    watch: F,
+}
+
+impl<F: FnMut(&Part) + Send> Parts for Watched<F> {
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Part>, Error>> {
+        Box::pin(async {
+            let part = self.parts.next().await?;
+            part.iter().for_each(&mut self.watch);
+            Ok(part)
+        })
+    }
+
+    fn answer(&mut self, payload: Bytes) -> BoxFuture<'_, Result<(), Error>> {
+        self.parts.answer(payload)
+    }
+}
+
+struct Mapped {
+    parts: Box<dyn Parts>,
+    reader: ResultReader,
+    map: Mapper,
+    /// The number of the next packet for the client: a changed row may have more frames than the server's, or fewer.
+    next: u8,
+    refusal: Option<ServerError>,
+}
+
+impl Mapped {
+    fn packets(&mut self, bytes: &Bytes) -> Result<Bytes, Error> {
+        self.reader.feed(bytes);
+        let (mut out, mut changed) = (Vec::with_capacity(bytes.len()), Vec::new());
+        while let Some(packet) = self.reader.next_packet()? {
+            let payload = match &packet {
+                Packet::Frame(payload) | Packet::Column(payload) => payload,
+                Packet::Row(_) if self.refusal.is_some() => continue,
+                Packet::Row(payload) => {
+                    let row = Row::decode(self.reader.columns(), self.reader.is_binary(), payload);
+                    let mut row = row.ok_or(malformed("row"))?;
+                    if let Err(error) = (self.map)(&mut row) {
+                        self.refusal = Some(error);
+                        continue;
+                    }
+                    if row.is_changed() {
+                        changed.clear();
+                        row.encode(&mut changed).map_err(|source| Error::Layer {
+                            layer: "map_rows",
+                            source: source.into(),
+                        })?;
+                        self.next = put_packet(&mut out, self.next, &changed);
+                        continue;
+                    }
+                    payload
+                }
+            };
+            self.next = put_packet(&mut out, self.next, payload);
+        }
+        Ok(out.into())
+    }
+
+    fn end(&mut self, end: Final) -> Part {
+        self.reader.end_result();
+        let sequence = self.next;
+        self.next = sequence.wrapping_add(1);
+        Part::Final { end: self.refusal.clone().map_or(end, Final::Err), sequence }
+    }
+}
+
+impl Parts for Mapped {
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Part>, Error>> {
+        Box::pin(async {
+            loop {
+                let Some(part) = self.parts.next().await? else { return Ok(None) };
+                match part {
+                    Part::Packets(bytes) => {
+                        let bytes = self.packets(&bytes)?;
+                        if !bytes.is_empty() {
+                            return Ok(Some(Part::Packets(bytes)));
+                        }
+                    }
+                    // Behind an error no other result may follow.
+                    Part::Final { end: Final::Ok(completion), .. }
+                        if self.refusal.is_some() && completion.has_more() =>
+                    {
+                        self.reader.end_result();
+                    }
+                    Part::Final { end, .. } => return Ok(Some(self.end(end))),
+                    Part::Turn(_) => return Ok(Some(part)),
+                }
+            }
+        })
+    }
+
+    fn answer(&mut self, payload: Bytes) -> BoxFuture<'_, Result<(), Error>> {
+        self.parts.answer(payload)
+    }
+}

@@ -1,0 +1,136 @@
+//! The packets of a reply's results, one by one.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::Column;
+use crate::{
+    Command, CommandKind, Error,
+    wire::{
+        Cursor,
+        frame::{HEADER_LEN, Header},
+    },
+};
+
+/// One packet of a result, without its header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Packet {
+    /// How many columns there are, and the EOF behind their definitions for a client that wants one.
+    Frame(Bytes),
+    /// A column's definition.
+    Column(Bytes),
+    /// A row.
+    Row(Bytes),
+}
+
+/// Where in a result the next packet stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Count,
+    Columns(u64),
+    Eof,
+    Rows,
+}
+
+/// Reads the packets of a reply whose head is [`Head::Rows`](crate::Head::Rows).
+#[derive(Debug)]
+pub struct ResultReader {
+    binary: bool,
+    deprecates_eof: bool,
+    state: State,
+    columns: Vec<Column>,
+    unread: BytesMut,
+    /// The frames so far of a packet of several.
+    long: Vec<u8>,
+    row_bytes_max: usize,
+}
+
+impl ResultReader {
+    /// A reader for the reply to this command. A row of more than `row_bytes_max` bytes ends the session.
+    pub fn new(command: &Command, row_bytes_max: usize) -> Self {
+        let rows_at_once = matches!(command.kind(), CommandKind::Fetch | CommandKind::FieldList);
+        Self {
+            binary: command.kind() == CommandKind::Execute,
+            deprecates_eof: command.session().deprecates_eof(),
+            state: if rows_at_once { State::Rows } else { State::Count },
+            columns: Vec::new(),
+            unread: BytesMut::new(),
+            long: Vec::new(),
+            row_bytes_max,
+        }
+    }
+
+    /// Whether rows are in the binary form.
+    pub fn is_binary(&self) -> bool {
+        self.binary
+    }
+
+    /// The columns of the current result, as far as they have come.
+    pub fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    /// Takes the bytes of a [`Part::Packets`](crate::Part::Packets); they may end in the middle of a packet.
+    pub fn feed(&mut self, packets: &Bytes) {
+        self.unread.extend_from_slice(packets);
+    }
+
+    /// The current result has ended: the next packet starts another.
+    pub fn end_result(&mut self) {
+        self.state = State::Count;
+        self.columns.clear();
+    }
+
+    /// The next packet; `None` when it takes more bytes.
+    ///
+    /// # Errors
+    /// The server sent what can't stand there, or a row is too long.
+    pub fn next_packet(&mut self) -> Result<Option<Packet>, Error> {
+        let Some(payload) = self.payload()? else { return Ok(None) };
+        Ok(Some(match self.state {
+            State::Count => {
+                let count = Cursor::new(&payload).lenenc().filter(|count| *count > 0);
+                self.state = State::Columns(count.ok_or(malformed("column count"))?);
+                Packet::Frame(payload)
+            }
+            State::Columns(left) => {
+                self.columns.push(Column::decode(&payload).ok_or(malformed("column definition"))?);
+                self.state = match left {
+                    1 if self.deprecates_eof => State::Rows,
+                    1 => State::Eof,
+                    _ => State::Columns(left - 1),
+                };
+                Packet::Column(payload)
+            }
+            State::Eof => {
+                self.state = State::Rows;
+                Packet::Frame(payload)
+            }
+            State::Rows => Packet::Row(payload),
+        }))
+    }
+
+    fn payload(&mut self) -> Result<Option<Bytes>, Error> {
+        while let Some(header) = Header::decode(&self.unread) {
+            if self.long.len() + header.len > self.row_bytes_max {
+                return Err(malformed("row: it is longer than a layer that looks at it takes"));
+            }
+            if self.unread.len() < HEADER_LEN + header.len {
+                return Ok(None);
+            }
+            self.unread.advance(HEADER_LEN);
+            let payload = self.unread.split_to(header.len).freeze();
+            if !header.continues() && self.long.is_empty() {
+                return Ok(Some(payload));
+            }
+            self.long.extend_from_slice(&payload);
+            if !header.continues() {
+                return Ok(Some(std::mem::take(&mut self.long).into()));
+            }
+        }
+        Ok(None)
+    }
+}
+
+pub(super) fn malformed(what: &'static str) -> Error {
+    Error::Protocol { peer: "MySQL", what }
+}
