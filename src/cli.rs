@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use towline_middleware::Role;
+use towline_middleware::{LayerError, Role};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -12,7 +12,8 @@ use crate::{
     config::{Config, ConfigError, Log, LogFormat, MysqlServer},
     demo::{self, DemoOptions},
     managed::{self, ManagedError, ManagedServer},
-    node::{self, NodeError},
+    layers::Layers,
+    node::{Node, NodeError},
 };
 
 /// The exit code of a node that did not do what it was asked.
@@ -35,6 +36,8 @@ enum Command {
     Run(NodeArgs),
     /// Check the configuration and the server behind the node, and print what mends each fault.
     Check(NodeArgs),
+    /// Print the layers as a command passes them, with their options.
+    Layers(NodeArgs),
     /// Print a node's status.
     Status(StatusArgs),
     /// Run a master and its slaves on this machine, each with a private MariaDB, and show them at work.
@@ -66,8 +69,13 @@ struct StatusArgs {
 
 /// Carries out the command line and says how the process is to end.
 pub fn main() -> ExitCode {
+    main_with(Layers::default())
+}
+
+/// The same for a program with layers of its own.
+pub fn main_with(layers: Layers) -> ExitCode {
     let command = Cli::parse().command;
-    match execute(command) {
+    match execute(command, layers) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("towline: {}", told(&error));
@@ -76,15 +84,20 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn execute(command: Command) -> anyhow::Result<ExitCode> {
+fn execute(command: Command, layers: Layers) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("could not start the runtime")?;
     match command {
         Command::Run(args) => {
             let config = args.load()?;
             log_to_stderr(&config.log)?;
-            runtime.block_on(node::run(config, args.role))?;
+            runtime.block_on(Node::builder(config, args.role).layers(layers).run())?;
         }
-        Command::Check(args) => return runtime.block_on(check_server(&args.load()?, args.role)),
+        Command::Check(args) => {
+            let config = args.load()?;
+            layers.describe(&config, args.role)?;
+            return runtime.block_on(check_server(&config, args.role));
+        }
+        Command::Layers(args) => print!("{}", layers.describe(&args.load()?, args.role)?),
         Command::Status(args) => runtime.block_on(print_status(&args.url))?,
         Command::Demo(options) => runtime.block_on(demo::run(options))?,
     }
@@ -114,6 +127,7 @@ async fn check_server(config: &Config, role: Role) -> anyhow::Result<ExitCode> {
 /// Whether the configuration must be changed before another try can go better.
 fn is_misconfigured(error: &anyhow::Error) -> bool {
     error.is::<ConfigError>()
+        || error.is::<LayerError>()
         || error.downcast_ref::<NodeError>().is_some_and(NodeError::is_misconfiguration)
         || matches!(error.downcast_ref(), Some(CheckError::Refused { .. }))
 }

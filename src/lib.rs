@@ -5,6 +5,7 @@
 //! - [`frontend`] is towards clients: the MySQL protocol and HTTP with JSON. Both turn what they read into a
 //!   [`Command`](towline_middleware::Command) and send it through the same stack of tower layers.
 //! - [`towline_middleware`] holds the words and the layers: trace ▸ admission ▸ classify ▸ the user's ▸ guard ▸ fan-out.
+//! - [`layers`] are those that come with a node, for the configuration to name.
 //! - [`classify`] tells reads from writes; [`router`] is the innermost service; [`upstream`] is towards MySQL;
 //!   [`wire`] turns bytes into packets and back; [`transport`] is the byte stream on either side.
 //! - [`capture`] reads the master's binlog into transactions; [`replication`] pushes them to the slaves and applies
@@ -18,6 +19,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod frontend;
+pub mod layers;
 pub mod managed;
 pub mod metrics;
 pub mod node;

@@ -5,7 +5,10 @@
 
 use std::fmt::Write;
 
-use towline_middleware::layers::trace::{BUCKETS_US, CommandCounts};
+use towline_middleware::{
+    FigureKind, Sample,
+    layers::trace::{BUCKETS_US, CommandCounts},
+};
 
 use crate::replication::{
     hub::{HubState, HubStatus},
@@ -62,13 +65,13 @@ metrics! {
 #[derive(Debug, Default)]
 pub struct Page {
     text: String,
-    last: &'static str,
+    last: String,
 }
 
 impl Page {
     /// Adds one value. Those of one metric must stand together.
     pub fn put(&mut self, metric: &Metric, labels: &[(&str, &str)], value: u64) {
-        self.head(metric);
+        self.head(metric.name, metric.kind, metric.help);
         self.sample(metric.name, labels, value);
     }
 
@@ -78,7 +81,7 @@ impl Page {
         self.put(&REFUSED, &[], counts.refused);
         self.put(&BROKEN, &[], counts.broken);
         self.put(&RUNNING, &[], running as u64);
-        self.head(&COMMAND_SECONDS);
+        self.head(COMMAND_SECONDS.name, COMMAND_SECONDS.kind, COMMAND_SECONDS.help);
         let name = COMMAND_SECONDS.name;
         let mut below = 0;
         let bounds = BUCKETS_US.iter().map(|bound| (*bound as f64 / 1e6).to_string()).chain(["+Inf".to_owned()]);
@@ -125,16 +128,29 @@ impl Page {
         self.put(&APPLY_BLOCKERS_ENDED, &[], progress.counts.blockers_ended);
     }
 
+    /// Adds what the layers count.
+    pub fn layers(&mut self, samples: &[Sample]) {
+        for sample in samples {
+            let kind = match sample.kind {
+                FigureKind::Counter => "counter",
+                FigureKind::Gauge => "gauge",
+            };
+            self.head(&sample.name, kind, sample.help);
+            let labels: Vec<_> = sample.labels.iter().map(|(label, value)| (*label, value.as_str())).collect();
+            self.sample(&sample.name, &labels, sample.value);
+        }
+    }
+
     /// The page's text.
     pub fn finish(self) -> String {
         self.text
     }
 
-    fn head(&mut self, metric: &Metric) {
-        if self.last != metric.name {
-            self.last = metric.name;
-            self.line(format_args!("# HELP {} {}", metric.name, metric.help));
-            self.line(format_args!("# TYPE {} {}", metric.name, metric.kind));
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        if self.last != name {
+            name.clone_into(&mut self.last);
+            self.line(format_args!("# HELP {name} {help}"));
+            self.line(format_args!("# TYPE {name} {kind}"));
         }
     }
 

@@ -19,6 +19,9 @@ pub const CORE: [(&str, &str); 5] = [
     ("fan_out", "puts positions on commits and waits for slaves"),
 ];
 
+/// How many of [`CORE`] stand outside the user's layers.
+pub const CORE_OUTSIDE: usize = 3;
+
 /// The layers that a node can be configured with.
 ///
 /// ```

@@ -120,7 +120,8 @@ impl Config {
             Role::Master => Role::Slave,
             Role::Slave => Role::Master,
         };
-        let config = extract(&figment, role)?;
+        let mut config = extract(&figment, role)?;
+        config.file = file.map(Path::to_owned);
         extract(&figment, other)?;
         config.validate(role)?;
         Ok(config)
@@ -210,6 +211,7 @@ mod tests {
         let mut default = Config::default();
         assert_eq!(config.mysql.data_dir, data_dir, "relative to the file");
         default.mysql.data_dir = data_dir;
+        default.file = Some(REFERENCE.into());
         assert_eq!(config, default);
     }
 

@@ -10,13 +10,13 @@ mod values;
 use std::{
     net::SocketAddr,
     num::{NonZeroU32, NonZeroUsize},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use mysql_async::Opts;
 use serde::Deserialize;
-use towline_middleware::Role;
+use towline_middleware::{LayerHome, LayerOptions, LayerSetup, Role};
 use tracing_subscriber::EnvFilter;
 
 use crate::managed::ManagedOptions;
@@ -53,6 +53,9 @@ pub struct Config {
     pub log: Log,
     /// The user's layers, outermost first.
     pub layer: Vec<LayerConfig>,
+    /// The file that it was read from.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
 }
 
 /// The server behind the node.
@@ -290,10 +293,23 @@ pub struct LayerConfig {
     pub name: String,
     /// Its own options, which the layer checks.
     #[serde(flatten)]
-    pub options: serde_json::Map<String, serde_json::Value>,
+    pub options: LayerOptions,
+}
+
+impl LayerConfig {
+    /// What the layer is set up with.
+    pub(crate) fn setup(&self, home: &LayerHome) -> LayerSetup {
+        LayerSetup::new(&self.name, self.options.clone(), home.clone())
+    }
 }
 
 impl Config {
+    /// A fresh home for the layers of a node of this role.
+    pub(crate) fn layer_home(&self, role: Role) -> LayerHome {
+        let folder = self.file.as_deref().and_then(Path::parent).map(Path::to_owned);
+        LayerHome { folder: folder.unwrap_or_default(), ..LayerHome::new(role) }
+    }
+
     /// Where status, metrics and administration are served; none if by the same listener as clients' HTTP, which is so
     /// while that is on loopback and `admin.listen` is absent.
     pub fn admin_listen(&self) -> Option<SocketAddr> {

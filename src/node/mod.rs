@@ -10,12 +10,13 @@
 //! }
 //!
 //! let config = Config::load(Some("config.toml".as_ref()), Role::Master)?;
-//! Node::builder(config, Role::Master).register("pass", |_options| Ok(from_fn(pass))).run().await?;
+//! Node::builder(config, Role::Master).register("pass", |_setup| Ok(from_fn(pass))).run().await?;
 //! # Ok(())
 //! # }
 //! ```
 
 mod error;
+mod reload;
 mod server;
 
 use std::{
@@ -24,32 +25,36 @@ use std::{
     os::unix::{fs::PermissionsExt, net::UnixStream},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::{TcpListener, UnixListener},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 use towline_middleware::{
-    Classifier, LayerOptions, OptionsError, Registry, Role, Stack, UserLayer,
+    ChangeFeed, Classifier, LayerProblem, LayerSetup, Role, Stack, UserLayer,
     layers::{
         admission::AdmissionLayer, classify::ClassifyLayer, fan_out::FanOutLayer, guard::GuardLayer, trace::TraceLayer,
-        user::UserLayers,
     },
 };
 
-pub use self::error::NodeError;
+pub use self::{
+    error::NodeError,
+    reload::{Reload, ReloadError},
+};
 use self::server::Server;
 use crate::{
     classify::SqlClassifier,
-    config::{Config, LayerConfig},
+    config::Config,
     frontend::{
         http::{self, AccountLimits, HttpFront, HttpOptions, HttpState, NodeReplication, Routes, SessionParts},
         mysql::{self, Limits, Listeners, MySqlFront, SessionCount},
     },
+    layers::Layers,
     replication::{
         apply::{Applier, ApplyOptions},
         hub::{Hub, HubOptions},
@@ -60,6 +65,9 @@ use crate::{
 
 /// How many transactions one push carries: above it a bigger batch no longer measured faster.
 const BATCH_TRANSACTIONS_MAX: usize = 1000;
+
+/// How long layers may take to finish when the node stops.
+const LAYERS_STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a node prints on its standard output, as one line of JSON, once it serves: its ports may have been chosen by
 /// the system.
@@ -88,7 +96,7 @@ pub async fn run(config: Config, role: Role) -> Result<(), NodeError> {
 pub struct NodeBuilder {
     config: Config,
     role: Role,
-    registry: Registry,
+    layers: Layers,
 }
 
 impl NodeBuilder {
@@ -97,9 +105,16 @@ impl NodeBuilder {
     pub fn register<L: UserLayer + 'static>(
         mut self,
         name: &str,
-        factory: impl Fn(LayerOptions) -> Result<L, OptionsError> + Send + Sync + 'static,
+        factory: impl Fn(&mut LayerSetup) -> Result<L, LayerProblem> + Send + Sync + 'static,
     ) -> Self {
-        self.registry.register(name, factory);
+        self.layers = self.layers.register(name, factory);
+        self
+    }
+
+    /// Takes these layers in place of those that come with the node.
+    #[must_use]
+    pub fn layers(mut self, layers: Layers) -> Self {
+        self.layers = layers;
         self
     }
 
@@ -111,6 +126,8 @@ impl NodeBuilder {
         // Heard from the first moment on, so that a node can be stopped while it starts.
         let mut terminate = signal(SignalKind::terminate()).map_err(NodeError::System)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(NodeError::System)?;
+        // Without a listener of its own it would end the process.
+        let hang_up = signal(SignalKind::hangup()).map_err(NodeError::System)?;
         let mut asked_to_stop = std::pin::pin!(async {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -123,7 +140,10 @@ impl NodeBuilder {
         };
         // The line is for whoever waits for it; a closed standard output is nobody.
         let _ = print_line(&serde_json::to_string(&node.ready).unwrap_or_default());
-        asked_to_stop.await;
+        tokio::select! {
+            () = asked_to_stop => {}
+            () = node.reload_on(hang_up) => {}
+        }
         tracing::info!("stopping");
         node.stop().await;
         Ok(())
@@ -137,14 +157,16 @@ impl NodeBuilder {
     /// # Cancel safety
     /// What was started is ended, a private MariaDB by force, which loses nothing.
     pub async fn start(self) -> Result<Node, NodeError> {
-        let Self { config, role, registry } = self;
+        let Self { config, role, layers } = self;
         // The cheapest mistakes first: before anything is started.
-        let user = user_layers(&config, &registry)?;
+        let reload = Reload::new(config.clone(), layers.registry, config.layer_home(role));
+        let user = reload.first()?;
         registration(&config, role, config.http.listen)?;
 
         // MySQL before everything else: all state lives there. It is checked before it is relied on.
         let server = Server::start(&config, role).await?;
         let version = server.check(role).await?;
+        layers.server.set(server.opts());
         let classifier: Arc<dyn Classifier> = Arc::new(SqlClassifier::for_server(&version));
 
         // All ports before anything serves: a port in use ends the start, and not a node at work.
@@ -164,12 +186,14 @@ impl NodeBuilder {
         };
 
         // Replication before the fronts: no write may be acknowledged that nobody would push.
-        let replicating = Replicating::start(&config, role, &server, classifier.clone())?;
+        let replicating = Replicating::start(&config, role, &server, classifier.clone(), reload.home().changes.clone())?;
+        // The layers after what they hear from and ask, and before their first command.
+        reload.user().replace(user).await?;
         let stack = Stack {
             trace: TraceLayer::default(),
             admission: AdmissionLayer::default(),
             classify: ClassifyLayer::default(),
-            user,
+            user: reload.user().clone(),
             guard: GuardLayer::new(role),
             fan_out: replicating.fan_out(),
         };
@@ -198,6 +222,7 @@ impl NodeBuilder {
             mysql: server.opts(),
             mysql_front: (ready.mysql_front, sessions),
             options: http_options(&config),
+            reload: reload.clone(),
         })
         .map_err(NodeError::Random)?;
         let routes = if admin_listener.is_some() { Routes::Clients } else { Routes::All };
@@ -210,7 +235,7 @@ impl NodeBuilder {
             serving.push(tokio::spawn(registration.run(stop.clone())));
         }
         tracing::info!(%role, mysql = %ready.mysql_front, http = %ready.http, server = version, "serving");
-        Ok(Node { ready, admission: stack.admission, stop, serving, replicating, server })
+        Ok(Node { ready, admission: stack.admission, reload, stop, serving, replicating, server })
     }
 }
 
@@ -219,6 +244,7 @@ impl NodeBuilder {
 pub struct Node {
     ready: Ready,
     admission: AdmissionLayer,
+    reload: Reload,
     stop: CancellationToken,
     serving: Vec<JoinHandle<()>>,
     replicating: Replicating,
@@ -228,12 +254,22 @@ pub struct Node {
 impl Node {
     /// A node to be started, with this configuration and role.
     pub fn builder(config: Config, role: Role) -> NodeBuilder {
-        NodeBuilder { config, role, registry: Registry::default() }
+        NodeBuilder { config, role, layers: Layers::default() }
     }
 
     /// Where it serves.
     pub fn ready(&self) -> &Ready {
         &self.ready
+    }
+
+    /// Reloads the configuration at each SIGHUP.
+    async fn reload_on(&self, mut hang_up: Signal) {
+        while hang_up.recv().await.is_some() {
+            if let Err(error) = self.reload.run().await {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "the configuration was not reloaded, and nothing has changed");
+            }
+        }
     }
 
     /// Stops the node, the last started first: no new sessions and commands, then what runs may finish, then
@@ -244,6 +280,10 @@ impl Node {
         for serving in self.serving {
             // A panic has been reported where it happened; the rest is stopped all the same.
             let _ = serving.await;
+        }
+        // What a layer does at its end may need MySQL; a session that hangs must not hold up the node.
+        if tokio::time::timeout(LAYERS_STOP_TIMEOUT, self.reload.user().stop()).await.is_err() {
+            tracing::warn!("layers still at work at the end of their time are cut");
         }
         self.replicating.stop().await;
         self.server.stop().await;
@@ -258,10 +298,16 @@ enum Replicating {
 }
 
 impl Replicating {
-    fn start(config: &Config, role: Role, server: &Server, classifier: Arc<dyn Classifier>) -> Result<Self, NodeError> {
+    fn start(
+        config: &Config,
+        role: Role,
+        server: &Server,
+        classifier: Arc<dyn Classifier>,
+        changes: ChangeFeed,
+    ) -> Result<Self, NodeError> {
         let cluster = &config.cluster;
         match role {
-            Role::Slave => Ok(Self::Slave(Applier::start(ApplyOptions::new(server.opts())))),
+            Role::Slave => Ok(Self::Slave(Applier::start(ApplyOptions { changes, ..ApplyOptions::new(server.opts()) }))),
             Role::Master => Ok(Self::Master(Hub::start(HubOptions {
                 mysql: server.opts(),
                 secret: cluster.secret.as_ref().map(|secret| secret.reveal().to_owned()),
@@ -275,6 +321,7 @@ impl Replicating {
                 transaction_bytes_max: cluster.transaction_buffer_bytes_max.get(),
                 push_timeout: cluster.push_timeout,
                 classifier,
+                changes,
             })?)),
         }
     }
@@ -299,14 +346,6 @@ impl Replicating {
             Self::Slave(applier) => applier.stop().await,
         }
     }
-}
-
-fn user_layers(config: &Config, registry: &Registry) -> Result<UserLayers, NodeError> {
-    let build = |layer: &LayerConfig| {
-        let built = registry.build(&layer.name, layer.options.clone())?;
-        Ok((layer.name.clone(), built))
-    };
-    Ok(UserLayers::new(config.layer.iter().map(build).collect::<Result<Vec<_>, NodeError>>()?))
 }
 
 fn http_options(config: &Config) -> HttpOptions {

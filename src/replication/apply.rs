@@ -16,11 +16,13 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use towline_middleware::{ChangeFeed, Changed, Step};
+
 use super::{
     apply_batch::{Failure, LockOptions, apply_batch},
     apply_session::{ApplyError, ApplySession, SessionOptions},
     progress::{ApplyState, Progress, Stop, Track},
-    protocol::{Applied, Batch, Mark, NotApplied, PushRefusal},
+    protocol::{self, Applied, Batch, Mark, NotApplied, PushRefusal},
 };
 
 /// How a slave applies.
@@ -35,6 +37,8 @@ pub struct ApplyOptions {
     pub lock_tries: u32,
     /// How long connecting to MySQL may take.
     pub connect_timeout: Duration,
+    /// Is told each applied transaction before the position moves.
+    pub changes: ChangeFeed,
 }
 
 impl fmt::Debug for ApplyOptions {
@@ -47,7 +51,7 @@ impl fmt::Debug for ApplyOptions {
 impl ApplyOptions {
     /// The defaults for this server.
     pub fn new(mysql: Opts) -> Self {
-        Self { mysql, lock_wait: Duration::from_secs(2), lock_tries: 3, connect_timeout: Duration::from_secs(5) }
+        Self { mysql, lock_wait: Duration::from_secs(2), lock_tries: 3, connect_timeout: Duration::from_secs(5), changes: ChangeFeed::default() }
     }
 }
 
@@ -219,6 +223,7 @@ impl Worker {
             Ok(session) => {
                 self.back_off = BACK_OFF_MIN;
                 self.session = Some(session);
+                self.tell_reconnected();
                 self.note_record();
                 Ok(())
             }
@@ -227,6 +232,26 @@ impl Worker {
                 Err(error)
             }
         }
+    }
+
+    /// Tells what of the batch was applied, before its position is seen.
+    fn tell_changes(&self, batch: &Batch) {
+        let Some(session) = &self.session else { return };
+        let (before, now) = (self.position.borrow().position, session.record.mark.position);
+        let applied = batch.transactions.iter().filter(|own| own.position > before && own.position <= now);
+        for transaction in applied {
+            let mut tables = Vec::new();
+            let changed = protocol::changed(&transaction.changes, &mut tables);
+            self.options.changes.tell(Step { position: transaction.position, changed });
+        }
+    }
+
+    /// What was committed while the old session broke is only known by the position.
+    fn tell_reconnected(&self) {
+        let Some(session) = &self.session else { return };
+        let position = session.record.mark.position;
+        self.options.changes.tell(Step { position, changed: Changed::Everything });
+        self.options.changes.set_live(true);
     }
 
     /// Puts the session's record where others see it.
@@ -292,6 +317,7 @@ impl Worker {
             blockers_ended: &self.blockers_ended,
         };
         let result = apply_batch(session, &batch, &locks, &self.track).await;
+        self.tell_changes(&batch);
         self.note_record();
         self.note_lag(&batch);
         match result {

@@ -16,14 +16,16 @@ use reqwest::{Client, Url, header::HeaderValue};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use towline_middleware::{Acknowledgement, BoxFuture, Classifier, Epoch, Position, Replication, Sequence};
+use towline_middleware::{
+    Acknowledgement, BoxFuture, ChangeFeed, Classifier, Epoch, Position, Replication, Sequence, Step,
+};
 
 use super::{
     acks::{Acks, Missing},
     back_off::BackOff,
     encoded::Encoded,
     progress::now_seconds,
-    protocol::Mark,
+    protocol::{self, Mark},
     ring::{BatchLimits, Ring},
     sender::{self, Slave},
     slave_status::SlaveStatus,
@@ -61,6 +63,8 @@ pub struct HubOptions {
     pub push_timeout: Duration,
     /// Learns which statements the server has shown to be writes.
     pub classifier: Arc<dyn Classifier>,
+    /// Is told each captured transaction before the position moves.
+    pub changes: ChangeFeed,
 }
 
 impl fmt::Debug for HubOptions {
@@ -296,6 +300,7 @@ impl Hub {
         loop {
             let Captured { transaction, format } = capture.next().await?;
             back_off.reset();
+            shared.options.changes.tell(Step { position: transaction.position, changed: protocol::changed(&transaction.changes, &mut Vec::new()) });
             let entry = Arc::new(Encoded::new(transaction, format));
             let mark = entry.mark.clone();
             shared.ring.lock().push(entry);
@@ -449,6 +454,7 @@ impl Shared {
     }
 
     fn enter(&self, state: HubState) {
+        self.options.changes.set_live(state == HubState::Running);
         let mut known = self.state.lock();
         if *known == state {
             return;

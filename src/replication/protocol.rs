@@ -17,7 +17,7 @@
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use towline_middleware::{Epoch, Position};
+use towline_middleware::{Changed, Epoch, Position};
 
 /// The version of the format that this node speaks.
 pub const VERSION: u32 = 1;
@@ -84,6 +84,17 @@ pub enum Change {
     Rows(RowsChange),
     /// A statement that changes the schema or accounts.
     Schema(SchemaChange),
+}
+
+/// What a transaction changes, for those who keep something of its tables. `tables` is where the names are put.
+pub(crate) fn changed<'a>(changes: &'a [Change], tables: &'a mut Vec<(&'a str, &'a str)>) -> Changed<'a> {
+    for change in changes {
+        match change {
+            Change::Schema(_) => return Changed::Everything,
+            Change::Rows(rows) => tables.extend(rows.tables.iter().map(|of| (&*of.database, &*of.table))),
+        }
+    }
+    Changed::Tables(tables)
 }
 
 /// The row events of one statement, or of a piece of a long one.

@@ -114,6 +114,7 @@ fn options(master: &TestServer, slaves: &[&Slave]) -> HubOptions {
         transaction_bytes_max: 64 << 20,
         push_timeout: Duration::from_secs(10),
         classifier: Arc::new(EverythingWrites),
+        changes: towline_middleware::ChangeFeed::default(),
     }
 }
 

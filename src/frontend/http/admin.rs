@@ -1,4 +1,4 @@
-//! `/admin/…`: the master's list of slaves, and the applier of a slave that has stopped.
+//! `/admin/…`: the master's list of slaves, the applier of a slave that has stopped, and the configuration.
 
 use axum::{
     Json,
@@ -88,4 +88,11 @@ pub(super) async fn resume(
     let NodeReplication::Slave(applier) = &front.0.state.replication else { return Err(front.unknown_path(&uri)) };
     applier.resume().await;
     Ok(Json(json!({ "applier": applier.progress() })).into_response())
+}
+
+/// `POST /admin/reload`: reads the configuration again, as SIGHUP does.
+pub(super) async fn reload(State(front): State<HttpFront>, headers: HeaderMap) -> Result<Response, HttpError> {
+    front.check_secret(&headers)?;
+    let layers = front.0.state.reload.run().await?;
+    Ok(Json(json!({ "layers": layers })).into_response())
 }

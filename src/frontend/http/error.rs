@@ -12,6 +12,7 @@ use towline_middleware::{Error, ServerError};
 
 use super::{json::InvalidJson, json_command::InvalidCommand, rows::RowError};
 use crate::{
+    node::ReloadError,
     replication::hub::HubError,
     upstream::{ConnectError, LoginError},
 };
@@ -161,6 +162,9 @@ pub(crate) enum HttpError {
     /// A request to `/admin` that is not understood.
     #[error(transparent)]
     Admin(InvalidJson),
+    /// The configuration was not reloaded.
+    #[error("nothing has changed: {0}")]
+    Reload(#[from] ReloadError),
     /// The list of slaves could not be read or changed.
     #[error(transparent)]
     Hub(#[from] HubError),
@@ -206,6 +210,7 @@ impl HttpError {
             | Self::GetWrites
             | Self::Push(_)
             | Self::Admin(_)
+            | Self::Reload(_)
             | Self::Hub(HubError::Url(_) | HubError::Id)
             | Self::BodyBroken(_) => StatusCode::BAD_REQUEST,
             Self::Server(error) => status_of(error.code),
@@ -273,7 +278,7 @@ impl HttpError {
             Self::AccountBusy { .. } => own(1203, b"42000"),
             Self::TimedOut { .. } => own(3024, b"HY000"),
             Self::BodyTooLong { .. } | Self::CommandTooLong { .. } => own(1153, b"08S01"),
-            Self::ParameterCount { .. } | Self::Invalid(_) | Self::Push(_) | Self::Admin(_) => own(1210, b"HY000"),
+            Self::ParameterCount { .. } | Self::Invalid(_) | Self::Push(_) | Self::Admin(_) | Self::Reload(_) => own(1210, b"HY000"),
             _ => own(1105, b"HY000"),
         }
     }

@@ -40,6 +40,7 @@ use towline_middleware::{Position, Role};
 use crate::{
     config::Secret,
     frontend::mysql::SessionCount,
+    node::Reload,
     replication::{apply::Applier, hub::Hub},
     upstream::Credentials,
 };
@@ -61,6 +62,8 @@ pub struct HttpState {
     pub mysql_front: (SocketAddr, SessionCount),
     /// Limits and secrets.
     pub options: HttpOptions,
+    /// What reads the configuration again, for `/admin/reload`.
+    pub reload: Reload,
 }
 
 /// A node's side of the replication.

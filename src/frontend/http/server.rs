@@ -126,7 +126,8 @@ fn router(front: HttpFront, routes: Routes) -> Router {
             .route("/status", get(status::status))
             .route("/metrics", get(status::metrics))
             .route("/admin/slaves", get(admin::list_slaves).post(admin::register_slave).delete(admin::remove_slave))
-            .route("/admin/resume", axum::routing::post(admin::resume));
+            .route("/admin/resume", axum::routing::post(admin::resume))
+            .route("/admin/reload", axum::routing::post(admin::reload));
     }
     router
         .fallback(unknown_path)

@@ -93,7 +93,8 @@ pub(super) async fn status(State(front): State<HttpFront>) -> Response {
             "running": stack.admission.running(),
             "mean_us": total_us.checked_div(commands),
         },
-        "layers": stack.user.names().collect::<Vec<_>>(),
+        "layers": stack.user.names(),
+        "layer_status": stack.user.status(),
     });
     match &state.replication {
         NodeReplication::Master(hub) => {
@@ -124,6 +125,7 @@ pub(super) async fn metrics(State(front): State<HttpFront>) -> Response {
         }
         NodeReplication::Slave(applier) => page.applier(&applier.progress()),
     }
+    page.layers(&state.reload.home().metrics.samples());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page.finish()).into_response()
 }
 

@@ -8,11 +8,12 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use towline::{
     classify::SqlClassifier,
-    config::{Ack, AckOnTimeout},
+    config::{Ack, AckOnTimeout, Config},
     frontend::{
         http::{HttpFront, HttpOptions, HttpState, NodeReplication, Routes, SessionParts, serve},
         mysql::SessionCount,
     },
+    node::Reload,
     replication::{
         apply::{Applier, ApplyOptions},
         hub::{Hub, HubOptions},
@@ -20,7 +21,7 @@ use towline::{
     upstream::Endpoint,
 };
 use towline_middleware::{
-    Classifier, Role, Stack,
+    ChangeFeed, Classifier, LayerHome, Registry, Role, Stack,
     layers::{admission::AdmissionLayer, fan_out::FanOutLayer, guard::GuardLayer, user::UserLayers},
 };
 
@@ -94,6 +95,7 @@ impl TestHttp {
             mysql: server.opts(),
             mysql_front: (SocketAddr::from(([127, 0, 0, 1], 4306)), SessionCount::default()),
             options,
+            reload: Reload::new(Config::default(), Registry::default(), LayerHome::new(role)),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("an address");
@@ -166,6 +168,7 @@ fn replication(role: Role, server: &TestServer, classifier: &Arc<dyn Classifier>
         transaction_bytes_max: 16 << 20,
         push_timeout: Duration::from_secs(5),
         classifier: classifier.clone(),
+        changes: ChangeFeed::default(),
     };
     NodeReplication::Master(Hub::start(options).expect("a hub"))
 }

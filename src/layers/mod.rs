@@ -1,0 +1,84 @@
+//! The layers that come with a node, and the place to add others.
+//!
+//! Each is one file, named as in the configuration. They are here and not in `towline_middleware` since they need the
+//! database or the files of the node; what they are made of is what any other crate has, too.
+
+use std::{
+    fmt::Write,
+    sync::{Arc, OnceLock},
+};
+
+use mysql_async::Opts;
+use serde_json::Value;
+use towline_middleware::{CORE, CORE_OUTSIDE, LayerError, LayerOptions, LayerProblem, LayerSetup, Registry, Role, UserLayer};
+
+use crate::config::Config;
+
+/// The layers that a node may be configured with: those that come with it, and those that are added.
+#[derive(Debug, Default)]
+pub struct Layers {
+    pub(crate) registry: Registry,
+    pub(crate) server: OwnServer,
+}
+
+/// How the node itself logs in to its MySQL; known once that is there.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OwnServer(Arc<OnceLock<Opts>>);
+
+impl OwnServer {
+    pub(crate) fn set(&self, opts: Opts) {
+        // A node has one server all its life.
+        let _ = self.0.set(opts);
+    }
+}
+
+impl Layers {
+    /// Makes a layer known under a name, for the configuration's `[[layer]]` blocks.
+    #[must_use]
+    pub fn register<L: UserLayer + 'static>(
+        mut self,
+        name: &str,
+        factory: impl Fn(&mut LayerSetup) -> Result<L, LayerProblem> + Send + Sync + 'static,
+    ) -> Self {
+        self.registry.register(name, factory);
+        self
+    }
+
+    /// The layers as a command passes them, one a line: their place, name and options.
+    ///
+    /// # Errors
+    /// See [`Registry::build`].
+    pub fn describe(&self, config: &Config, role: Role) -> Result<String, LayerError> {
+        let home = config.layer_home(role);
+        let setups = config.layer.iter().map(|layer| layer.setup(&home)).collect();
+        // Made and dropped: a wrong option is told here, too.
+        self.registry.build(setups)?;
+        let mut text = String::new();
+        let mut line = |place: &str, name: &str, what: &str| {
+            writeln!(text, "{place:>4}  {name:<12}  {what}").expect("a String takes everything");
+        };
+        let (outside, inside) = CORE.split_at(CORE_OUTSIDE);
+        outside.iter().for_each(|(name, what)| line("core", name, what));
+        for (index, layer) in config.layer.iter().enumerate() {
+            line(&(index + 1).to_string(), &layer.name, &shown(&layer.options));
+        }
+        inside.iter().for_each(|(name, what)| line("core", name, what));
+        Ok(text)
+    }
+
+    /// Asks that where both are configured `outer` comes before `inner`.
+    #[must_use]
+    pub fn order(mut self, outer: &'static str, inner: &'static str, reason: &'static str) -> Self {
+        self.registry.order(outer, inner, reason);
+        self
+    }
+}
+
+/// Options as JSON, without what must not be seen over a shoulder.
+fn shown(options: &LayerOptions) -> String {
+    let hidden = |key: &str| ["password", "secret", "url"].iter().any(|word| key.contains(word));
+    let shown = options.iter().map(|(key, value)| {
+        (key.clone(), if hidden(key) { Value::from("…") } else { value.clone() })
+    });
+    Value::Object(shown.collect()).to_string()
+}
