@@ -49,7 +49,8 @@ impl Classifier for Known {
 }
 
 fn stack(user: usize) -> Stack {
-    let layer = || Arc::new(from_fn(async |command: Command, next: Next| next.run(command).await)) as Arc<dyn UserLayer>;
+    let layer =
+        || Arc::new(from_fn(async |command: Command, next: Next| next.run(command).await)) as Arc<dyn UserLayer>;
     Stack {
         trace: Default::default(),
         admission: Default::default(),

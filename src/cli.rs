@@ -11,8 +11,8 @@ use crate::{
     check::{self, CheckError},
     config::{Config, ConfigError, Log, LogFormat, MysqlServer},
     demo::{self, DemoOptions},
-    managed::{self, ManagedError, ManagedServer},
     layers::Layers,
+    managed::{self, ManagedError, ManagedServer},
     node::{Node, NodeError},
 };
 

@@ -78,7 +78,13 @@ struct Entry {
 
 impl Metrics {
     /// The figure of this name and these labels; made at 0 when it is first asked for.
-    pub fn figure(&self, name: String, kind: FigureKind, help: &'static str, labels: &[(&'static str, &str)]) -> Figure {
+    pub fn figure(
+        &self,
+        name: String,
+        kind: FigureKind,
+        help: &'static str,
+        labels: &[(&'static str, &str)],
+    ) -> Figure {
         let labels = labels.iter().map(|(label, value)| (*label, (*value).to_owned())).collect();
         let entry = || Entry { kind, help, figure: Figure::default() };
         self.lock().entry((name, labels)).or_insert_with(entry).figure.clone()

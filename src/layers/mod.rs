@@ -10,7 +10,9 @@ use std::{
 
 use mysql_async::Opts;
 use serde_json::Value;
-use towline_middleware::{CORE, CORE_OUTSIDE, LayerError, LayerOptions, LayerProblem, LayerSetup, Registry, Role, UserLayer};
+use towline_middleware::{
+    CORE, CORE_OUTSIDE, LayerError, LayerOptions, LayerProblem, LayerSetup, Registry, Role, UserLayer,
+};
 
 use crate::config::Config;
 
@@ -77,8 +79,7 @@ impl Layers {
 /// Options as JSON, without what must not be seen over a shoulder.
 fn shown(options: &LayerOptions) -> String {
     let hidden = |key: &str| ["password", "secret", "url"].iter().any(|word| key.contains(word));
-    let shown = options.iter().map(|(key, value)| {
-        (key.clone(), if hidden(key) { Value::from("…") } else { value.clone() })
-    });
+    let shown =
+        options.iter().map(|(key, value)| (key.clone(), if hidden(key) { Value::from("…") } else { value.clone() }));
     Value::Object(shown.collect()).to_string()
 }

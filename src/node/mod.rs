@@ -42,11 +42,11 @@ use towline_middleware::{
     },
 };
 
+use self::server::Server;
 pub use self::{
     error::NodeError,
     reload::{Reload, ReloadError},
 };
-use self::server::Server;
 use crate::{
     classify::SqlClassifier,
     config::Config,
@@ -186,7 +186,8 @@ impl NodeBuilder {
         };
 
         // Replication before the fronts: no write may be acknowledged that nobody would push.
-        let replicating = Replicating::start(&config, role, &server, classifier.clone(), reload.home().changes.clone())?;
+        let replicating =
+            Replicating::start(&config, role, &server, classifier.clone(), reload.home().changes.clone())?;
         // The layers after what they hear from and ask, and before their first command.
         reload.user().replace(user).await?;
         let stack = Stack {
@@ -307,7 +308,9 @@ impl Replicating {
     ) -> Result<Self, NodeError> {
         let cluster = &config.cluster;
         match role {
-            Role::Slave => Ok(Self::Slave(Applier::start(ApplyOptions { changes, ..ApplyOptions::new(server.opts()) }))),
+            Role::Slave => {
+                Ok(Self::Slave(Applier::start(ApplyOptions { changes, ..ApplyOptions::new(server.opts()) })))
+            }
             Role::Master => Ok(Self::Master(Hub::start(HubOptions {
                 mysql: server.opts(),
                 secret: cluster.secret.as_ref().map(|secret| secret.reveal().to_owned()),

@@ -51,7 +51,13 @@ impl fmt::Debug for ApplyOptions {
 impl ApplyOptions {
     /// The defaults for this server.
     pub fn new(mysql: Opts) -> Self {
-        Self { mysql, lock_wait: Duration::from_secs(2), lock_tries: 3, connect_timeout: Duration::from_secs(5), changes: ChangeFeed::default() }
+        Self {
+            mysql,
+            lock_wait: Duration::from_secs(2),
+            lock_tries: 3,
+            connect_timeout: Duration::from_secs(5),
+            changes: ChangeFeed::default(),
+        }
     }
 }
 

@@ -300,7 +300,10 @@ impl Hub {
         loop {
             let Captured { transaction, format } = capture.next().await?;
             back_off.reset();
-            shared.options.changes.tell(Step { position: transaction.position, changed: protocol::changed(&transaction.changes, &mut Vec::new()) });
+            shared.options.changes.tell(Step {
+                position: transaction.position,
+                changed: protocol::changed(&transaction.changes, &mut Vec::new()),
+            });
             let entry = Arc::new(Encoded::new(transaction, format));
             let mark = entry.mark.clone();
             shared.ring.lock().push(entry);

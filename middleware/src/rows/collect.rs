@@ -27,8 +27,7 @@ impl Reply {
     /// The session is over, as it is when there are more rows: nobody could tell the rest of them from the next reply.
     pub async fn collect(mut self, command: &Command, bytes_max: usize) -> Result<Collected, Error> {
         let mut reader = ResultReader::new(command, bytes_max);
-        let mut collected =
-            Collected { columns: Vec::new(), rows: Vec::new(), end: Ok(Completion::default()) };
+        let mut collected = Collected { columns: Vec::new(), rows: Vec::new(), end: Ok(Completion::default()) };
         let (is_rows, mut left) = (self.head() == Head::Rows, bytes_max);
         while let Some(part) = self.next().await? {
             match part {

@@ -6,10 +6,7 @@ use super::{
     Row,
     reader::{Packet, ResultReader, malformed},
 };
-use crate::{
-    BoxFuture, Command, Error, Final, Head, Part, Parts, Reply, ServerError,
-    wire::frame::put_packet,
-};
+use crate::{BoxFuture, Command, Error, Final, Head, Part, Parts, Reply, ServerError, wire::frame::put_packet};
 
 /// The longest row that is decoded.
 const ROW_BYTES_MAX: usize = 64 << 20;
@@ -88,10 +85,8 @@ impl Mapped {
                     }
                     if row.is_changed() {
                         changed.clear();
-                        row.encode(&mut changed).map_err(|source| Error::Layer {
-                            layer: "map_rows",
-                            source: source.into(),
-                        })?;
+                        row.encode(&mut changed)
+                            .map_err(|source| Error::Layer { layer: "map_rows", source: source.into() })?;
                         self.next = put_packet(&mut out, self.next, &changed);
                         continue;
                     }

@@ -65,9 +65,7 @@ impl<'a> Row<'a> {
     /// dates and times can only become NULL.
     pub fn set(&mut self, index: usize, value: impl Into<Value<'a>>) -> Result<(), WrongType> {
         let (value, column) = (value.into(), &self.columns[index]);
-        let fits = !self.binary
-            || value.is_null()
-            || value::put_binary(&mut Vec::new(), &value, column.column_type);
+        let fits = !self.binary || value.is_null() || value::put_binary(&mut Vec::new(), &value, column.column_type);
         if !fits {
             return Err(WrongType(column.column_type));
         }

@@ -278,7 +278,9 @@ impl HttpError {
             Self::AccountBusy { .. } => own(1203, b"42000"),
             Self::TimedOut { .. } => own(3024, b"HY000"),
             Self::BodyTooLong { .. } | Self::CommandTooLong { .. } => own(1153, b"08S01"),
-            Self::ParameterCount { .. } | Self::Invalid(_) | Self::Push(_) | Self::Admin(_) | Self::Reload(_) => own(1210, b"HY000"),
+            Self::ParameterCount { .. } | Self::Invalid(_) | Self::Push(_) | Self::Admin(_) | Self::Reload(_) => {
+                own(1210, b"HY000")
+            }
             _ => own(1105, b"HY000"),
         }
     }
