@@ -206,8 +206,9 @@ impl Assembler {
             (Statement::Begin, true) if open.changes.is_empty() => Ok(()),
             (Statement::Commit, true) => self.commit(event),
             (Statement::Rollback, true) => {
-                // Row events of tables without transactions stand in groups of their own, so nothing here was kept.
-                open.changes.clear();
+                // Row events of tables without transactions stand in groups of their own, so no row here was kept. The
+                // table that a failed CREATE OR REPLACE … SELECT has dropped is gone all the same.
+                open.changes.retain(|change| matches!(change, Change::Schema(_)));
                 self.commit(event)
             }
             (Statement::Savepoint(name), true) => {
@@ -420,6 +421,8 @@ mod tests {
         }
         let (transactions, _) = push([&head[..], &[query("ROLLBACK")]].concat());
         assert_eq!(transactions[0].changes, []);
+        let (transactions, _) = push([gtid(1, 0), query("DROP TABLE IF EXISTS t"), query("ROLLBACK")]);
+        assert!(matches!(transactions[0].changes[..], [Change::Schema(_)]), "{transactions:?}");
     }
 
     #[test]

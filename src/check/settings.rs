@@ -59,7 +59,7 @@ const MASTER: [Setting; 12] = [
     dynamic("innodb_flush_log_at_trx_commit", Is("1"), Warn),
 ];
 
-const SLAVE: [Setting; 14] = [
+const SLAVE: [Setting; 15] = [
     fixed("log_bin", Is("ON"), Fail),
     dynamic("binlog_format", Is("ROW"), Fail),
     dynamic("binlog_row_image", Is("FULL"), Fail),
@@ -71,6 +71,8 @@ const SLAVE: [Setting; 14] = [
     dynamic("slave_type_conversions", Is(""), Fail),
     dynamic("replica_type_conversions", Is(""), Fail),
     dynamic("event_scheduler", OneOf(&["OFF", "DISABLED"]), Fail),
+    // Functions arrive by their own text, and this server has a binlog.
+    dynamic("log_bin_trust_function_creators", Is("ON"), Fail),
     dynamic("super_read_only", Is("OFF"), Fail),
     // A row event of the master's and its base64 must fit.
     dynamic("max_allowed_packet", AtLeast(1 << 30, "1G"), Warn),

@@ -130,7 +130,7 @@ impl Programs {
 }
 
 /// What capture needs of a master's server, and a slave's too since it may be made a master.
-const REPLICATION: [&str; 16] = [
+const REPLICATION: [&str; 17] = [
     "--log-bin=binlog",
     "--binlog-format=ROW",
     "--binlog-row-image=FULL",
@@ -144,6 +144,8 @@ const REPLICATION: [&str; 16] = [
     "--slave-exec-mode=STRICT",
     "--slave-run-triggers-for-rbr=NO",
     "--slave-type-conversions=",
+    // Rows are logged, so a function that is not deterministic does no harm.
+    "--log-bin-trust-function-creators=ON",
     "--skip-name-resolve",
     "--skip-slave-start",
     "--character-set-server=utf8mb4",

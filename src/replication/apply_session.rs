@@ -316,7 +316,9 @@ async fn set_up(conn: &mut Conn, is_mariadb: bool, options: &SessionOptions) -> 
     ))
     .await?;
     conn.query_drop(if is_mariadb {
-        "SET SESSION max_statement_time = 0, idle_transaction_timeout = 0, idle_write_transaction_timeout = 0"
+        // The last two are not in the binlog, and what the master took with them at their default it takes with these.
+        "SET SESSION max_statement_time = 0, idle_transaction_timeout = 0, idle_write_transaction_timeout = 0, \
+         system_versioning_alter_history = KEEP, innodb_strict_mode = OFF"
     } else {
         "SET SESSION binlog_rows_query_log_events = OFF, rbr_exec_mode = 'STRICT'"
     })

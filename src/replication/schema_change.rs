@@ -131,7 +131,7 @@ async fn run_marked(
             other => other?,
         }
     }
-    session.conn.query_drop(context_statement(context)).await?;
+    session.conn.query_drop(context_statement(context, session.is_mariadb)).await?;
     if session.is_mariadb {
         session.conn.query_drop(format!("SET SESSION server_id = {}", marker_id(session.server_id))).await?;
         return Ok(session.conn.query_drop(change.sql.0.as_slice()).await?);
@@ -170,7 +170,14 @@ async fn log_of_schema_changes(session: &mut ApplySession, mark: &Mark) -> Resul
 }
 
 /// One `SET` of everything that the context holds.
-fn context_statement(context: &Context) -> String {
+fn context_statement(context: &Context, is_mariadb: bool) -> String {
+    // As a number the variable takes a character set's default collation only, and the binlog may name another.
+    let collations = if is_mariadb { "COLLATION_CHARACTER_SET_APPLICABILITY" } else { "COLLATIONS" };
+    let client_charset = |id| {
+        format!(
+            "character_set_client = (SELECT CHARACTER_SET_NAME FROM information_schema.{collations} WHERE ID = {id})"
+        )
+    };
     let number = |name: &str, value: Option<u64>| value.map(|value| format!("{name} = {value}"));
     let flag = |name: &str, value: Option<bool>| number(name, value.map(u64::from));
     let [client, connection, server] = context.charset.map_or([None; 3], |ids| ids.map(|id| Some(u64::from(id))));
@@ -183,7 +190,7 @@ fn context_statement(context: &Context) -> String {
         flag("unique_checks", context.unique_checks),
         flag("sql_auto_is_null", context.sql_auto_is_null),
         flag("check_constraint_checks", context.check_constraint_checks),
-        number("character_set_client", client),
+        client.map(client_charset),
         number("collation_connection", connection),
         number("collation_server", server),
         number("collation_database", context.collation_database.map(u64::from)),
@@ -331,8 +338,9 @@ mod tests {
             ..Context::default()
         };
         assert_eq!(
-            context_statement(&context),
-            "SET SESSION timestamp = 1790000000.000042, sql_mode = 0, character_set_client = 33, \
+            context_statement(&context, true),
+            "SET SESSION timestamp = 1790000000.000042, sql_mode = 0, character_set_client = \
+             (SELECT CHARACTER_SET_NAME FROM information_schema.COLLATION_CHARACTER_SET_APPLICABILITY WHERE ID = 33), \
              collation_connection = 45, collation_server = 8, \
              time_zone = X'78272c2073716c5f6c6f675f62696e203d202730'"
         );

@@ -11,6 +11,7 @@ mod guard;
 mod http;
 mod hub;
 mod managed;
+mod matrix;
 mod mysql_front;
 mod node;
 mod readme;

@@ -1,0 +1,164 @@
+-- Definitions, and the state of the session that they depend on.
+
+-- row: databases
+CREATE DATABASE `{schema} two` CHARACTER SET latin1 COLLATE latin1_german2_ci
+CREATE TABLE `{schema} two`.t (s VARCHAR(10))
+INSERT INTO `{schema} two`.t VALUES ('ä')
+ALTER DATABASE `{schema} two` CHARACTER SET utf16
+CREATE TABLE `{schema} two`.u (s VARCHAR(10))
+INSERT INTO `{schema} two`.u VALUES ('😀')
+? SHOW CREATE DATABASE `{schema} two`
+? SHOW CREATE TABLE `{schema} two`.u
+? SELECT *, HEX(s) FROM `{schema} two`.u
+USE `{schema} two`
+ALTER DATABASE COLLATE utf8mb4_bin
+CREATE TABLE v (s VARCHAR(10))
+? SHOW CREATE TABLE `{schema} two`.v
+CREATE DATABASE IF NOT EXISTS `{schema} two`
+CREATE DATABASE `{schema} gone`
+CREATE TABLE `{schema} gone`.t (a INT)
+INSERT INTO `{schema} gone`.t VALUES (1)
+DROP DATABASE `{schema} gone`
+DROP DATABASE IF EXISTS `{schema} gone`
+
+-- row: alter table
+CREATE TABLE t (id INT PRIMARY KEY, n INT, s VARCHAR(20))
+INSERT INTO t VALUES (1, 1, 'a'), (2, 2, 'b')
+ALTER TABLE t ADD COLUMN a INT NOT NULL DEFAULT 7, ADD COLUMN b DATETIME DEFAULT CURRENT_TIMESTAMP FIRST, ADD KEY (n)
+INSERT INTO t (id, n, s) VALUES (3, 3, 'c')
+ALTER TABLE t MODIFY s VARCHAR(100) CHARACTER SET utf8mb4 NOT NULL DEFAULT 'ü' AFTER id
+ALTER TABLE t CHANGE n m BIGINT UNSIGNED, ALTER COLUMN a SET DEFAULT 8
+ALTER TABLE t ALTER COLUMN a DROP DEFAULT
+UPDATE t SET m = m + 1
+ALTER TABLE t DROP COLUMN b, ALGORITHM = COPY
+ALTER TABLE t ADD COLUMN c INT DEFAULT 5, ALGORITHM = INSTANT
+UPDATE t SET c = m
+ALTER TABLE t RENAME COLUMN c TO d, RENAME INDEX n TO by_m
+ALTER TABLE t ENGINE = InnoDB, COMMENT = 'rebuilt', FORCE
+ALTER TABLE t ADD UNIQUE (s), DROP PRIMARY KEY, ADD PRIMARY KEY (id, m)
+ALTER TABLE t CONVERT TO CHARACTER SET latin1
+! ALTER TABLE t ADD UNIQUE (a)
+ALTER TABLE t RENAME TO u
+ALTER TABLE u ORDER BY id
+INSERT INTO u (id, s, m, a) VALUES (9, 'z', 9, 9)
+
+-- row: alter only if [mariadb]
+CREATE TABLE t (id INT PRIMARY KEY)
+ALTER TABLE IF EXISTS not_there ADD COLUMN a INT
+ALTER TABLE t ADD COLUMN IF NOT EXISTS a INT, ADD INDEX IF NOT EXISTS i (a)
+ALTER TABLE t ADD COLUMN IF NOT EXISTS a INT
+ALTER TABLE t DROP COLUMN IF EXISTS nothing
+INSERT INTO t VALUES (1, 1)
+
+-- row: alter in two phases [mariadb]
+CREATE TABLE t (id INT PRIMARY KEY)
+INSERT INTO t VALUES (1), (2)
+SET binlog_alter_two_phase = 1
+ALTER TABLE t ADD COLUMN a INT DEFAULT 3
+! ALTER TABLE t ADD UNIQUE (a)
+INSERT INTO t VALUES (3, 4)
+
+-- row: tables renamed, swapped, dropped
+CREATE TABLE a (id INT PRIMARY KEY)
+CREATE TABLE b (id INT PRIMARY KEY)
+INSERT INTO a VALUES (1)
+INSERT INTO b VALUES (2), (3)
+RENAME TABLE a TO x, b TO a, x TO b
+INSERT INTO a VALUES (4)
+CREATE TABLE c (i INT)
+CREATE TABLE d (i INT)
+CREATE VIEW e AS SELECT 1
+DROP TABLE c, d
+DROP TABLE IF EXISTS c, nothing
+DROP VIEW IF EXISTS e, nothing
+! DROP TABLE nothing
+
+-- row: several dropped of which one is missing
+CREATE TABLE c (i INT)
+CREATE TABLE d (i INT)
+! DROP TABLE c, nothing, d
+
+-- row: under ANSI quotes
+SET sql_mode = 'ANSI_QUOTES,PIPES_AS_CONCAT,IGNORE_SPACE'
+CREATE TABLE "t ""x" ("select" INT PRIMARY KEY, s VARCHAR(20) DEFAULT 'a"b')
+CREATE VIEW v AS SELECT 'a' || 'b' AS "c"
+CREATE TRIGGER g BEFORE INSERT ON "t ""x" FOR EACH ROW SET NEW.s = NEW.s || NEW."select"
+CREATE FUNCTION f () RETURNS VARCHAR(10) DETERMINISTIC RETURN 'x' || 'y'
+INSERT INTO "t ""x" ("select") VALUES (1)
+
+-- row: under no backslash escapes
+SET sql_mode = 'NO_BACKSLASH_ESCAPES'
+CREATE TABLE t (id INT PRIMARY KEY, s VARCHAR(20) DEFAULT 'a\' COMMENT 'b\', u VARCHAR(9) DEFAULT 'c''d')
+INSERT INTO t (id) VALUES (1)
+CREATE PROCEDURE p() SELECT 'x\'
+
+-- row: under oracle mode [mariadb]
+SET sql_mode = 'ORACLE'
+CREATE TABLE "t" (id NUMBER(5) PRIMARY KEY, s VARCHAR2(20), b RAW(5))
+INSERT INTO "t" VALUES (1, NULL, 'x')
+CREATE OR REPLACE PROCEDURE p (a IN INT) AS BEGIN INSERT INTO "t" VALUES (a, 'x' || a, NULL); END
+CALL p(2)
+
+-- row: under other character sets
+SET NAMES latin1
+CREATE TABLE a (s VARCHAR(20) DEFAULT 'ä' COMMENT 'ö')
+INSERT INTO a VALUES (DEFAULT), ('é')
+SET NAMES gbk
+CREATE TABLE b (s VARCHAR(20) CHARACTER SET utf8mb4 DEFAULT 'ä' COMMENT 'ö')
+INSERT INTO b VALUES (DEFAULT)
+CREATE VIEW v AS SELECT 'ä' AS c
+CREATE PROCEDURE p() SELECT 'ä'
+SET NAMES utf8mb4 COLLATE utf8mb4_bin
+CREATE VIEW w AS SELECT 'a' = 'A' AS c
+SET collation_server = 'latin1_swedish_ci'
+CREATE DATABASE `{schema} server`
+? SHOW CREATE DATABASE `{schema} server`
+SET character_set_client = latin1, collation_connection = utf8mb4_unicode_ci
+CREATE TRIGGER g BEFORE INSERT ON a FOR EACH ROW SET NEW.s = IFNULL(NEW.s, 'ü')
+INSERT INTO a VALUES (NULL)
+
+-- row: under another time zone
+SET time_zone = '-07:00'
+CREATE TABLE t (id INT PRIMARY KEY, a TIMESTAMP NOT NULL DEFAULT '2026-01-01 00:00:00')
+INSERT INTO t (id) VALUES (1)
+ALTER TABLE t ADD COLUMN b TIMESTAMP NOT NULL DEFAULT '2026-06-01 12:00:00', ADD COLUMN c DATETIME DEFAULT CURRENT_TIMESTAMP
+CREATE EVENT e ON SCHEDULE EVERY 1 DAY STARTS '2026-01-01 00:00:00' DISABLE DO SELECT 1
+SET time_zone = '+00:00'
+? SELECT * FROM t
+ALTER TABLE t MODIFY a DATETIME
+
+-- row: under a clock that was set
+SET timestamp = 1000000000.123456
+CREATE TABLE t (id INT PRIMARY KEY, a TIMESTAMP(6) DEFAULT CURRENT_TIMESTAMP(6))
+INSERT INTO t (id) VALUES (1)
+ALTER TABLE t ADD COLUMN b DATETIME(6) DEFAULT CURRENT_TIMESTAMP(6), ADD COLUMN c TIMESTAMP NULL DEFAULT CURRENT_TIMESTAMP
+SET timestamp = DEFAULT
+
+-- row: with strictness off
+SET sql_mode = ''
+CREATE TABLE t (id INT PRIMARY KEY, n TINYINT NOT NULL, s VARCHAR(3) NOT NULL)
+INSERT INTO t VALUES (1, 999, 'too long'), (2, -999, '')
+INSERT INTO t (id) VALUES (3)
+ALTER TABLE t MODIFY n TINYINT UNSIGNED NOT NULL, ADD COLUMN d DATE NOT NULL
+CREATE TABLE u (a VARCHAR(70000))
+
+-- row: in comments and odd spellings
+CREATE/* a comment */TABLE/*!50000 t*/(id INT PRIMARY KEY)-- and an end
+/* leading */ INSERT INTO t VALUES (1)
+# a comment of the other kind
+  INSERT INTO t VALUES (2)
+/*!40000 CREATE TABLE */ u (a INT)
+create table v (a int) -- towline mysql.user
+INSERT INTO t VALUES (3) /* DROP TABLE t */
+
+-- row: the name of a schema that stays, elsewhere
+CREATE TABLE towline (mysql INT PRIMARY KEY, `position` INT)
+INSERT INTO towline VALUES (1, 1)
+ALTER TABLE towline ADD COLUMN towline INT
+CREATE VIEW v AS SELECT towline.mysql FROM towline
+DROP TABLE IF EXISTS cluster
+
+-- row: set for one statement only [mariadb]
+SET STATEMENT default_storage_engine = InnoDB FOR CREATE TABLE t (id INT PRIMARY KEY)
+SET STATEMENT foreign_key_checks = 0 FOR CREATE TABLE u (a INT, FOREIGN KEY (a) REFERENCES nowhere (a))
+SET STATEMENT max_statement_time = 100 FOR ALTER TABLE t ADD COLUMN n INT DEFAULT 1
