@@ -8,12 +8,13 @@ use towline_middleware::{LayerError, Role};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    check::{self, CheckError},
+    check::{self, CheckError, Target},
     config::{Config, ConfigError, Log, LogFormat, MysqlServer},
     demo::{self, DemoOptions},
     layers::Layers,
     managed::{self, ManagedError, ManagedServer},
     node::{Node, NodeError},
+    tls::TlsError,
 };
 
 /// The exit code of a node that did not do what it was asked.
@@ -115,11 +116,13 @@ async fn check_server(config: &Config, role: Role) -> anyhow::Result<ExitCode> {
             Err(error) => return Err(error.into()),
         },
     };
-    let report = check::run(role, &opts).await;
+    let tls = config.tls.connector()?;
+    let target = Target { opts: &opts, tls: tls.as_ref(), proxy_protocol: config.mysql.proxy_protocol };
+    let report = check::run(role, target).await;
     if let Some(server) = started {
         server.stop().await;
     }
-    let report = report?;
+    let (_, report) = report?;
     print!("{} as a {role}'s server\n{report}", report.version);
     Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::from(MISCONFIGURED) })
 }
@@ -129,7 +132,8 @@ fn is_misconfigured(error: &anyhow::Error) -> bool {
     error.is::<ConfigError>()
         || error.is::<LayerError>()
         || error.downcast_ref::<NodeError>().is_some_and(NodeError::is_misconfiguration)
-        || matches!(error.downcast_ref(), Some(CheckError::Refused { .. }))
+        || error.is::<TlsError>()
+        || matches!(error.downcast_ref(), Some(CheckError::Refused { .. } | CheckError::Tls { .. }))
 }
 
 /// The error with its causes, each told once: some messages repeat their cause.

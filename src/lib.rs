@@ -7,7 +7,8 @@
 //! - [`towline_middleware`] holds the words and the layers: trace ▸ admission ▸ classify ▸ the user's ▸ guard ▸ fan-out.
 //! - [`layers`] are those that come with a node, for the configuration to name.
 //! - [`classify`] tells reads from writes; [`router`] is the innermost service; [`upstream`] is towards MySQL;
-//!   [`wire`] turns bytes into packets and back; [`transport`] is the byte stream on either side.
+//!   [`wire`] turns bytes into packets and back; [`transport`] is the byte stream on either side, under
+//!   [`tls`] or in clear.
 //! - [`capture`] reads the master's binlog into transactions; [`replication`] pushes them to the slaves and applies
 //!   them there.
 //! - [`config`], [`cli`], [`check`], [`managed`], [`node`] and [`demo`] make a process of it.
@@ -25,6 +26,7 @@ pub mod metrics;
 pub mod node;
 pub mod replication;
 pub mod router;
+pub mod tls;
 pub mod transport;
 pub mod upstream;
 pub mod wire;

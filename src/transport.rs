@@ -13,6 +13,8 @@ use tokio::{
 };
 use tokio_rustls::TlsStream;
 
+use crate::wire::proxy_header::Ends;
+
 /// A byte stream in clear.
 #[derive(Debug)]
 pub enum Socket {
@@ -33,20 +35,20 @@ pub enum Transport {
     Closed,
 }
 
-impl Socket {
-    /// The address of the other end; none over a Unix socket.
-    pub fn peer_addr(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp(stream) => stream.peer_addr().ok(),
-            Self::Unix(_) => None,
-        }
-    }
-}
-
 impl Transport {
     /// The address of the other end; none over a Unix socket.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.socket().and_then(Socket::peer_addr)
+        self.ends().map(|ends| ends.source)
+    }
+
+    /// The addresses of both ends; none over a Unix socket.
+    pub fn ends(&self) -> Option<Ends> {
+        match self.socket()? {
+            Socket::Tcp(stream) => {
+                Some(Ends { source: stream.peer_addr().ok()?, destination: stream.local_addr().ok()? })
+            }
+            Socket::Unix(_) => None,
+        }
     }
 
     /// Whether nobody can listen in: under TLS, and within this machine over a Unix socket. Clients and servers send a
@@ -89,6 +91,17 @@ impl Transport {
             Some(Socket::Unix(stream)) => stream.ready(Interest::PRIORITY).await,
             None => return,
         };
+    }
+
+    /// Takes the socket out of a stream in clear, to put it back under TLS; none if it is not in clear.
+    pub(crate) fn take_plain(&mut self) -> Option<Socket> {
+        match std::mem::replace(self, Self::Closed) {
+            Self::Plain(socket) => Some(socket),
+            other => {
+                *self = other;
+                None
+            }
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use mysql_async::Opts;
 use towline_middleware::Role;
 
 use self::server::Server;
+use crate::tls::Connector;
 
 /// How long connecting and all questions together may take.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -105,6 +106,15 @@ pub enum CheckError {
         #[source]
         source: mysql_async::Error,
     },
+    /// TLS with it can't be had as configured.
+    #[error("MySQL at {address} can't be trusted or has no TLS, as `tls.backend` wants it: {source}")]
+    Tls {
+        /// Where.
+        address: String,
+        /// What happened.
+        #[source]
+        source: mysql_async::Error,
+    },
     /// It took too long.
     #[error("MySQL at {address} did not answer within {TIMEOUT:?}")]
     Silent {
@@ -124,17 +134,36 @@ pub enum CheckError {
     },
 }
 
-/// Checks the server behind a node of this role. Changes nothing on it.
+/// The server to be checked, and how the node reaches it.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// How the node itself logs in, but for TLS.
+    pub opts: &'a Opts,
+    /// TLS; none for connections in clear.
+    pub tls: Option<&'a Connector>,
+    /// Whether the server is told clients' addresses.
+    pub proxy_protocol: bool,
+}
+
+impl<'a> From<&'a Opts> for Target<'a> {
+    /// In clear, and without the PROXY protocol.
+    fn from(opts: &'a Opts) -> Self {
+        Self { opts, tls: None, proxy_protocol: false }
+    }
+}
+
+/// Checks the server behind a node of this role. Changes nothing on it. Returns also how the node is to log in, TLS
+/// included.
 ///
 /// # Errors
 /// When the server can't be asked; a requirement that is not met is no error but a [`Line`].
-pub async fn run(role: Role, opts: &Opts) -> Result<Report, CheckError> {
-    let silent = || CheckError::Silent { address: server::address(opts) };
-    tokio::time::timeout(TIMEOUT, ask(role, opts)).await.map_err(|_| silent())?
+pub async fn run(role: Role, target: Target<'_>) -> Result<(Opts, Report), CheckError> {
+    let silent = || CheckError::Silent { address: server::address(target.opts) };
+    tokio::time::timeout(TIMEOUT, ask(role, target)).await.map_err(|_| silent())?
 }
 
-async fn ask(role: Role, opts: &Opts) -> Result<Report, CheckError> {
-    let mut server = Server::connect(opts).await?;
+async fn ask(role: Role, target: Target<'_>) -> Result<(Opts, Report), CheckError> {
+    let (mut server, opts) = Server::connect(target).await?;
     let mut lines = settings::check(role, &server);
     if role == Role::Master {
         lines.extend(log::check(&mut server).await?);
@@ -143,7 +172,7 @@ async fn ask(role: Role, opts: &Opts) -> Result<Report, CheckError> {
     lines.extend(accounts::check(&mut server).await?);
     let version = server.version.clone();
     server.disconnect().await;
-    Ok(Report { version, lines })
+    Ok((opts, Report { version, lines }))
 }
 
 impl Line {

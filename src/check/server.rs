@@ -1,10 +1,11 @@
 //! The connection that a check asks over.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, io};
 
-use mysql_async::{Conn, Opts, prelude::Queryable};
+use mysql_async::{Conn, DriverError, IoError, Opts, OptsBuilder, prelude::Queryable};
 
-use super::CheckError;
+use super::{CheckError, Target};
+use crate::tls::Connector;
 
 /// A server that is being checked.
 pub(super) struct Server {
@@ -20,7 +21,19 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) async fn connect(opts: &Opts) -> Result<Self, CheckError> {
+    pub(super) async fn connect(target: Target<'_>) -> Result<(Self, Opts), CheckError> {
+        let with_tls = |tls: &Connector| OptsBuilder::from_opts(target.opts.clone()).ssl_opts(tls.driver_options());
+        let opts = target.tls.map_or_else(|| target.opts.clone(), |tls| with_tls(tls).into());
+        match (Self::connect_by(&opts).await, target.tls) {
+            // A server without TLS, where TLS is preferred only.
+            (Err(CheckError::Tls { source: mysql_async::Error::Driver(_), .. }), Some(tls)) if !tls.is_needed() => {
+                Ok((Self::connect_by(target.opts).await?, target.opts.clone()))
+            }
+            (result, _) => Ok((result?, opts)),
+        }
+    }
+
+    async fn connect_by(opts: &Opts) -> Result<Self, CheckError> {
         let address = address(opts);
         let conn = Conn::new(opts.clone()).await.map_err(|source| match &source {
             mysql_async::Error::Server(_) => CheckError::Refused {
@@ -28,6 +41,14 @@ impl Server {
                 user: opts.user().unwrap_or_default().to_owned(),
                 source,
             },
+            mysql_async::Error::Io(IoError::Tls(_))
+            | mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer) => {
+                CheckError::Tls { address: address.clone(), source }
+            }
+            // The driver reports a certificate that is refused as a failed read.
+            mysql_async::Error::Io(IoError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                CheckError::Tls { address: address.clone(), source }
+            }
             _ => CheckError::Unreachable { address: address.clone(), source },
         })?;
         let mut server = Self {

@@ -74,6 +74,14 @@ pub enum ConfigError {
         #[source]
         source: tracing_subscriber::filter::ParseError,
     },
+    /// A key of TLS stands alone.
+    #[error("`{key}` needs `{needed}`: the path of a file in PEM form")]
+    TlsNeeds {
+        /// What is set.
+        key: &'static str,
+        /// What is missing.
+        needed: &'static str,
+    },
     /// A key of the other role.
     #[error("`{key}` means nothing on a {role}: put it under the other role's table")]
     OtherRole {
@@ -297,6 +305,12 @@ mod tests {
             ("[master.cluster]\nsecret = ''", "cluster.secret", "empty"),
             ("[master.mysql]\nurl = 'postgres://a'", "mysql.url", "mysql://"),
             ("[master.mysql]\nurl = 'mysql://host'", "mysql.url", "no user"),
+            ("[master.tls]\nbackend = 'verify'", "tls.backend", "verify_ca"),
+            (
+                "[master.mysql_front]\nproxy_protocol_networks = ['x']",
+                "mysql_front.proxy_protocol_networks",
+                "10.0.0.0/8",
+            ),
             ("[master]\nhttp = 3", "http", "expected struct Http"),
         ] {
             let problem = problem_of(text);
@@ -326,6 +340,15 @@ mod tests {
         let open = "[default.http]\nlisten = '10.0.0.1:1'\nanonymous_as = { user = 'a', password = 'b' }\n\
                     [default.cluster]\nsecret = 'x'";
         assert!(refusal(open, Role::Master).contains("anonymous_as"));
+        for (text, missing) in [
+            ("cert = 'a.pem'", "tls.key"),
+            ("key = 'a.pem'", "tls.cert"),
+            ("required = true", "tls.cert"),
+            ("backend = 'verify_ca'", "tls.backend_ca"),
+            ("backend = 'verify_identity'", "tls.backend_ca"),
+        ] {
+            assert!(refusal(&format!("[default.tls]\n{text}"), Role::Slave).contains(missing), "{text}");
+        }
         assert!(refusal("[default.log]\nlevel = 'a=b=c'", Role::Master).contains("log.level"));
         assert!(refusal("[slave.cluster]\nslaves = ['http://a:1']", Role::Slave).contains("cluster.slaves"));
         assert!(refusal("[default.cluster]\nmaster = 'http://a:1'", Role::Master).contains("cluster.master"));

@@ -19,7 +19,11 @@ use serde::Deserialize;
 use towline_middleware::{LayerHome, LayerOptions, LayerSetup, Role};
 use tracing_subscriber::EnvFilter;
 
-use crate::managed::ManagedOptions;
+use crate::{
+    frontend::mysql::Networks,
+    managed::ManagedOptions,
+    tls::{Acceptor, Connector, TlsError, Verify},
+};
 
 pub use self::{
     load::{ConfigError, Problem},
@@ -45,6 +49,8 @@ pub struct Config {
     pub http: Http,
     /// Status, metrics and administration.
     pub admin: Admin,
+    /// TLS on connections of the MySQL protocol.
+    pub tls: Tls,
     /// The other nodes.
     pub cluster: Cluster,
     /// What one node may be asked at once, and how long things may take.
@@ -73,11 +79,13 @@ pub struct Mysql {
     pub args: Vec<String>,
     /// The server that exists already, when `managed` is false.
     pub url: Option<MysqlUrl>,
+    /// Whether the server is told each client's address by the PROXY protocol.
+    pub proxy_protocol: bool,
 }
 
 impl Default for Mysql {
     fn default() -> Self {
-        Self { managed: true, data_dir: "data".into(), port: None, args: Vec::new(), url: None }
+        Self { managed: true, data_dir: "data".into(), port: None, args: Vec::new(), url: None, proxy_protocol: false }
     }
 }
 
@@ -99,11 +107,17 @@ pub struct MysqlFront {
     /// The Unix socket where it listens for those on its own machine. Relative to the configuration file.
     #[serde(deserialize_with = "values::optional_relative_path")]
     pub socket: Option<PathBuf>,
+    /// The proxies in front of the node that begin each connection with a PROXY header, version 1 or 2.
+    pub proxy_protocol_networks: Networks,
 }
 
 impl Default for MysqlFront {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 4306)), socket: None }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 4306)),
+            socket: None,
+            proxy_protocol_networks: Networks::default(),
+        }
     }
 }
 
@@ -152,6 +166,81 @@ pub struct Account {
 pub struct Admin {
     /// Where they are served; see [`Config::admin_listen`] for what absence means.
     pub listen: Option<SocketAddr>,
+}
+
+/// TLS on connections of the MySQL protocol.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// The node's certificate, for clients, and those that sign it. Relative to the configuration file.
+    #[serde(deserialize_with = "values::optional_relative_path")]
+    pub cert: Option<PathBuf>,
+    /// Its key. Relative to the configuration file.
+    #[serde(deserialize_with = "values::optional_relative_path")]
+    pub key: Option<PathBuf>,
+    /// Whether clients over TCP must use TLS.
+    pub required: bool,
+    /// TLS towards the server behind the node.
+    pub backend: BackendTls,
+    /// The authority that signs the server's certificate. Relative to the configuration file.
+    #[serde(deserialize_with = "values::optional_relative_path")]
+    pub backend_ca: Option<PathBuf>,
+}
+
+/// TLS towards the server behind the node. A Unix socket goes without.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackendTls {
+    /// None.
+    #[default]
+    Disabled,
+    /// Where the server offers it.
+    Preferred,
+    /// Always; the server may be anybody.
+    Required,
+    /// Always, and the authority has signed the server's certificate.
+    VerifyCa,
+    /// Always, and the certificate names the host in the URL.
+    VerifyIdentity,
+}
+
+impl Tls {
+    /// How TLS towards the server begins; none if it is disabled.
+    ///
+    /// # Errors
+    /// The authority's certificate can't be used.
+    pub fn connector(&self) -> Result<Option<Connector>, TlsError> {
+        let authority = self.backend_ca.as_deref().unwrap_or(Path::new(""));
+        let (verify, needed) = match self.backend {
+            BackendTls::Disabled => return Ok(None),
+            BackendTls::Preferred => (Verify::Nothing, false),
+            BackendTls::Required => (Verify::Nothing, true),
+            BackendTls::VerifyCa => (Verify::Authority(authority), true),
+            BackendTls::VerifyIdentity => (Verify::Identity(authority), true),
+        };
+        Connector::new(verify, needed).map(Some)
+    }
+
+    /// How TLS with clients is taken; none if the node has no certificate.
+    ///
+    /// # Errors
+    /// The certificate or its key can't be used.
+    pub fn acceptor(&self) -> Result<Option<Acceptor>, TlsError> {
+        self.cert.as_deref().zip(self.key.as_deref()).map(|(cert, key)| Acceptor::new(cert, key)).transpose()
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        let verifies = matches!(self.backend, BackendTls::VerifyCa | BackendTls::VerifyIdentity);
+        match (&self.cert, &self.key) {
+            (Some(_), None) => Err(ConfigError::TlsNeeds { key: "tls.cert", needed: "tls.key" }),
+            (None, Some(_)) => Err(ConfigError::TlsNeeds { key: "tls.key", needed: "tls.cert" }),
+            (None, None) if self.required => Err(ConfigError::TlsNeeds { key: "tls.required", needed: "tls.cert" }),
+            _ if verifies && self.backend_ca.is_none() => {
+                Err(ConfigError::TlsNeeds { key: "tls.backend", needed: "tls.backend_ca" })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The other nodes.
@@ -341,6 +430,7 @@ impl Config {
             (false, None) => return Err(ConfigError::NoUrl),
             (true, None) | (false, Some(_)) => {}
         }
+        self.tls.validate()?;
         let listeners = [
             ("mysql_front.listen", Some(self.mysql_front.listen)),
             ("http.listen", Some(self.http.listen)),

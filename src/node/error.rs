@@ -8,6 +8,7 @@ use crate::{
     check::{CheckError, Report},
     managed::ManagedError,
     replication::hub::HubError,
+    tls::TlsError,
 };
 
 /// Why a node does not start.
@@ -24,6 +25,9 @@ pub enum NodeError {
         /// The address.
         listen: SocketAddr,
     },
+    /// TLS can't be had as configured.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The private MariaDB does not start.
     #[error(transparent)]
     Managed(#[from] ManagedError),
@@ -67,6 +71,13 @@ pub enum NodeError {
 impl NodeError {
     /// Whether the configuration, or the server's, must be changed before another start can succeed.
     pub fn is_misconfiguration(&self) -> bool {
-        matches!(self, Self::Layer(_) | Self::NoUrl { .. } | Self::Unfit(_) | Self::Check(CheckError::Refused { .. }))
+        matches!(
+            self,
+            Self::Layer(_)
+                | Self::NoUrl { .. }
+                | Self::Tls(_)
+                | Self::Unfit(_)
+                | Self::Check(CheckError::Refused { .. } | CheckError::Tls { .. })
+        )
     }
 }

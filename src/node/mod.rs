@@ -60,7 +60,8 @@ use crate::{
         hub::{Hub, HubOptions},
         registration::Registration,
     },
-    upstream::{Credentials, Killer},
+    tls::Acceptor,
+    upstream::{Credentials, Killer, LoginKey},
 };
 
 /// How many transactions one push carries: above it a bigger batch no longer measured faster.
@@ -118,7 +119,7 @@ impl NodeBuilder {
         self
     }
 
-    /// Starts the node, prints [`Ready`], and stops it on SIGTERM or Ctrl-C.
+    /// Starts the node, prints [`Ready`], and stops it on SIGTERM or Ctrl-C. SIGHUP reads the certificate again.
     ///
     /// # Errors
     /// Why it could not start.
@@ -161,10 +162,11 @@ impl NodeBuilder {
         // The cheapest mistakes first: before anything is started.
         let reload = Reload::new(config.clone(), layers.registry, config.layer_home(role));
         let user = reload.first()?;
+        let tls = config.tls.acceptor()?;
         registration(&config, role, config.http.listen)?;
 
         // MySQL before everything else: all state lives there. It is checked before it is relied on.
-        let server = Server::start(&config, role).await?;
+        let mut server = Server::start(&config, role).await?;
         let version = server.check(role).await?;
         layers.server.set(server.opts());
         let classifier: Arc<dyn Classifier> = Arc::new(SqlClassifier::for_server(&version));
@@ -208,6 +210,10 @@ impl NodeBuilder {
             stack: stack.clone(),
             classifier: classifier.clone(),
             killer: Killer::start(server.opts()),
+            tls: tls.clone(),
+            tls_required: config.tls.required,
+            login_key: LoginKey::default(),
+            proxies: config.mysql_front.proxy_protocol_networks.clone(),
             limits: Limits {
                 connections_max: config.limits.connections_max.get() as usize,
                 handshake_timeout: config.limits.handshake_timeout,
@@ -236,7 +242,7 @@ impl NodeBuilder {
             serving.push(tokio::spawn(registration.run(stop.clone())));
         }
         tracing::info!(%role, mysql = %ready.mysql_front, http = %ready.http, server = version, "serving");
-        Ok(Node { ready, admission: stack.admission, reload, stop, serving, replicating, server })
+        Ok(Node { ready, admission: stack.admission, reload, tls, stop, serving, replicating, server })
     }
 }
 
@@ -246,6 +252,7 @@ pub struct Node {
     ready: Ready,
     admission: AdmissionLayer,
     reload: Reload,
+    tls: Option<Acceptor>,
     stop: CancellationToken,
     serving: Vec<JoinHandle<()>>,
     replicating: Replicating,
@@ -270,6 +277,18 @@ impl Node {
                 let error = &error as &dyn std::error::Error;
                 tracing::error!(error, "the configuration was not reloaded, and nothing has changed");
             }
+            self.reload_certificate();
+        }
+    }
+
+    /// Reads the certificate for clients again. One that can't be used is reported, and the old one stays.
+    pub fn reload_certificate(&self) {
+        match self.tls.as_ref().map(Acceptor::reload) {
+            Some(Ok(())) => tracing::info!("new clients get the certificate as it is now in `tls.cert`"),
+            Some(Err(error)) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "the old certificate stays in use");
+            }
+            None => {}
         }
     }
 

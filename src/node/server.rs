@@ -7,9 +7,10 @@ use towline_middleware::Role;
 
 use super::NodeError;
 use crate::{
-    check::{self, CheckError},
+    check::{self, CheckError, Target},
     config::{Config, MysqlServer},
     managed::ManagedServer,
+    tls::Connector,
     upstream::Endpoint,
 };
 
@@ -20,28 +21,36 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Server {
     opts: Opts,
+    tls: Option<Connector>,
+    proxy_protocol: bool,
     managed: Option<ManagedServer>,
 }
 
 impl Server {
     /// Starts the private server, or takes the one that the configuration names.
     pub(super) async fn start(config: &Config, role: Role) -> Result<Self, NodeError> {
+        let tls = config.tls.connector()?;
+        let proxy_protocol = config.mysql.proxy_protocol;
         match config.mysql_server(role) {
-            MysqlServer::Existing(opts) => Ok(Self { opts, managed: None }),
+            MysqlServer::Existing(opts) => Ok(Self { opts, tls, proxy_protocol, managed: None }),
             MysqlServer::Private(options) => {
                 let managed = ManagedServer::start(options).await?;
-                Ok(Self { opts: managed.opts(), managed: Some(managed) })
+                Ok(Self { opts: managed.opts(), tls, proxy_protocol, managed: Some(managed) })
             }
         }
     }
 
     /// Checks it for this role and returns its version. A server that is away is waited for; what has a mend is an
     /// error that names it.
-    pub(super) async fn check(&self, role: Role) -> Result<String, NodeError> {
+    pub(super) async fn check(&mut self, role: Role) -> Result<String, NodeError> {
         let mut delay = BACK_OFF_MIN;
         loop {
-            let report = match check::run(role, &self.opts).await {
-                Ok(report) => report,
+            let target = Target { opts: &self.opts, tls: self.tls.as_ref(), proxy_protocol: self.proxy_protocol };
+            let report = match check::run(role, target).await {
+                Ok((opts, report)) => {
+                    self.opts = opts;
+                    report
+                }
                 Err(error @ (CheckError::Unreachable { .. } | CheckError::Silent { .. })) => {
                     let cause = &error as &dyn std::error::Error;
                     tracing::warn!(error = cause, again_in = ?delay, "waiting for MySQL before this node serves");
@@ -65,10 +74,11 @@ impl Server {
 
     /// Where clients' sessions are opened.
     pub(super) fn endpoint(&self) -> Endpoint {
-        match self.opts.socket() {
-            Some(socket) => Endpoint::Unix(socket.into()),
-            None => Endpoint::Tcp { host: self.opts.ip_or_hostname().to_owned(), port: self.opts.tcp_port() },
-        }
+        let endpoint = match self.opts.socket() {
+            Some(socket) => Endpoint::unix(socket),
+            None => Endpoint::tcp(self.opts.ip_or_hostname(), self.opts.tcp_port()),
+        };
+        endpoint.with_tls(self.tls.clone()).with_proxy_protocol(self.proxy_protocol)
     }
 
     /// Stops a private server; one that existed before goes on.

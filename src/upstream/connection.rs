@@ -1,12 +1,12 @@
 //! One connection to MySQL: its bytes, its greeting, and the fence that it is put behind.
 
-use std::{io, time::Duration};
+use std::io;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use towline_middleware::{CommandKind, Error, ServerError};
 
-use super::{Endpoint, Fence, Killer, reader::ReplyReader};
+use super::{Endpoint, Fence, Killer, password_bridge::PasswordBridge, reader::ReplyReader};
 use crate::{
     transport::Transport,
     wire::{
@@ -60,6 +60,16 @@ pub enum ConnectError {
         /// What it calls itself.
         version: String,
     },
+    /// The server has no TLS.
+    #[error("MySQL at {endpoint} offers no TLS, and `tls.backend` asks for it")]
+    NoTls {
+        /// Where.
+        endpoint: Endpoint,
+    },
+}
+
+pub(super) fn unreachable(endpoint: &Endpoint, source: io::Error) -> ConnectError {
+    ConnectError::Unreachable { endpoint: endpoint.clone(), source }
 }
 
 impl ConnectError {
@@ -70,7 +80,7 @@ impl ConnectError {
             Self::Unreachable { .. } => {
                 ServerError::new(2003, b"HY000", "Towline can't connect to its MySQL server; try again later")
             }
-            Self::NotMySql { .. } | Self::TooOld { .. } => {
+            Self::NotMySql { .. } | Self::TooOld { .. } | Self::NoTls { .. } => {
                 ServerError::new(2012, b"HY000", "Towline can't use its MySQL server; see the node's log")
             }
         }
@@ -94,42 +104,35 @@ pub struct Upstream {
     pub(super) client_capabilities: u32,
     /// Whether the client has asked for the GTID reports by itself.
     pub(super) client_wants_gtids: bool,
+    /// Translates passwords at COM_CHANGE_USER; none for a session that has none.
+    pub(super) passwords: Option<Box<PasswordBridge>>,
 }
 
 impl Upstream {
-    /// Connects and reads the greeting.
-    ///
-    /// # Errors
-    /// See [`ConnectError`]; `timeout` bounds the whole.
-    pub async fn connect(
+    /// Reads the greeting on a fresh stream.
+    pub(super) async fn greet(
         endpoint: &Endpoint,
+        stream: Transport,
         fence: Fence,
-        timeout: Duration,
     ) -> Result<(Self, Greeting), ConnectError> {
-        let unreachable = |source| ConnectError::Unreachable { endpoint: endpoint.clone(), source };
         let not_mysql = |source| ConnectError::NotMySql { endpoint: endpoint.clone(), source };
-        let connecting = async {
-            let stream = endpoint.open().await.map_err(unreachable)?;
-            let mut upstream = Self {
-                stream,
-                read: BytesMut::new(),
-                write: Vec::new(),
-                room: READ_MIN,
-                mariadb: false,
-                fence,
-                clean: true,
-                killer: None,
-                client_capabilities: 0,
-                client_wants_gtids: false,
-            };
-            let (_, payload) = upstream.read_packet().await.map_err(|error| match error {
-                Error::Upstream(source) => unreachable(source),
-                _ => not_mysql(Malformed("greeting")),
-            })?;
-            Ok((upstream, payload))
+        let mut upstream = Self {
+            stream,
+            read: BytesMut::new(),
+            write: Vec::new(),
+            room: READ_MIN,
+            mariadb: false,
+            fence,
+            clean: true,
+            killer: None,
+            client_capabilities: 0,
+            client_wants_gtids: false,
+            passwords: None,
         };
-        let timed_out = |_| unreachable(io::Error::new(io::ErrorKind::TimedOut, "no greeting in time"));
-        let (mut upstream, payload) = tokio::time::timeout(timeout, connecting).await.map_err(timed_out)??;
+        let (_, payload) = upstream.read_packet().await.map_err(|error| match error {
+            Error::Upstream(source) => unreachable(endpoint, source),
+            _ => not_mysql(Malformed("greeting")),
+        })?;
         if payload.first() == Some(&err::HEADER) {
             return Err(ConnectError::Refused(err::decode(&payload).map_err(not_mysql)?));
         }
@@ -139,6 +142,27 @@ impl Upstream {
         }
         upstream.mariadb = greeting.is_mariadb();
         Ok((upstream, greeting))
+    }
+
+    /// Whether nobody can listen in on the way to the server.
+    pub(super) fn is_secure(&self) -> bool {
+        self.stream.is_secure()
+    }
+
+    /// The stream, to be put under TLS.
+    ///
+    /// # Errors
+    /// The server has sent more than a greeting, which it must not.
+    pub(super) fn stream_in_clear(&mut self) -> Result<&mut Transport, Error> {
+        match self.read.is_empty() {
+            true => Ok(&mut self.stream),
+            false => Err(Error::Protocol { peer: "MySQL", what: "a packet between greeting and TLS" }),
+        }
+    }
+
+    /// Keeps what translates the passwords of this session's logins.
+    pub(crate) fn set_passwords(&mut self, passwords: PasswordBridge) {
+        self.passwords = Some(Box::new(passwords));
     }
 
     /// Records what the client can do: replies take its form.

@@ -7,11 +7,11 @@ use tokio::sync::OwnedMutexGuard;
 use towline_middleware::{BoxFuture, Command, CommandKind, Error, Final, Intent, Part, Parts, Reply, Session};
 
 use super::{
-    Upstream,
+    Turn, Upstream,
     reader::{ReplyReader, Step},
     tracking,
 };
-use crate::wire::{Malformed, change_user::ChangeUser};
+use crate::wire::{Malformed, change_user::ChangeUser, frame::HEADER_LEN};
 
 /// A session's MySQL connection, borrowed for one command. Dropped before the reply's end, it leaves the connection
 /// unusable: nobody could tell the rest of the old reply from the next one.
@@ -45,7 +45,7 @@ impl Lease {
         }
         // A server that has left in the middle of the command may have said why: reading tells.
         let reader = self.0.reader(kind, command.session().status());
-        let mut rest = Rest { lease: self, reader, after: After::new(&command), broken: None };
+        let mut rest = Rest { lease: self, reader, after: After::new(&command), put_in: None, broken: None };
         let mut reply = Reply::none();
         loop {
             match rest.step().await? {
@@ -103,6 +103,8 @@ struct Rest {
     lease: Lease,
     reader: ReplyReader,
     after: After,
+    /// What comes next, from the node itself.
+    put_in: Option<Part>,
     /// Why the session is over, once the client has been told by a final.
     broken: Option<Error>,
 }
@@ -111,6 +113,11 @@ impl Rest {
     /// The next step of the reader over what has been read; finals are looked at on their way.
     async fn step(&mut self) -> Result<Option<Step>, Error> {
         let mut step = self.reader.step(self.lease.0.unread()).map_err(malformed)?;
+        if let (Step::Part(Part::Turn(packet)), Some(_)) = (&step, &self.after.login)
+            && let Some(passwords) = &mut self.lease.0.passwords
+        {
+            passwords.of_server(packet.get(HEADER_LEN..).unwrap_or_default());
+        }
         if let Step::Part(Part::Final { end: Final::Ok(completion), .. }) = &mut step {
             let wants_gtids = self.lease.0.client_wants_gtids;
             tracking::learn(completion, &self.after.session, wants_gtids);
@@ -159,6 +166,9 @@ impl Parts for Rest {
             if let Some(error) = self.broken.take() {
                 return Err(error);
             }
+            if let Some(part) = self.put_in.take() {
+                return Ok(Some(part));
+            }
             loop {
                 match self.step().await? {
                     Some(Step::Part(part)) => return Ok(Some(part)),
@@ -179,7 +189,25 @@ impl Parts for Rest {
     fn answer(&mut self, payload: Bytes) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
             let sequence = self.reader.next_sequence();
-            self.lease.0.write_packet(sequence, &payload).await
+            let upstream = &mut *self.lease.0;
+            let turn = match (&self.after.login, &mut upstream.passwords) {
+                (Some(_), Some(passwords)) => passwords.of_client(payload).await,
+                _ => Turn::Forward(payload),
+            };
+            match turn {
+                Turn::Forward(payload) => upstream.write_packet(sequence, &payload).await,
+                Turn::Reply(payload) => {
+                    self.put_in = Some(self.reader.put_in_turn(&payload));
+                    Ok(())
+                }
+                Turn::Encrypt => {
+                    upstream.write_packet(sequence, Turn::key_request()).await?;
+                    let (sequence, key) = upstream.read_packet().await?;
+                    let encrypted = upstream.passwords.as_mut().map(|passwords| passwords.encrypt(&key));
+                    self.reader.leave_out_turn();
+                    upstream.write_packet(sequence.wrapping_add(1), &encrypted.unwrap_or_default()).await
+                }
+            }
         })
     }
 }

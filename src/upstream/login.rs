@@ -6,16 +6,14 @@
 use std::fmt;
 
 use bytes::Bytes;
-use mysql_common::{crypto, packets::AuthPlugin};
+use mysql_common::packets::AuthPlugin;
 use towline_middleware::{Error, ServerError, Session};
 
-use super::{Upstream, learn};
+use super::{Opening, Upstream, learn, rsa_key};
 use crate::wire::{
     Cursor, Malformed,
     capability::{self, LONG_PASSWORD, MULTI_RESULTS, PLUGIN_AUTH, PS_MULTI_RESULTS, SECURE_CONNECTION},
-    err,
-    greeting::Greeting,
-    ok,
+    err, ok,
 };
 
 /// The id of `utf8mb4_general_ci`, which every server since 5.5.3 has.
@@ -27,8 +25,6 @@ const CAPABILITIES: u32 =
 const PACKET_BYTES_MAX: u32 = 1 << 30;
 /// More exchanges than any login method has; a server that goes on is broken.
 const TURNS_MAX: usize = 16;
-/// The longest password that OAEP takes under the smallest key that servers make (2048 bits), its zero byte included.
-const RSA_PASSWORD_BYTES_MAX: usize = 256 - 42;
 
 /// The first byte of "log in by another method".
 const SWITCH: u8 = 0xfe;
@@ -75,45 +71,57 @@ pub enum LoginError {
     Broken(#[from] Error),
 }
 
-/// Logs in on a fresh connection and puts its fence up; afterwards the session may run commands.
-///
-/// `near` says that nobody can listen in (a Unix socket), so that a password may pass as it is.
+/// Logs in and puts the session's fence up; afterwards it may run commands.
 ///
 /// # Errors
-/// See [`LoginError`]; the connection is of no use then.
+/// See [`LoginError`].
 pub async fn log_in(
-    upstream: &mut Upstream,
-    greeting: &Greeting,
+    mut opening: Opening,
     credentials: &Credentials,
-    near: bool,
     session: &Session,
-) -> Result<(), LoginError> {
+) -> Result<Upstream, LoginError> {
+    match exchange(&mut opening, credentials, session).await {
+        Ok(()) => {
+            let mut upstream = opening.into_upstream();
+            upstream.put_up_fence().await?;
+            Ok(upstream)
+        }
+        Err(error) => {
+            opening.give_up().await;
+            Err(error)
+        }
+    }
+}
+
+async fn exchange(opening: &mut Opening, credentials: &Credentials, session: &Session) -> Result<(), LoginError> {
+    let greeting = &opening.greeting;
+    let connection_id = greeting.connection_id;
     let capabilities = CAPABILITIES & (greeting.capabilities | LONG_PASSWORD);
     let mut method = Method { plugin: plugin(&greeting.auth_plugin), salt: greeting.salt.clone() };
     let proof = method.proof(&credentials.password).unwrap_or_default();
-    upstream.set_client_capabilities(capabilities);
+    opening.set_client_capabilities(capabilities);
     session.set_capabilities(capabilities);
-    upstream.write_packet(1, &login_packet(capabilities, credentials, &method, &proof)?).await?;
+    opening.send_login(login_packet(capabilities, credentials, &method, &proof)?).await?;
     for _ in 0..TURNS_MAX {
-        let (sequence, payload) = upstream.read_packet().await?;
+        let payload = opening.read().await?;
         let answer = match payload.first() {
             Some(&ok::HEADER) => {
                 let mut completion = ok::decode(&payload).map_err(malformed)?;
                 learn(&mut completion, session, false);
-                session.set_connection_id(greeting.connection_id);
+                session.set_connection_id(connection_id);
                 session.set_user(&credentials.user);
-                return Ok(upstream.put_up_fence().await?);
+                return Ok(());
             }
             Some(&err::HEADER) => return Err(LoginError::Refused(err::decode(&payload).map_err(malformed)?)),
             Some(&SWITCH) => {
                 method = Method::of_switch(&payload).ok_or(malformed(Malformed("login switch")))?;
                 Some(method.proof(&credentials.password).ok_or_else(|| method.unknown())?)
             }
-            Some(&MORE_DATA) => method.step(&payload[1..], &credentials.password, near)?,
+            Some(&MORE_DATA) => method.step(&payload[1..], &credentials.password, opening.is_secure())?,
             _ => return Err(malformed(Malformed("login packet")).into()),
         };
         if let Some(answer) = answer {
-            upstream.write_packet(sequence.wrapping_add(1), &answer).await?;
+            opening.answer(&answer).await?;
         }
     }
     Err(Error::Protocol { peer: "MySQL", what: "a login without end" }.into())
@@ -194,7 +202,7 @@ impl Method {
     }
 
     /// The answer to a further step; `None` when an OK follows by itself.
-    fn step(&self, data: &[u8], password: &str, near: bool) -> Result<Option<Vec<u8>>, LoginError> {
+    fn step(&self, data: &[u8], password: &str, secure: bool) -> Result<Option<Vec<u8>>, LoginError> {
         if self.plugin != AuthPlugin::CachingSha2Password {
             return Err(self.unknown());
         }
@@ -202,16 +210,10 @@ impl Method {
         clear.push(0);
         match data {
             [0x03] => Ok(None),
-            [FULL_AUTHENTICATION] if near => Ok(Some(clear)),
+            [FULL_AUTHENTICATION] if secure => Ok(Some(clear)),
             [FULL_AUTHENTICATION] => Ok(Some(vec![REQUEST_PUBLIC_KEY])),
             key if key.starts_with(b"-----BEGIN PUBLIC KEY-----") && !self.salt.is_empty() => {
-                if clear.len() > RSA_PASSWORD_BYTES_MAX {
-                    return Err(LoginError::Unsendable);
-                }
-                for (byte, salt) in clear.iter_mut().zip(self.salt.iter().cycle()) {
-                    *byte ^= salt;
-                }
-                Ok(Some(crypto::encrypt(&clear, key)))
+                rsa_key::encrypt(clear, &self.salt, key).map(Some).ok_or(LoginError::Unsendable)
             }
             _ => Err(malformed(Malformed("step of a login")).into()),
         }

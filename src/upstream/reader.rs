@@ -98,6 +98,20 @@ impl ReplyReader {
         between_packets.then(|| self.sequence.wrapping_add(self.shift).wrapping_add(1))
     }
 
+    /// A packet of the node's own, put in after an answer of the client's that the server does not get: the client
+    /// answers again.
+    pub(crate) fn put_in_turn(&mut self, payload: &[u8]) -> Part {
+        self.shift = self.shift.wrapping_add(2);
+        let mut packet = Vec::with_capacity(HEADER_LEN + payload.len());
+        put_short_packet(&mut packet, self.sequence.wrapping_add(self.shift), |out| out.extend_from_slice(payload));
+        Part::Turn(packet.into())
+    }
+
+    /// The node has answered once and read once more without the client.
+    pub(crate) fn leave_out_turn(&mut self) {
+        self.shift = self.shift.wrapping_sub(2);
+    }
+
     /// Takes the next piece off the front of `buf`.
     ///
     /// # Errors
@@ -191,6 +205,7 @@ impl ReplyReader {
                 self.head.get_or_insert(Head::Turn);
                 // "Fast authentication succeeded" is followed by an OK without another word of the client's.
                 let goes_on = payload.as_ref() == [0x01, 0x03];
+                let packet = self.renumbered(packet);
                 Ok(Step::Part(if goes_on { Part::Packets(packet) } else { Part::Turn(packet) }))
             }
             (CommandKind::Prepare, ok::HEADER) => self.prepare_ok(packet),

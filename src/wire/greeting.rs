@@ -76,10 +76,11 @@ impl Greeting {
         self.capabilities & !capability::MASKED
     }
 
-    /// The greeting for a client: the server's own, with the capabilities that are [`offered`](Self::offered).
-    pub fn for_client(&self) -> Vec<u8> {
+    /// The greeting for a client: the server's own, with the capabilities that are [`offered`](Self::offered), and with
+    /// TLS if the node has it, whatever the server has.
+    pub fn for_client(&self, tls: bool) -> Vec<u8> {
         let mut payload = self.payload.clone();
-        let flags = self.offered().to_le_bytes();
+        let flags = (self.offered() | if tls { capability::SSL } else { 0 }).to_le_bytes();
         let mut put = |at: usize, bytes: &[u8]| {
             let at = self.fixed + at;
             payload[at..at + bytes.len()].copy_from_slice(bytes);
@@ -120,10 +121,10 @@ mod tests {
     #[test]
     fn the_client_sees_the_same_but_for_what_is_masked() {
         let greeting = Greeting::decode(&mariadb()).expect("a whole greeting");
-        let masked = Greeting::decode(&greeting.for_client()).expect("still a greeting");
+        let masked = Greeting::decode(&greeting.for_client(false)).expect("still a greeting");
         assert_eq!(masked.capabilities, greeting.capabilities & !capability::MASKED);
         assert_eq!((masked.salt, masked.version), (greeting.salt.clone(), greeting.version.clone()));
-        assert!(!greeting.for_client().contains(&0x1d), "MariaDB's own capabilities were offered");
+        assert!(!greeting.for_client(false).contains(&0x1d), "MariaDB's own capabilities were offered");
     }
 
     #[test]

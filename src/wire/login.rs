@@ -4,6 +4,9 @@
 
 use super::{Cursor, Malformed, capability};
 
+/// Length of the part that a login and the request for TLS before it have in common.
+pub const HEAD_LEN: usize = 4 + 4 + 1 + 23;
+
 /// What the node reads of a client's login. The proof of the password stays in the packet and goes to MySQL unread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
@@ -72,6 +75,28 @@ pub fn for_upstream(payload: &[u8], capabilities: u32) -> Vec<u8> {
         payload[4 + 4 + 1 + 19..4 + 4 + 1 + 23].fill(0);
     }
     payload
+}
+
+/// Marks a login as one that follows a TLS handshake; its first [`HEAD_LEN`] bytes are the request for it. Servers keep
+/// the capabilities of that request.
+pub fn ask_for_tls(payload: &mut [u8]) {
+    const BYTE: usize = capability::SSL.trailing_zeros() as usize / 8;
+    if let Some(byte) = payload.get_mut(BYTE) {
+        *byte |= capability::SSL.to_le_bytes()[BYTE];
+    }
+}
+
+/// A login of this account without a password.
+pub fn without_password(capabilities: u32, user: &[u8]) -> Vec<u8> {
+    /// The id of `utf8mb4_general_ci`, which every server since 5.5.3 has.
+    const COLLATION: u8 = 45;
+    let mut packet = capabilities.to_le_bytes().to_vec();
+    packet.extend_from_slice(&[0, 0, 0, 1, COLLATION]);
+    packet.resize(HEAD_LEN, 0);
+    packet.extend_from_slice(user);
+    // The end of the name, and a proof of no length; then a method, which gets no further without a password.
+    packet.extend_from_slice(b"\0\0mysql_native_password\0");
+    packet
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod err;
 pub mod greeting;
 pub mod login;
 pub mod ok;
+pub mod proxy_header;
 pub mod session_state;
 
 pub use towline_middleware::wire::{Cursor, Malformed, cursor, frame};

@@ -7,7 +7,7 @@ use towline_middleware::Role;
 use crate::support::TestServer;
 
 async fn report(role: Role, opts: &Opts) -> Report {
-    check::run(role, opts).await.unwrap_or_else(|error| panic!("{error}"))
+    check::run(role, opts.into()).await.unwrap_or_else(|error| panic!("{error}")).1
 }
 
 /// The lines that are not ok: name, whether it failed, and the text.
@@ -156,13 +156,13 @@ async fn an_account_that_the_socket_alone_proves_fails_over_the_socket_only() {
 async fn a_server_that_cannot_be_asked_is_an_error_that_says_why() {
     let server = TestServer::start(Role::Master).await;
     let wrong: Opts = OptsBuilder::from_opts(server.opts()).pass(Some("wrong")).into();
-    let error = check::run(Role::Master, &wrong).await.expect_err("a wrong password");
+    let error = check::run(Role::Master, (&wrong).into()).await.expect_err("a wrong password");
     assert!(matches!(error, CheckError::Refused { .. }), "{error}");
     assert!(error.to_string().contains("refuses the account") && !error.to_string().contains("wrong"), "{error}");
 
     let opts = server.opts();
     server.managed().stop().await;
-    let error = check::run(Role::Master, &opts).await.expect_err("nobody there");
+    let error = check::run(Role::Master, (&opts).into()).await.expect_err("nobody there");
     assert!(matches!(error, CheckError::Unreachable { .. }), "{error}");
     assert!(error.to_string().contains("Is it running"), "{error}");
 
@@ -172,8 +172,8 @@ async fn a_server_that_cannot_be_asked_is_an_error_that_says_why() {
         let (mut stream, _) = listener.accept().await.unwrap();
         tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
     });
-    let opts = OptsBuilder::default().ip_or_hostname("127.0.0.1").tcp_port(port).user(Some("node"));
-    let error = check::run(Role::Slave, &opts.into()).await.expect_err("no MySQL");
+    let opts: Opts = OptsBuilder::default().ip_or_hostname("127.0.0.1").tcp_port(port).user(Some("node")).into();
+    let error = check::run(Role::Slave, (&opts).into()).await.expect_err("no MySQL");
     assert!(matches!(error, CheckError::Unreachable { .. }), "{error}");
     web.await.unwrap();
 }

@@ -27,7 +27,7 @@ use towline_middleware::{
 use super::HttpError;
 use crate::{
     router::Router,
-    upstream::{ConnectError, Credentials, Endpoint, Fence, Upstream, log_in},
+    upstream::{ConnectError, Credentials, Endpoint, Fence, Opening, Upstream, log_in},
 };
 
 /// How long the end of an abandoned session may take.
@@ -229,15 +229,13 @@ impl Accounts {
 
     async fn connect(&self, credentials: &Credentials, session: &Session) -> Result<Upstream, HttpError> {
         let Shared { parts: SessionParts { role, endpoint, .. }, limits, .. } = &*self.0;
-        let (mut upstream, greeting) = Upstream::connect(endpoint, Fence::of(*role), limits.connect_timeout).await?;
-        let near = matches!(endpoint, Endpoint::Unix(_));
-        let logging_in = log_in(&mut upstream, &greeting, credentials, near, session);
+        let opening = Opening::connect(endpoint, Fence::of(*role), None, limits.connect_timeout).await?;
+        let logging_in = log_in(opening, credentials, session);
         let timed_out = |_| ConnectError::Unreachable {
             endpoint: endpoint.clone(),
             source: io::Error::new(io::ErrorKind::TimedOut, "no end of the login in time"),
         };
-        tokio::time::timeout(limits.connect_timeout, logging_in).await.map_err(timed_out)??;
-        Ok(upstream)
+        Ok(tokio::time::timeout(limits.connect_timeout, logging_in).await.map_err(timed_out)??)
     }
 
     /// Ends a session that was abandoned in the middle of a command, which the server would otherwise go on with.

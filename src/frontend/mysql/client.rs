@@ -1,17 +1,19 @@
 //! The byte stream of a client: its packets in, replies out.
 
-use std::io;
+use std::{io, net::SocketAddr};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use towline_middleware::{Error, Final, Part, ServerError};
 
 use crate::{
+    tls::{Acceptor, HandshakeError},
     transport::Transport,
     wire::{
         err,
         frame::{HEADER_LEN, Header, put_packet, put_short_packet},
         ok,
+        proxy_header::{self, ProxyHeader},
     },
 };
 
@@ -28,11 +30,73 @@ pub(super) struct Client {
     write: Vec<u8>,
     capabilities: u32,
     packet_bytes_max: usize,
+    /// The number of the next packet of the login, in either direction.
+    next: u8,
 }
 
 impl Client {
     pub(super) fn new(stream: Transport, packet_bytes_max: usize) -> Self {
-        Self { stream, read: BytesMut::new(), write: Vec::new(), capabilities: 0, packet_bytes_max }
+        Self { stream, read: BytesMut::new(), write: Vec::new(), capabilities: 0, packet_bytes_max, next: 0 }
+    }
+
+    /// The address of the other end of its connection; none over a Unix socket.
+    pub(super) fn peer_addr(&self) -> Option<SocketAddr> {
+        self.stream.peer_addr()
+    }
+
+    /// Whether nobody can listen in on the way to the client.
+    pub(super) fn is_secure(&self) -> bool {
+        self.stream.is_secure()
+    }
+
+    /// Puts the stream under TLS, as the client has just asked.
+    ///
+    /// # Errors
+    /// It did not come to that; the stream is closed.
+    pub(super) async fn start_tls(&mut self, acceptor: &Acceptor) -> Result<(), HandshakeError> {
+        // What the client has sent ahead belongs to the handshake, whatever it looks like.
+        let early = std::mem::take(&mut self.read);
+        acceptor.accept(&mut self.stream, &early).await
+    }
+
+    /// Reads the header by which a trusted proxy says whose connection this is.
+    ///
+    /// # Errors
+    /// The connection broke, or no such header came.
+    pub(super) async fn read_proxy_header(&mut self) -> Result<ProxyHeader, Error> {
+        let refused = |_| Error::Protocol { peer: "client", what: "no PROXY header from a trusted proxy" };
+        loop {
+            if let Some(header) = proxy_header::decode(&self.read).map_err(refused)? {
+                self.read.advance(header.len);
+                return Ok(header);
+            }
+            self.read.reserve(READ_ROOM);
+            if self.stream.read_buf(&mut self.read).await.map_err(Error::Client)? == 0 {
+                return Err(Error::Client(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    }
+
+    /// Reads the next packet of the login; see [`Client::read_packet`].
+    pub(super) async fn read_next_packet(&mut self) -> Result<Option<Bytes>, Error> {
+        let packet = self.read_packet(self.next).await?;
+        self.next = self.next.wrapping_add(1);
+        Ok(packet)
+    }
+
+    /// Puts the next packet of the login behind what waits to be written.
+    pub(super) fn put_next_packet(&mut self, payload: &[u8]) {
+        self.next = put_packet(&mut self.write, self.next, payload);
+    }
+
+    /// Puts an error as the next packet of the login.
+    pub(super) fn put_next_error(&mut self, error: &ServerError) {
+        self.put_error(self.next, error);
+    }
+
+    /// The number of the next packet of the login.
+    pub(super) fn next_number(&self) -> u8 {
+        self.next
     }
 
     /// Records what the client can do: finals take its form.

@@ -20,12 +20,23 @@ use crate::{router::Router, transport::Transport};
 
 /// Serves a client until it leaves, its session fails or the node stops.
 pub(super) async fn serve_client(stream: Transport, front: Arc<MySqlFront>, stop: CancellationToken) {
-    let peer = stream.peer_addr();
-    let session = Arc::new(Session::new(Front::MySql, front.role, peer, front.classifier.clone()));
+    let mut ends = stream.ends();
     let mut client = Client::new(stream, front.limits.packet_bytes_max);
-    let logging_in = tokio::time::timeout(front.limits.handshake_timeout, handshake(&mut client, &front, &session));
-    let outcome = match logging_in.await {
-        Ok(Ok(Outcome::Welcome { upstream, last })) => {
+    if ends.is_some_and(|ends| front.proxies.contains(ends.source.ip())) {
+        let reading = tokio::time::timeout(front.limits.handshake_timeout, client.read_proxy_header()).await;
+        match reading {
+            Ok(Ok(header)) => ends = header.ends.or(ends),
+            Ok(Err(error)) => {
+                let error = &error as &dyn std::error::Error;
+                return tracing::info!(error, ?ends, "a connection of a proxy was refused");
+            }
+            Err(_) => return tracing::info!(?ends, "a proxy sent no PROXY header in time"),
+        }
+    }
+    let peer = ends.map(|ends| ends.source);
+    let session = Arc::new(Session::new(Front::MySql, front.role, peer, front.classifier.clone()));
+    let outcome = match handshake(&mut client, &front, &session, ends).await {
+        Ok(Outcome::Welcome { upstream, last }) => {
             let router = Router::new(*upstream);
             let mut commands = front.stack.session(router.clone());
             match welcome(&mut client, last).await {
@@ -33,16 +44,8 @@ pub(super) async fn serve_client(stream: Transport, front: Arc<MySqlFront>, stop
                 Err(error) => Err(error),
             }
         }
-        Ok(Ok(Outcome::Refused | Outcome::Left)) => Ok(()),
-        Ok(Err(error)) => {
-            // The client stands at the second packet of its login, whatever broke.
-            farewell(&mut client, 2, &error).await;
-            Err(error)
-        }
-        Err(_) => {
-            tracing::info!(?peer, "a client did not finish its login in time");
-            Ok(())
-        }
+        Ok(Outcome::Refused | Outcome::Left) => Ok(()),
+        Err(error) => Err(error),
     };
     if let Err(error) = outcome {
         tracing::info!(error = &error as &dyn std::error::Error, ?session, "a session ended");

@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use towline_middleware::{Error, Part, ServerError, Session};
+use tokio::time::{Instant, timeout, timeout_at};
+use towline_middleware::{Error, Final, Part, ServerError, Session};
 
 use super::{MySqlFront, client::Client};
 use crate::{
-    upstream::{Fence, Upstream, is_ascii_unsafe_collation, learn},
+    upstream::{Fence, Opening, PasswordBridge, Turn, Upstream, is_ascii_unsafe_collation, learn},
     wire::{
         capability, err,
         greeting::Greeting,
         login::{self, Login},
         ok,
+        proxy_header::Ends,
     },
 };
 
@@ -24,24 +26,26 @@ const TURNS_MAX: usize = 32;
 pub(super) enum Outcome {
     /// The session may begin. The client waits for this last part.
     Welcome { upstream: Box<Upstream>, last: Part },
-    /// MySQL refused, and the client has been told.
+    /// MySQL or the node refused, and the client has been told.
     Refused,
     /// The client left.
     Left,
 }
 
-/// Carries a login through.
+/// Carries a login through, in the time that there is for it. `ends` is where the client and its connection come from.
 ///
 /// # Errors
-/// The connection to one of the two broke, or one of them broke the protocol.
+/// The connection to one of the two broke, or one of them broke the protocol. The client has been told, if it can be.
 pub(super) async fn handshake(
     client: &mut Client,
     front: &MySqlFront,
     session: &Arc<Session>,
+    ends: Option<Ends>,
 ) -> Result<Outcome, Error> {
-    let connecting = Upstream::connect(&front.endpoint, Fence::of(front.role), front.limits.handshake_timeout);
-    let (mut upstream, greeting) = match connecting.await {
-        Ok(connected) => connected,
+    let deadline = Instant::now() + front.limits.handshake_timeout;
+    let connecting = Opening::connect(&front.endpoint, Fence::of(front.role), ends, front.limits.handshake_timeout);
+    let mut opening = match connecting.await {
+        Ok(opening) => opening,
         Err(error) => {
             tracing::warn!(error = &error as &dyn std::error::Error, "no connection to MySQL for a client");
             client.put_early_error(&error.to_client());
@@ -49,77 +53,160 @@ pub(super) async fn handshake(
             return Ok(Outcome::Refused);
         }
     };
-    session.set_connection_id(greeting.connection_id);
-    upstream.kill_when_abandoned(front.killer.clone(), greeting.connection_id);
-    client.put_packet(0, &greeting.for_client());
-    client.flush().await?;
-    let Some(payload) = client.read_packet(1).await? else { return Ok(Outcome::Left) };
-    let Some(capabilities) = admit(client, &greeting, &payload, session).await? else { return Ok(Outcome::Refused) };
-    client.set_capabilities(capabilities);
-    session.set_capabilities(capabilities);
-    upstream.set_client_capabilities(capabilities);
-    upstream.write_packet(1, &login::for_upstream(&payload, capabilities | capability::UPSTREAM)).await?;
-    relay(client, upstream, session).await
-}
-
-/// Reads the client's login. `None` when it was refused here; otherwise what both sides can do.
-async fn admit(
-    client: &mut Client,
-    greeting: &Greeting,
-    payload: &Bytes,
-    session: &Session,
-) -> Result<Option<u32>, Error> {
-    let refusal = if Login::asks_for_tls(payload) {
-        "Towline does not offer TLS on this port; connect without it (as in --skip-ssl)"
-    } else {
-        match Login::decode(payload) {
-            Ok(login) => {
-                session.set_user(&login.user);
-                session.set_schema(&login.schema);
-                session.set_ascii_unsafe_charset(is_ascii_unsafe_collation(login.collation.into()));
-                return Ok(Some(login.capabilities & greeting.offered()));
-            }
-            Err(_) => "Bad handshake: the login packet is malformed, or of a client older than MySQL 4.1",
+    session.set_connection_id(opening.greeting.connection_id);
+    let logging_in = timeout_at(deadline, relay(client, &mut opening, front, session)).await;
+    let refusal = match logging_in {
+        Ok(Ok(Relayed::Ok(passwords, last))) => {
+            let connection_id = opening.greeting.connection_id;
+            let mut upstream = opening.into_upstream();
+            upstream.kill_when_abandoned(front.killer.clone(), connection_id);
+            upstream.set_passwords(passwords);
+            upstream.put_up_fence().await?;
+            return Ok(Outcome::Welcome { upstream: Box::new(upstream), last });
+        }
+        Ok(Ok(Relayed::Refused)) => return Ok(Outcome::Refused),
+        Ok(Ok(Relayed::Denied(error))) => Ok(error),
+        Ok(Err(error)) => Err(error),
+        Err(_) => {
+            tracing::info!(?session, "a client did not finish its login in time");
+            Ok(None)
         }
     };
-    client.put_error(2, &ServerError::new(1043, b"08S01", refusal));
+    // Before the client is told: one that does not read must not keep the server waiting.
+    opening.give_up().await;
+    let told = match &refusal {
+        Ok(error) => error.clone(),
+        Err(error) => error.to_client(),
+    };
+    if let Some(error) = &told {
+        client.put_next_error(error);
+        // The session is over either way.
+        let _ = timeout(front.limits.handshake_timeout, client.flush()).await;
+    }
+    refusal.map(|error| if error.is_some() { Outcome::Refused } else { Outcome::Left })
+}
+
+/// What came of the packets between greeting and OK.
+#[derive(Debug)]
+enum Relayed {
+    /// The server's OK, which is for the client when the session is ready, and what translates passwords in it.
+    Ok(PasswordBridge, Part),
+    /// The server's refusal has been passed on.
+    Refused,
+    /// The node refuses, by this word; the client has left if there is none.
+    Denied(Option<ServerError>),
+}
+
+async fn relay(
+    client: &mut Client,
+    opening: &mut Opening,
+    front: &MySqlFront,
+    session: &Session,
+) -> Result<Relayed, Error> {
+    client.put_next_packet(&opening.greeting.for_client(front.tls.is_some()));
     client.flush().await?;
-    Ok(None)
+    let payload = match read_login(client, front).await? {
+        Ok(payload) => payload,
+        Err(denied) => return Ok(Relayed::Denied(denied)),
+    };
+    let Some(capabilities) = admit(&opening.greeting, &payload, session) else {
+        let text = "Bad handshake: the login packet is malformed, or of a client older than MySQL 4.1";
+        return Ok(Relayed::Denied(Some(ServerError::new(1043, b"08S01", text))));
+    };
+    client.set_capabilities(capabilities);
+    session.set_capabilities(capabilities);
+    opening.set_client_capabilities(capabilities);
+    opening.send_login(login::for_upstream(&payload, capabilities | capability::UPSTREAM)).await?;
+    let salt = &opening.greeting.salt;
+    let passwords = PasswordBridge::new(client.is_secure(), opening.is_secure(), front.login_key.clone(), salt);
+    relay_method(client, opening, passwords, session).await
+}
+
+/// Reads the client's login, after a TLS handshake if it asks for one. The inner error is a refusal, or nothing if the
+/// client has left.
+async fn read_login(client: &mut Client, front: &MySqlFront) -> Result<Result<Bytes, Option<ServerError>>, Error> {
+    let Some(mut payload) = client.read_next_packet().await? else { return Ok(Err(None)) };
+    if Login::asks_for_tls(&payload) {
+        let Some(acceptor) = &front.tls else {
+            let text = "This Towline node has no TLS (tls.cert, tls.key); connect without it (as in --skip-ssl)";
+            return Ok(Err(Some(ServerError::new(1043, b"08S01", text))));
+        };
+        if let Err(error) = client.start_tls(acceptor).await {
+            tracing::info!(error = &error as &dyn std::error::Error, peer = ?client.peer_addr(), "no TLS with a client");
+            return Ok(Err(None));
+        }
+        match client.read_next_packet().await? {
+            Some(login) => payload = login,
+            None => return Ok(Err(None)),
+        }
+    }
+    if front.tls_required && !client.is_secure() {
+        let text = "Connections using insecure transport are prohibited: this Towline node wants TLS (tls.required)";
+        return Ok(Err(Some(ServerError::new(3159, b"HY000", text))));
+    }
+    Ok(Ok(payload))
+}
+
+/// Takes the session's facts from a login, and says what both sides can do. `None` for a malformed login.
+fn admit(greeting: &Greeting, payload: &Bytes, session: &Session) -> Option<u32> {
+    let login = Login::decode(payload).ok()?;
+    session.set_user(&login.user);
+    session.set_schema(&login.schema);
+    session.set_ascii_unsafe_charset(is_ascii_unsafe_collation(login.collation.into()));
+    Some(login.capabilities & greeting.offered())
 }
 
 /// Relays what follows the login packet until MySQL says OK or ERR.
-async fn relay(client: &mut Client, mut upstream: Upstream, session: &Session) -> Result<Outcome, Error> {
+async fn relay_method(
+    client: &mut Client,
+    opening: &mut Opening,
+    mut passwords: PasswordBridge,
+    session: &Session,
+) -> Result<Relayed, Error> {
     for _ in 0..TURNS_MAX {
-        let (sequence, payload) = upstream.read_packet().await?;
+        let payload = opening.read().await?;
         match payload.first() {
             Some(&ok::HEADER) => {
                 let mut completion = ok::decode(&payload).map_err(malformed)?;
                 learn(&mut completion, session, false);
-                upstream.put_up_fence().await?;
-                let last = Part::Final { end: towline_middleware::Final::Ok(completion), sequence };
-                return Ok(Outcome::Welcome { upstream: Box::new(upstream), last });
+                let last = Part::Final { end: Final::Ok(completion), sequence: client.next_number() };
+                return Ok(Relayed::Ok(passwords, last));
             }
             Some(&err::HEADER) => {
-                client.put_error(sequence, &err::decode(&payload).map_err(malformed)?);
+                client.put_next_error(&err::decode(&payload).map_err(malformed)?);
                 client.flush().await?;
-                return Ok(Outcome::Refused);
+                return Ok(Relayed::Refused);
             }
             _ => {}
         }
-        client.put_packet(sequence, &payload);
+        passwords.of_server(&payload);
+        client.put_next_packet(&payload);
         client.flush().await?;
-        if is_clients_turn(&payload) {
-            let next = sequence.wrapping_add(1);
-            let Some(answer) = client.read_packet(next).await? else { return Ok(Outcome::Left) };
-            upstream.write_packet(next, &answer).await?;
+        if opening.is_our_turn() && !answer(client, opening, &mut passwords).await? {
+            return Ok(Relayed::Denied(None));
         }
     }
     Err(Error::Protocol { peer: "MySQL", what: "a login without end" })
 }
 
-/// Every packet of a login method wants an answer, but for "fast authentication succeeded", which an OK follows.
-fn is_clients_turn(payload: &[u8]) -> bool {
-    payload != [0x01, 0x03]
+/// Carries the client's answer to the server. Whether the client is still there.
+async fn answer(client: &mut Client, opening: &mut Opening, passwords: &mut PasswordBridge) -> Result<bool, Error> {
+    loop {
+        let Some(payload) = client.read_next_packet().await? else { return Ok(false) };
+        match passwords.of_client(payload).await {
+            Turn::Forward(payload) => opening.answer(&payload).await?,
+            Turn::Encrypt => {
+                let key = opening.ask_for_key().await?;
+                opening.answer(&passwords.encrypt(&key)).await?;
+            }
+            Turn::Reply(payload) => {
+                client.put_next_packet(&payload);
+                client.flush().await?;
+                continue;
+            }
+        }
+        return Ok(true);
+    }
 }
 
 fn malformed(error: crate::wire::Malformed) -> Error {

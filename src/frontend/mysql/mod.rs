@@ -9,14 +9,19 @@ mod client;
 mod connection;
 mod handshake;
 mod listener;
+mod networks;
 
 use std::{sync::Arc, time::Duration};
 
 use towline_middleware::{Classifier, Role, Stack};
 
-use crate::upstream::{Endpoint, Killer};
+use crate::{
+    tls::Acceptor,
+    upstream::{Endpoint, Killer, LoginKey},
+};
 
 pub use listener::{Listeners, SessionCount, serve};
+pub use networks::Networks;
 
 /// What every session of this front shares.
 #[derive(Clone, Debug)]
@@ -31,6 +36,14 @@ pub struct MySqlFront {
     pub classifier: Arc<dyn Classifier>,
     /// Ends what a client abandons.
     pub killer: Killer,
+    /// TLS for clients; none if the node has no certificate.
+    pub tls: Option<Acceptor>,
+    /// Whether clients must come under TLS, or over a Unix socket.
+    pub tls_required: bool,
+    /// The node's own key for passwords of clients that come in clear.
+    pub login_key: LoginKey,
+    /// Which proxies say whose connections they bring.
+    pub proxies: Networks,
     /// Limits.
     pub limits: Limits,
 }

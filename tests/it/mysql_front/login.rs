@@ -50,7 +50,7 @@ async fn what_is_not_offered_is_refused_with_its_name() {
 async fn a_client_of_mysql_9_logs_in_by_the_servers_public_key_and_then_by_its_cache() {
     let Some(server) = Mysql9::shared().await else { return };
     server.run(&["CREATE USER relayed@'%' IDENTIFIED BY 'secret'"]).await;
-    let endpoint = Endpoint::Tcp { host: "127.0.0.1".to_owned(), port: server.port };
+    let endpoint = Endpoint::tcp("127.0.0.1", server.port);
     let front = TestFront::before(Role::Master, endpoint, server.opts(), Arc::new(SqlClassifier::new()), |_| {}).await;
     let opts = OptsBuilder::default().ip_or_hostname("127.0.0.1").tcp_port(front.addr.port());
     let opts = opts.prefer_socket(false).user(Some("relayed")).pass(Some("secret"));

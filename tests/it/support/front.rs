@@ -11,8 +11,8 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use towline::{
     classify::SqlClassifier,
-    frontend::mysql::{Limits, MySqlFront, SessionCount, serve},
-    upstream::{Endpoint, Killer},
+    frontend::mysql::{Limits, MySqlFront, Networks, SessionCount, serve},
+    upstream::{Endpoint, Killer, LoginKey},
 };
 use towline_middleware::{
     Acknowledgement, BoxFuture, Classifier, Position, Replication, Role, Stack,
@@ -74,8 +74,8 @@ impl TestFront {
         classifier: Arc<dyn Classifier>,
         limit: impl FnOnce(&mut Limits),
     ) -> Self {
-        let endpoint = Endpoint::Unix(server.managed().socket().to_owned());
-        Self::before(role, endpoint, server.opts(), classifier, limit).await
+        let endpoint = Endpoint::unix(server.managed().socket());
+        Self::before(role, endpoint, server.opts(), classifier, |front| limit(&mut front.limits)).await
     }
 
     /// A front before whatever listens there; by `opts` its administrator logs in.
@@ -84,17 +84,16 @@ impl TestFront {
         endpoint: Endpoint,
         opts: Opts,
         classifier: Arc<dyn Classifier>,
-        limit: impl FnOnce(&mut Limits),
+        change: impl FnOnce(&mut MySqlFront),
     ) -> Self {
         let seen = Arc::new(SeenCommits::default());
-        let mut limits = Limits {
+        let limits = Limits {
             connections_max: 50,
             handshake_timeout: Duration::from_secs(10),
             packet_bytes_max: 64 << 20,
             shutdown_grace: Duration::from_secs(10),
         };
-        limit(&mut limits);
-        let front = MySqlFront {
+        let mut front = MySqlFront {
             role,
             endpoint,
             stack: Stack {
@@ -110,8 +109,13 @@ impl TestFront {
             },
             classifier,
             killer: Killer::start(opts),
+            tls: None,
+            tls_required: false,
+            login_key: LoginKey::default(),
+            proxies: Networks::default(),
             limits,
         };
+        change(&mut front);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("an address");
         let (stop, sessions) = (CancellationToken::new(), SessionCount::default());

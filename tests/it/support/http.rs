@@ -88,7 +88,7 @@ impl TestHttp {
             guard: GuardLayer::new(role),
             fan_out,
         };
-        let endpoint = Endpoint::Unix(server.managed().socket().to_owned());
+        let endpoint = Endpoint::unix(server.managed().socket());
         let state = HttpState {
             sessions: SessionParts { role, endpoint, stack, classifier },
             replication,
