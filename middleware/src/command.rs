@@ -41,6 +41,8 @@ pub enum CommandKind {
     Prepare,
     /// Run a prepared statement.
     Execute,
+    /// Run a prepared statement once for each of many sets of parameters (MariaDB).
+    BulkExecute,
     /// A piece of a parameter's value. Has no answer.
     SendLongData,
     /// Forget a prepared statement. Has no answer.
@@ -80,6 +82,7 @@ impl CommandKind {
             0x1b => Self::SetOption,
             0x1c => Self::Fetch,
             0x1f => Self::ResetConnection,
+            0xfa => Self::BulkExecute,
             other => Self::Unsupported(other),
         }
     }
@@ -106,6 +109,7 @@ impl CommandKind {
             Self::SetOption => 0x1b,
             Self::Fetch => 0x1c,
             Self::ResetConnection => 0x1f,
+            Self::BulkExecute => 0xfa,
             Self::Unsupported(byte) => byte,
         }
     }
@@ -131,6 +135,7 @@ impl CommandKind {
             Self::ChangeUser => "COM_CHANGE_USER",
             Self::Prepare => "COM_STMT_PREPARE",
             Self::Execute => "COM_STMT_EXECUTE",
+            Self::BulkExecute => "COM_STMT_BULK_EXECUTE",
             Self::SendLongData => "COM_STMT_SEND_LONG_DATA",
             Self::CloseStatement => "COM_STMT_CLOSE",
             Self::ResetStatement => "COM_STMT_RESET",
@@ -152,7 +157,6 @@ fn unsupported_name(byte: u8) -> &'static str {
         0x15 => "COM_REGISTER_SLAVE",
         0x1e => "COM_BINLOG_DUMP_GTID",
         0x20 => "COM_CLONE",
-        0xfa => "COM_STMT_BULK_EXECUTE",
         _ => "this command byte",
     }
 }
@@ -225,6 +229,7 @@ impl Command {
     pub fn statement_id(&self) -> Option<u32> {
         match self.kind {
             CommandKind::Execute
+            | CommandKind::BulkExecute
             | CommandKind::SendLongData
             | CommandKind::CloseStatement
             | CommandKind::ResetStatement

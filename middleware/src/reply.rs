@@ -89,7 +89,8 @@ pub enum Part {
         /// The number of the packet that says so, counted from the command's own, which is 0.
         sequence: u8,
     },
-    /// Packets after which it is the client's turn: hand its next packet to [`Reply::answer`].
+    /// Packets after which it is the client's turn: hand its next packet to [`Reply::answer`]. Without bytes, one more
+    /// packet of a file that the server has asked for.
     Turn(Bytes),
 }
 

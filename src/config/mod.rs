@@ -109,6 +109,8 @@ pub struct MysqlFront {
     pub socket: Option<PathBuf>,
     /// The proxies in front of the node that begin each connection with a PROXY header, version 1 or 2.
     pub proxy_protocol_networks: Networks,
+    /// Whether LOAD DATA LOCAL may ask them for files.
+    pub local_infile: bool,
 }
 
 impl Default for MysqlFront {
@@ -116,6 +118,7 @@ impl Default for MysqlFront {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 4306)),
             socket: None,
+            local_infile: true,
             proxy_protocol_networks: Networks::default(),
         }
     }
@@ -332,6 +335,9 @@ pub struct Limits {
     /// How long a client may take to log in.
     #[serde(rename = "handshake_timeout_ms", deserialize_with = "values::milliseconds")]
     pub handshake_timeout: Duration,
+    /// How long a MySQL client may take nothing of its reply.
+    #[serde(rename = "write_timeout_ms", deserialize_with = "values::milliseconds")]
+    pub write_timeout: Duration,
     /// How long running commands may take when the node stops.
     #[serde(rename = "shutdown_grace_ms", deserialize_with = "values::milliseconds")]
     pub shutdown_grace: Duration,
@@ -343,6 +349,7 @@ impl Default for Limits {
             connections_max: const { NonZeroU32::new(500).unwrap() },
             packet_bytes_max: const { NonZeroUsize::new(64 << 20).unwrap() },
             handshake_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(60),
             shutdown_grace: Duration::from_secs(10),
         }
     }

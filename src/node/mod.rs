@@ -209,6 +209,7 @@ impl NodeBuilder {
             endpoint: server.endpoint(),
             stack: stack.clone(),
             classifier: classifier.clone(),
+            local_infile: config.mysql_front.local_infile,
             killer: Killer::start(server.opts()),
             tls: tls.clone(),
             tls_required: config.tls.required,
@@ -218,6 +219,7 @@ impl NodeBuilder {
                 connections_max: config.limits.connections_max.get() as usize,
                 handshake_timeout: config.limits.handshake_timeout,
                 packet_bytes_max: config.limits.packet_bytes_max.get(),
+                write_timeout: config.limits.write_timeout,
                 shutdown_grace: config.limits.shutdown_grace,
             },
         });

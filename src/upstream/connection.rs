@@ -6,7 +6,11 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use towline_middleware::{CommandKind, Error, ServerError};
 
-use super::{Endpoint, Fence, Killer, password_bridge::PasswordBridge, reader::ReplyReader};
+use super::{
+    Endpoint, Fence, Killer,
+    password_bridge::PasswordBridge,
+    reader::{Form, ReplyReader},
+};
 use crate::{
     transport::Transport,
     wire::{
@@ -102,6 +106,7 @@ pub struct Upstream {
     killer: Option<(Killer, u32)>,
     /// What the client on the other side can do; decides the form of replies.
     pub(super) client_capabilities: u32,
+    client_mariadb_capabilities: u32,
     /// Whether the client has asked for the GTID reports by itself.
     pub(super) client_wants_gtids: bool,
     /// Translates passwords at COM_CHANGE_USER; none for a session that has none.
@@ -126,6 +131,7 @@ impl Upstream {
             clean: true,
             killer: None,
             client_capabilities: 0,
+            client_mariadb_capabilities: 0,
             client_wants_gtids: false,
             passwords: None,
         };
@@ -165,9 +171,10 @@ impl Upstream {
         self.passwords = Some(Box::new(passwords));
     }
 
-    /// Records what the client can do: replies take its form.
-    pub fn set_client_capabilities(&mut self, capabilities: u32) {
+    /// Records what the client can do, with MySQL and with MariaDB: replies take its form.
+    pub fn set_client_capabilities(&mut self, capabilities: u32, mariadb: u32) {
         self.client_capabilities = capabilities;
+        self.client_mariadb_capabilities = mariadb;
     }
 
     /// From now on, when this is dropped in the middle of a command, the server is told to end the connection `id`.
@@ -283,7 +290,11 @@ impl Upstream {
 
     /// A reader for the reply to a command of this kind, in the form that the client reads.
     pub(super) fn reader(&self, kind: CommandKind, status: u16) -> ReplyReader {
-        ReplyReader::new(kind, self.client_capabilities & capability::DEPRECATE_EOF != 0, status)
+        let form = Form {
+            deprecate_eof: self.client_capabilities & capability::DEPRECATE_EOF != 0,
+            cache_metadata: self.client_mariadb_capabilities & capability::mariadb::CACHE_METADATA != 0,
+        };
+        ReplyReader::new(kind, form, status)
     }
 }
 

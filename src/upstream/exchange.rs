@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::OwnedMutexGuard;
-use towline_middleware::{BoxFuture, Command, CommandKind, Error, Final, Intent, Part, Parts, Reply, Session};
+use towline_middleware::{BoxFuture, Command, CommandKind, Error, Final, Head, Intent, Part, Parts, Reply, Session};
 
 use super::{
     Turn, Upstream,
@@ -49,6 +49,11 @@ impl Lease {
         let mut reply = Reply::none();
         loop {
             match rest.step().await? {
+                Some(Step::Part(part @ Part::Turn(_))) => {
+                    reply.push(part);
+                    let head = rest.reader.head().unwrap_or(Head::Turn);
+                    return Ok(reply.begin(head, Some(Box::new(rest))));
+                }
                 Some(Step::Part(part)) => reply.push(part),
                 Some(Step::NeedMore) => match rest.reader.head() {
                     Some(head) => return Ok(reply.begin(head, Some(Box::new(rest)))),
@@ -195,7 +200,10 @@ impl Parts for Rest {
                 _ => Turn::Forward(payload),
             };
             match turn {
-                Turn::Forward(payload) => upstream.write_packet(sequence, &payload).await,
+                Turn::Forward(payload) => {
+                    self.reader.answered(&payload);
+                    upstream.write_packet(sequence, &payload).await
+                }
                 Turn::Reply(payload) => {
                     self.put_in = Some(self.reader.put_in_turn(&payload));
                     Ok(())

@@ -99,7 +99,7 @@ async fn exchange(opening: &mut Opening, credentials: &Credentials, session: &Se
     let capabilities = CAPABILITIES & (greeting.capabilities | LONG_PASSWORD);
     let mut method = Method { plugin: plugin(&greeting.auth_plugin), salt: greeting.salt.clone() };
     let proof = method.proof(&credentials.password).unwrap_or_default();
-    opening.set_client_capabilities(capabilities);
+    opening.set_client_capabilities(capabilities, 0);
     session.set_capabilities(capabilities);
     opening.send_login(login_packet(capabilities, credentials, &method, &proof)?).await?;
     for _ in 0..TURNS_MAX {

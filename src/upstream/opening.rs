@@ -91,8 +91,8 @@ impl Opening {
     }
 
     /// Records what the client can do: replies take its form.
-    pub fn set_client_capabilities(&mut self, capabilities: u32) {
-        self.upstream.set_client_capabilities(capabilities);
+    pub fn set_client_capabilities(&mut self, capabilities: u32, mariadb: u32) {
+        self.upstream.set_client_capabilities(capabilities, mariadb);
     }
 
     /// Sends the login packet, after a TLS handshake where the endpoint asks for one.

@@ -7,10 +7,12 @@ use towline_middleware::{CommandKind, Final, Head, Part, ServerError, status};
 
 use crate::wire::{
     Cursor, Malformed, eof, err,
-    frame::{HEADER_LEN, Header, put_short_packet},
+    frame::{HEADER_LEN, Header, PAYLOAD_MAX, put_short_packet},
     ok,
 };
 
+/// The first byte of "send me this file".
+const INFILE: u8 = 0xfb;
 /// Flags about one query: no good index, no index, last row sent, slow.
 const OF_ONE_QUERY: u16 = 0x0010 | 0x0020 | 0x0080 | 0x0800;
 
@@ -36,6 +38,8 @@ enum State {
     AfterColumns,
     /// At a row, or the packet that ends them.
     Rows,
+    /// The server waits for a file of the client's.
+    Infile,
     /// So many definitions of parameters and of columns are to come.
     Prepared(u16, u16),
     /// After one of those groups, where a client without DEPRECATE_EOF wants an EOF.
@@ -44,14 +48,22 @@ enum State {
     Done,
 }
 
+/// What client and server have agreed on about the form of replies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Form {
+    /// Whether rows end in an OK for this client; otherwise EOF packets are put in as it expects them.
+    pub(crate) deprecate_eof: bool,
+    /// Whether a result may leave out column definitions that the client has already.
+    pub(crate) cache_metadata: bool,
+}
+
 /// Reads the reply to one command.
 #[derive(Debug)]
 pub(crate) struct ReplyReader {
     kind: CommandKind,
     state: State,
     head: Option<Head>,
-    /// Whether rows end in an OK for this client; otherwise EOF packets are put in as it expects them.
-    deprecate_eof: bool,
+    form: Form,
     /// How many packets were put in: later ones are numbered higher by so much.
     shift: u8,
     /// Bytes of the current frame that are still to be passed on.
@@ -66,13 +78,13 @@ pub(crate) struct ReplyReader {
 
 impl ReplyReader {
     /// A reader for the reply to a command of this kind.
-    pub(crate) fn new(kind: CommandKind, deprecate_eof: bool, status: u16) -> Self {
+    pub(crate) fn new(kind: CommandKind, form: Form, status: u16) -> Self {
         let rows_at_once = matches!(kind, CommandKind::Fetch | CommandKind::FieldList);
         Self {
             kind,
             state: if rows_at_once { State::Rows } else { State::First },
             head: rows_at_once.then_some(Head::Rows),
-            deprecate_eof,
+            form,
             shift: 0,
             passing: 0,
             continues: false,
@@ -89,6 +101,15 @@ impl ReplyReader {
     /// The number that the next packet to the server must have, when it is the client's turn.
     pub(crate) fn next_sequence(&self) -> u8 {
         self.sequence.wrapping_add(1)
+    }
+
+    /// Records what the client has answered, which goes to the server as this payload. An empty one ends a file.
+    pub(crate) fn answered(&mut self, payload: &[u8]) {
+        let frames = payload.len() / PAYLOAD_MAX + 1;
+        self.sequence = self.sequence.wrapping_add(frames as u8);
+        if self.state == State::Infile && payload.is_empty() {
+            self.state = State::First;
+        }
     }
 
     /// The number that an error of the node's own would have for the client; none where none can stand, which is within
@@ -119,8 +140,11 @@ impl ReplyReader {
     pub(crate) fn step(&mut self, buf: &mut BytesMut) -> Result<Step, Malformed> {
         let mut at = 0;
         while self.pass(buf, &mut at) {
-            if matches!(self.state, State::AfterPrepared(_)) && at == 0 {
-                return Ok(self.after_prepared());
+            match self.state {
+                State::AfterPrepared(_) if at == 0 => return Ok(self.after_prepared()),
+                // The next packet of the file, until an empty one.
+                State::Infile => return Ok(Step::Part(Part::Turn(Bytes::new()))),
+                _ => {}
             }
             let Some(header) = Header::decode(&buf[at..]) else { break };
             match self.state {
@@ -133,7 +157,7 @@ impl ReplyReader {
                     Some(step) => return Ok(step),
                     None => break,
                 },
-                State::AfterPrepared(_) => break,
+                State::AfterPrepared(_) | State::Infile => break,
                 State::First | State::Rows if !whole_packet(header, buf) => break,
                 State::First => return self.first(header, take_packet(buf)),
                 State::Rows => return self.end_of_rows(header, &take_packet(buf)),
@@ -169,7 +193,7 @@ impl ReplyReader {
             return;
         }
         self.state = match self.state {
-            State::Columns(1) if self.deprecate_eof => State::Rows,
+            State::Columns(1) if self.form.deprecate_eof => State::Rows,
             State::Columns(1) => State::AfterColumns,
             State::Columns(left) => State::Columns(left.saturating_sub(1)),
             State::Prepared(1, columns) => self.prepared(columns),
@@ -182,7 +206,7 @@ impl ReplyReader {
 
     /// After a group of a prepared statement's definitions, with `columns` of the other group to come.
     fn prepared(&self, columns: u16) -> State {
-        match (self.deprecate_eof, columns) {
+        match (self.form.deprecate_eof, columns) {
             (false, _) => State::AfterPrepared(columns),
             (true, 0) => State::Done,
             (true, _) => State::Prepared(0, columns),
@@ -199,6 +223,10 @@ impl ReplyReader {
                 self.state = State::Done;
                 Ok(Step::Part(Part::Packets(packet)))
             }
+            (_, err::HEADER) if is_progress(&payload) => {
+                self.head.get_or_insert(Head::Other);
+                Ok(Step::Part(Part::Packets(self.renumbered(packet))))
+            }
             (_, err::HEADER) => self.error(header, &payload),
             (CommandKind::ChangeUser, ok::HEADER) => self.completion(header, &payload, Head::Ok),
             (CommandKind::ChangeUser, _) => {
@@ -209,18 +237,30 @@ impl ReplyReader {
                 Ok(Step::Part(if goes_on { Part::Packets(packet) } else { Part::Turn(packet) }))
             }
             (CommandKind::Prepare, ok::HEADER) => self.prepare_ok(packet),
-            (CommandKind::Query | CommandKind::Execute | CommandKind::ProcessInfo, 1..=0xfa | 0xfc..=0xfe) => {
-                self.column_count(packet, &payload)
+            (CommandKind::Query | CommandKind::Execute, INFILE) => {
+                self.head.get_or_insert(Head::Turn);
+                self.state = State::Infile;
+                Ok(Step::Part(Part::Turn(self.renumbered(packet))))
             }
+            (
+                CommandKind::Query | CommandKind::Execute | CommandKind::BulkExecute | CommandKind::ProcessInfo,
+                1..=0xfa | 0xfc..=0xfe,
+            ) => self.column_count(packet, &payload),
             (_, ok::HEADER | eof::HEADER) => self.completion(header, &payload, Head::Ok),
             _ => Err(Malformed("first packet of a reply")),
         }
     }
 
     fn column_count(&mut self, packet: Bytes, payload: &[u8]) -> Result<Step, Malformed> {
-        let count = Cursor::new(payload).lenenc().filter(|count| *count > 0).ok_or(Malformed("column count"))?;
+        let mut cursor = Cursor::new(payload);
+        let count = cursor.lenenc().filter(|count| *count > 0).ok_or(Malformed("column count"))?;
+        let left_out = self.form.cache_metadata && cursor.u8() == Some(0);
         self.head.get_or_insert(Head::Rows);
-        self.state = State::Columns(count);
+        self.state = match left_out {
+            true if self.form.deprecate_eof => State::Rows,
+            true => State::AfterColumns,
+            false => State::Columns(count),
+        };
         Ok(Step::Part(Part::Packets(self.renumbered(packet))))
     }
 
@@ -270,6 +310,7 @@ impl ReplyReader {
         self.sequence = header.sequence;
         let payload = packet.slice(HEADER_LEN..);
         match payload[0] {
+            err::HEADER if is_progress(&payload) => Ok(Step::Part(Part::Packets(self.renumbered(packet.clone())))),
             err::HEADER => self.error(header, &payload),
             _ => self.completion(header, &payload, Head::Rows),
         }
@@ -327,6 +368,13 @@ fn ends_rows(header: Header, bytes: &[u8]) -> Result<bool, Malformed> {
     }
 }
 
+/// Whether an ERR packet is MariaDB's report on the progress of a command, whose reply still follows.
+///
+/// Source: MariaDB Knowledge Base, "ERR_Packet", error code 0xffff.
+fn is_progress(payload: &[u8]) -> bool {
+    payload.starts_with(&[err::HEADER, 0xff, 0xff])
+}
+
 /// The flags that say something about the session and not about one result.
 fn lasting(flags: u16) -> u16 {
     flags & !(status::MORE_RESULTS | status::CURSOR_EXISTS | status::SESSION_STATE_CHANGED | OF_ONE_QUERY)
@@ -364,7 +412,7 @@ mod tests {
 
     /// Feeds the bytes `chunk` at a time and returns what the client gets: bytes of packets, and finals by number.
     fn read(kind: CommandKind, deprecate_eof: bool, bytes: &[u8], chunk: usize) -> (Vec<u8>, Vec<(Final, u8)>) {
-        let mut reader = ReplyReader::new(kind, deprecate_eof, 2);
+        let mut reader = ReplyReader::new(kind, Form { deprecate_eof, cache_metadata: false }, 2);
         let (mut buf, mut packets, mut finals) = (BytesMut::new(), Vec::new(), Vec::new());
         let mut chunks = bytes.chunks(chunk);
         loop {
@@ -457,12 +505,17 @@ mod tests {
 
     #[test]
     fn what_no_server_sends_is_an_error() {
-        for payload in [&b""[..], b"\xfb", b"\x00"] {
+        for payload in [&b""[..], b"\x00"] {
             let mut buf = BytesMut::new();
             let mut out = Vec::new();
             put_packet(&mut out, 1, payload);
             buf.extend_from_slice(&out);
-            assert!(ReplyReader::new(CommandKind::Query, true, 0).step(&mut buf).is_err(), "{payload:?}");
+            assert!(
+                ReplyReader::new(CommandKind::Query, Form { deprecate_eof: true, cache_metadata: false }, 0)
+                    .step(&mut buf)
+                    .is_err(),
+                "{payload:?}"
+            );
         }
     }
 }

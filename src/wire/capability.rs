@@ -6,7 +6,7 @@
 pub const LONG_PASSWORD: u32 = 1;
 /// A schema is named in the login.
 pub const CONNECT_WITH_DB: u32 = 1 << 3;
-/// zlib compression.
+/// zlib compression. Between client and node; the node asks its own MySQL for none.
 pub const COMPRESS: u32 = 1 << 5;
 /// LOAD DATA LOCAL.
 pub const LOCAL_FILES: u32 = 1 << 7;
@@ -46,5 +46,23 @@ pub const MULTI_FACTOR_AUTH: u32 = 1 << 28;
 pub const UPSTREAM: u32 = PROTOCOL_41 | SESSION_TRACK | DEPRECATE_EOF;
 
 /// What a client is not offered.
-pub const MASKED: u32 =
-    SSL | COMPRESS | ZSTD | LOCAL_FILES | OPTIONAL_RESULTSET_METADATA | QUERY_ATTRIBUTES | MULTI_FACTOR_AUTH;
+pub const MASKED: u32 = SSL | ZSTD | OPTIONAL_RESULTSET_METADATA | QUERY_ATTRIBUTES | MULTI_FACTOR_AUTH;
+
+/// MariaDB's own capabilities, which stand in bytes that MySQL leaves empty.
+///
+/// Source: MariaDB Knowledge Base, "Connecting", "Capabilities".
+pub mod mariadb {
+    /// Reports on the progress of a long command come before its reply.
+    pub const PROGRESS: u32 = 1;
+    /// COM_STMT_BULK_EXECUTE.
+    pub const STMT_BULK_OPERATIONS: u32 = 1 << 2;
+    /// Column definitions may have further fields.
+    pub const EXTENDED_METADATA: u32 = 1 << 3;
+    /// Results of a prepared statement come without column definitions that the client has already.
+    pub const CACHE_METADATA: u32 = 1 << 4;
+
+    /// What changes the form of results, so that a layer which looks at rows would not know them.
+    pub const FORMS: u32 = PROGRESS | EXTENDED_METADATA | CACHE_METADATA;
+    /// What a client is offered, if the server has it. What is not known here is not.
+    pub const PASSED: u32 = FORMS | STMT_BULK_OPERATIONS;
+}

@@ -16,6 +16,8 @@ pub struct Greeting {
     pub connection_id: u32,
     /// What the server can do.
     pub capabilities: u32,
+    /// What it can do as a MariaDB (see [`capability::mariadb`]); 0 of MySQL.
+    pub mariadb_capabilities: u32,
     /// The login method that it proposes.
     pub auth_plugin: String,
     /// The salt of the login, without its closing zero byte.
@@ -51,7 +53,8 @@ impl Greeting {
         cursor.bytes(1 + 2)?;
         let high = cursor.u16()?;
         let salt_len = usize::from(cursor.u8()?);
-        cursor.bytes(10)?;
+        cursor.bytes(6)?;
+        let own = cursor.u32()?;
         let second = cursor.bytes(salt_len.saturating_sub(8).max(13).min(cursor.left()))?;
         salt.extend_from_slice(second.strip_suffix(&[0]).unwrap_or(second));
         let plugin = cursor.nul_terminated().unwrap_or_default();
@@ -61,6 +64,7 @@ impl Greeting {
             version: String::from_utf8_lossy(version).into_owned(),
             connection_id,
             capabilities: u32::from(low) | u32::from(high) << 16,
+            mariadb_capabilities: if u32::from(low) & capability::LONG_PASSWORD == 0 { own } else { 0 },
             auth_plugin: String::from_utf8_lossy(plugin).into_owned(),
             salt,
         })
@@ -71,9 +75,20 @@ impl Greeting {
         self.capabilities & capability::LONG_PASSWORD == 0 || self.version.contains("MariaDB")
     }
 
+    /// Takes capabilities away, as if the server did not have them: common ones, and MariaDB's own.
+    pub fn mask(&mut self, capabilities: u32, mariadb: u32) {
+        self.capabilities &= !capabilities;
+        self.mariadb_capabilities &= !mariadb;
+    }
+
     /// What a client is offered: the server's capabilities without [`capability::MASKED`].
     pub fn offered(&self) -> u32 {
         self.capabilities & !capability::MASKED
+    }
+
+    /// What a client is offered of MariaDB's own capabilities.
+    pub fn offered_mariadb(&self) -> u32 {
+        self.mariadb_capabilities & capability::mariadb::PASSED
     }
 
     /// The greeting for a client: the server's own, with the capabilities that are [`offered`](Self::offered), and with
@@ -88,7 +103,7 @@ impl Greeting {
         put(CAPABILITIES_LOW, &flags[..2]);
         put(CAPABILITIES_HIGH, &flags[2..]);
         if self.capabilities & capability::LONG_PASSWORD == 0 {
-            put(MARIADB_CAPABILITIES, &[0; 4]);
+            put(MARIADB_CAPABILITIES, &self.offered_mariadb().to_le_bytes());
         }
         payload
     }
@@ -98,13 +113,13 @@ impl Greeting {
 mod tests {
     use super::*;
 
-    /// A greeting of MariaDB 10.11 with every capability set, and 0x1d for its own.
+    /// A greeting of MariaDB 10.11 with every capability set, and all of its own, known or not.
     fn mariadb() -> Vec<u8> {
         let mut payload = b"\x0a5.5.5-10.11.6-MariaDB\0".to_vec();
         payload.extend_from_slice(&[7, 0, 0, 0]);
         payload.extend_from_slice(b"12345678\0");
         payload.extend_from_slice(&[0xfe, 0xff, 45, 2, 0, 0xff, 0x81, 21]);
-        payload.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0x1d, 0, 0, 0]);
+        payload.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0]);
         payload.extend_from_slice(b"901234567890\0mysql_native_password\0");
         payload
     }
@@ -124,7 +139,7 @@ mod tests {
         let masked = Greeting::decode(&greeting.for_client(false)).expect("still a greeting");
         assert_eq!(masked.capabilities, greeting.capabilities & !capability::MASKED);
         assert_eq!((masked.salt, masked.version), (greeting.salt.clone(), greeting.version.clone()));
-        assert!(!greeting.for_client(false).contains(&0x1d), "MariaDB's own capabilities were offered");
+        assert_eq!((greeting.mariadb_capabilities, masked.mariadb_capabilities), (0xffff, 0x1d));
     }
 
     #[test]

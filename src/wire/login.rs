@@ -12,6 +12,8 @@ pub const HEAD_LEN: usize = 4 + 4 + 1 + 23;
 pub struct Login {
     /// What the client can do.
     pub capabilities: u32,
+    /// What it can do with a MariaDB (see [`capability::mariadb`]); 0 of a client of MySQL's.
+    pub mariadb_capabilities: u32,
     /// The id of its collation, which names its character set.
     pub collation: u8,
     /// The account.
@@ -37,7 +39,8 @@ impl Login {
         }
         cursor.u32()?;
         let collation = cursor.u8()?;
-        cursor.bytes(23)?;
+        cursor.bytes(19)?;
+        let own = cursor.u32()?;
         let user = cursor.nul_terminated()?;
         if capabilities & capability::PLUGIN_AUTH_LENENC != 0 {
             cursor.lenenc_bytes()?;
@@ -54,6 +57,7 @@ impl Login {
         };
         Some(Self {
             capabilities,
+            mariadb_capabilities: if capabilities & capability::LONG_PASSWORD == 0 { own } else { 0 },
             collation,
             user: String::from_utf8_lossy(user).into_owned(),
             schema: String::from_utf8_lossy(schema).into_owned(),
@@ -66,13 +70,13 @@ impl Login {
     }
 }
 
-/// The client's login as it goes to MySQL: the same but for its capabilities, and MariaDB's own ones taken out.
-pub fn for_upstream(payload: &[u8], capabilities: u32) -> Vec<u8> {
+/// The client's login as it goes to MySQL: the same but for its capabilities and those of MariaDB's own.
+pub fn for_upstream(payload: &[u8], capabilities: u32, mariadb: u32) -> Vec<u8> {
     let mut payload = payload.to_vec();
     payload[..4].copy_from_slice(&capabilities.to_le_bytes());
     if capabilities & capability::LONG_PASSWORD == 0 {
         // The last four of the 23 reserved bytes after flags, packet size and collation.
-        payload[4 + 4 + 1 + 19..4 + 4 + 1 + 23].fill(0);
+        payload[4 + 4 + 1 + 19..4 + 4 + 1 + 23].copy_from_slice(&mariadb.to_le_bytes());
     }
     payload
 }

@@ -4,6 +4,7 @@
 
 pub mod capability;
 pub mod change_user;
+pub mod compressed;
 pub mod eof;
 pub mod err;
 pub mod greeting;

@@ -96,9 +96,11 @@ impl<S> Classify<S> {
                 let session = command.session();
                 session.classifier().classify(command.sql(), session.sql_mode())
             }
-            Kind::Execute => match self.prepared.get(command.statement_id()) {
+            Kind::Execute | Kind::BulkExecute => match self.prepared.get(command.statement_id()) {
                 Some(statement) => {
-                    statement.learn_types(command.payload());
+                    if command.kind() == Kind::Execute {
+                        statement.learn_types(command.payload());
+                    }
                     return command.executes(statement);
                 }
                 None => self.fixed.unknown.clone(),

@@ -1,31 +1,29 @@
-//! The byte stream of a client: its packets in, replies out.
+//! A client's connection: its packets in, replies out.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use towline_middleware::{Error, Final, Part, ServerError};
 
+use super::stream::ClientStream;
 use crate::{
     tls::{Acceptor, HandshakeError},
     transport::Transport,
     wire::{
-        err,
+        capability, err,
         frame::{HEADER_LEN, Header, put_packet, put_short_packet},
         ok,
         proxy_header::{self, ProxyHeader},
     },
 };
 
-/// Room made before a read. A client's packets are mostly small; a large one grows the buffer as it arrives.
-const READ_ROOM: usize = 4 * 1024;
 /// A piece from this size on is written from where it lies, after what waits before it.
 const COPY_MAX: usize = 16 * 1024;
 
 /// A client's connection.
 #[derive(Debug)]
 pub(super) struct Client {
-    stream: Transport,
+    stream: ClientStream,
     read: BytesMut,
     write: Vec<u8>,
     capabilities: u32,
@@ -35,18 +33,20 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(stream: Transport, packet_bytes_max: usize) -> Self {
+    /// `write_timeout` bounds how long the client may take nothing of what is written to it.
+    pub(super) fn new(transport: Transport, packet_bytes_max: usize, write_timeout: Duration) -> Self {
+        let stream = ClientStream::new(transport, write_timeout);
         Self { stream, read: BytesMut::new(), write: Vec::new(), capabilities: 0, packet_bytes_max, next: 0 }
     }
 
     /// The address of the other end of its connection; none over a Unix socket.
     pub(super) fn peer_addr(&self) -> Option<SocketAddr> {
-        self.stream.peer_addr()
+        self.stream.transport().peer_addr()
     }
 
     /// Whether nobody can listen in on the way to the client.
     pub(super) fn is_secure(&self) -> bool {
-        self.stream.is_secure()
+        self.stream.transport().is_secure()
     }
 
     /// Puts the stream under TLS, as the client has just asked.
@@ -56,7 +56,7 @@ impl Client {
     pub(super) async fn start_tls(&mut self, acceptor: &Acceptor) -> Result<(), HandshakeError> {
         // What the client has sent ahead belongs to the handshake, whatever it looks like.
         let early = std::mem::take(&mut self.read);
-        acceptor.accept(&mut self.stream, &early).await
+        acceptor.accept(self.stream.transport_mut(), &early).await
     }
 
     /// Reads the header by which a trusted proxy says whose connection this is.
@@ -70,8 +70,7 @@ impl Client {
                 self.read.advance(header.len);
                 return Ok(header);
             }
-            self.read.reserve(READ_ROOM);
-            if self.stream.read_buf(&mut self.read).await.map_err(Error::Client)? == 0 {
+            if self.stream.read(&mut self.read).await.map_err(Error::Client)? == 0 {
                 return Err(Error::Client(io::ErrorKind::UnexpectedEof.into()));
             }
         }
@@ -104,6 +103,13 @@ impl Client {
         self.capabilities = capabilities;
     }
 
+    /// The login is done: from now on both directions are compressed, if that was agreed on.
+    pub(super) fn begin_commands(&mut self) {
+        if self.capabilities & capability::COMPRESS != 0 {
+            self.stream.compress();
+        }
+    }
+
     /// Reads one packet, in as many frames as it has, whose first frame bears the number `expected`. `None` when the
     /// client has left between packets.
     ///
@@ -131,7 +137,8 @@ impl Client {
     async fn read_frame(&mut self, expected: u8, before: usize) -> Result<Option<(Bytes, bool)>, Error> {
         loop {
             if let Some(header) = Header::decode(&self.read) {
-                if header.sequence != expected {
+                // Under compression the pieces are what counts: within them clients number as they like.
+                if header.sequence != expected && !self.stream.is_compressed() {
                     return Err(Error::Protocol { peer: "client", what: "packets out of order" });
                 }
                 if before + header.len > self.packet_bytes_max {
@@ -147,8 +154,7 @@ impl Client {
                 self.read = BytesMut::new();
                 self.stream.readable().await.map_err(Error::Client)?;
             }
-            self.read.reserve(READ_ROOM);
-            if self.stream.read_buf(&mut self.read).await.map_err(Error::Client)? == 0 {
+            if self.stream.read(&mut self.read).await.map_err(Error::Client)? == 0 {
                 return match self.read.is_empty() && before == 0 {
                     true => Ok(None),
                     false => Err(Error::Client(io::ErrorKind::UnexpectedEof.into())),
@@ -162,7 +168,7 @@ impl Client {
     /// # Cancel safety
     /// A dropped future loses nothing.
     pub(super) async fn left(&self) -> Error {
-        self.stream.left().await;
+        self.stream.transport().left().await;
         Error::Client(io::ErrorKind::ConnectionAborted.into())
     }
 

@@ -16,12 +16,16 @@ use super::{
     client::Client,
     handshake::{Outcome, handshake},
 };
-use crate::{router::Router, transport::Transport};
+use crate::{
+    router::Router,
+    transport::Transport,
+    wire::frame::{HEADER_LEN, PAYLOAD_MAX},
+};
 
 /// Serves a client until it leaves, its session fails or the node stops.
 pub(super) async fn serve_client(stream: Transport, front: Arc<MySqlFront>, stop: CancellationToken) {
     let mut ends = stream.ends();
-    let mut client = Client::new(stream, front.limits.packet_bytes_max);
+    let mut client = Client::new(stream, front.limits.packet_bytes_max, front.limits.write_timeout);
     if ends.is_some_and(|ends| front.proxies.contains(ends.source.ip())) {
         let reading = tokio::time::timeout(front.limits.handshake_timeout, client.read_proxy_header()).await;
         match reading {
@@ -54,7 +58,9 @@ pub(super) async fn serve_client(stream: Transport, front: Arc<MySqlFront>, stop
 
 async fn welcome(client: &mut Client, last: Part) -> Result<(), Error> {
     client.put(last).await?;
-    client.flush().await
+    client.flush().await?;
+    client.begin_commands();
+    Ok(())
 }
 
 /// Reads commands until the client leaves. Between two commands the node may stop, and MySQL may end the session; a
@@ -134,16 +140,21 @@ where
 /// Writes a reply as it comes: what is there goes out in one write, before anything is waited for. The end of it is left
 /// to be flushed.
 async fn write_reply(client: &mut Client, reply: &mut Reply) -> Result<(), Error> {
+    let mut expected = 0;
     while let Some(part) = next_part(client, reply).await? {
         let turn = match &part {
-            Part::Turn(bytes) => bytes.get(3).copied(),
+            Part::Turn(bytes) => Some(bytes.get(HEADER_LEN - 1).copied()),
             _ => None,
         };
         client.put(part).await?;
-        if let Some(sequence) = turn {
+        if let Some(asked) = turn {
             client.flush().await?;
-            let answer = client.read_packet(sequence.wrapping_add(1)).await?;
+            if let Some(sequence) = asked {
+                expected = sequence.wrapping_add(1);
+            }
+            let answer = client.read_packet(expected).await?;
             let answer = answer.ok_or_else(|| Error::Client(std::io::ErrorKind::UnexpectedEof.into()))?;
+            expected = expected.wrapping_add((answer.len() / PAYLOAD_MAX + 1) as u8);
             reply.answer(answer).await?;
         }
     }

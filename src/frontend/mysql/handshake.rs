@@ -11,7 +11,6 @@ use crate::{
     upstream::{Fence, Opening, PasswordBridge, Turn, Upstream, is_ascii_unsafe_collation, learn},
     wire::{
         capability, err,
-        greeting::Greeting,
         login::{self, Login},
         ok,
         proxy_header::Ends,
@@ -103,20 +102,29 @@ async fn relay(
     front: &MySqlFront,
     session: &Session,
 ) -> Result<Relayed, Error> {
+    if !front.local_infile {
+        opening.greeting.mask(capability::LOCAL_FILES, 0);
+    }
+    if !front.stack.user.names().is_empty() {
+        opening.greeting.mask(0, capability::mariadb::FORMS);
+    }
     client.put_next_packet(&opening.greeting.for_client(front.tls.is_some()));
     client.flush().await?;
     let payload = match read_login(client, front).await? {
         Ok(payload) => payload,
         Err(denied) => return Ok(Relayed::Denied(denied)),
     };
-    let Some(capabilities) = admit(&opening.greeting, &payload, session) else {
+    let Some(login) = admit(&payload, session) else {
         let text = "Bad handshake: the login packet is malformed, or of a client older than MySQL 4.1";
         return Ok(Relayed::Denied(Some(ServerError::new(1043, b"08S01", text))));
     };
+    let capabilities = login.capabilities & opening.greeting.offered();
+    let mariadb = login.mariadb_capabilities & opening.greeting.offered_mariadb();
     client.set_capabilities(capabilities);
     session.set_capabilities(capabilities);
-    opening.set_client_capabilities(capabilities);
-    opening.send_login(login::for_upstream(&payload, capabilities | capability::UPSTREAM)).await?;
+    opening.set_client_capabilities(capabilities, mariadb);
+    let asked = capabilities & !capability::COMPRESS | capability::UPSTREAM;
+    opening.send_login(login::for_upstream(&payload, asked, mariadb)).await?;
     let salt = &opening.greeting.salt;
     let passwords = PasswordBridge::new(client.is_secure(), opening.is_secure(), front.login_key.clone(), salt);
     relay_method(client, opening, passwords, session).await
@@ -147,13 +155,13 @@ async fn read_login(client: &mut Client, front: &MySqlFront) -> Result<Result<By
     Ok(Ok(payload))
 }
 
-/// Takes the session's facts from a login, and says what both sides can do. `None` for a malformed login.
-fn admit(greeting: &Greeting, payload: &Bytes, session: &Session) -> Option<u32> {
+/// Reads a login and takes the session's facts from it. `None` if it is malformed.
+fn admit(payload: &Bytes, session: &Session) -> Option<Login> {
     let login = Login::decode(payload).ok()?;
     session.set_user(&login.user);
     session.set_schema(&login.schema);
     session.set_ascii_unsafe_charset(is_ascii_unsafe_collation(login.collation.into()));
-    Some(login.capabilities & greeting.offered())
+    Some(login)
 }
 
 /// Relays what follows the login packet until MySQL says OK or ERR.

@@ -114,7 +114,7 @@ async fn hold(_permit: OwnedSemaphorePermit, _present: Present, session: impl Fu
 
 /// Tells one client too many, in the server's own words.
 async fn turn_away(stream: Transport, connections_max: usize) {
-    let mut client = Client::new(stream, 0);
+    let mut client = Client::new(stream, 0, TURN_AWAY_TIMEOUT);
     let text = format!("Too many connections: this Towline node takes {connections_max} (limits.connections_max)");
     client.put_early_error(&ServerError::new(1040, b"08004", text));
     // Who does not read it in time is turned away all the same.

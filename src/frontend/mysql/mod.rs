@@ -10,6 +10,7 @@ mod connection;
 mod handshake;
 mod listener;
 mod networks;
+mod stream;
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,6 +35,8 @@ pub struct MySqlFront {
     pub stack: Stack,
     /// Tells reads from writes.
     pub classifier: Arc<dyn Classifier>,
+    /// Whether clients may answer LOAD DATA LOCAL with a file of theirs.
+    pub local_infile: bool,
     /// Ends what a client abandons.
     pub killer: Killer,
     /// TLS for clients; none if the node has no certificate.
@@ -57,6 +60,8 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// The largest packet of a client.
     pub packet_bytes_max: usize,
+    /// How long a client may take nothing of its reply.
+    pub write_timeout: Duration,
     /// How long running commands may go on when the node stops.
     pub shutdown_grace: Duration,
 }

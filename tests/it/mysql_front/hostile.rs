@@ -24,7 +24,8 @@ async fn unsupported_commands_are_refused_by_name_and_the_session_goes_on() {
     prepare(&server).await;
     let front = TestFront::start(Role::Master, &server).await;
     let mut client = WireClient::connect(&front.target(), MODERN, APP, "shop").await;
-    let supported = [1, 2, 3, 4, 7, 9, 0x0a, 0x0c, 0x0d, 0x0e, 0x11, 0x16, 0x17, 0x18, 0x19, 0x1a, 0x1b, 0x1c, 0x1f];
+    let supported =
+        [1, 2, 3, 4, 7, 9, 0x0a, 0x0c, 0x0d, 0x0e, 0x11, 0x16, 0x17, 0x18, 0x19, 0x1a, 0x1b, 0x1c, 0x1f, 0xfa];
     for byte in (0..=u8::MAX).filter(|byte| !supported.contains(byte)) {
         let reply = client.command(&[byte, 1, 2, 3, 4]).await;
         assert_eq!(reply[0].error_code(), Some(1047), "command byte {byte:#x}");
@@ -38,9 +39,9 @@ async fn garbage_costs_its_sender_the_session_and_nobody_else_anything() {
     let server = TestServer::start(Role::Master).await;
     prepare(&server).await;
     let classifier = Arc::new(SqlClassifier::new());
-    let front = TestFront::start_with(Role::Master, &server, classifier, |limits| {
-        limits.packet_bytes_max = 1 << 20;
-        limits.handshake_timeout = Duration::from_millis(500);
+    let front = TestFront::start_with(Role::Master, &server, classifier, |front| {
+        front.limits.packet_bytes_max = 1 << 20;
+        front.limits.handshake_timeout = Duration::from_millis(500);
     })
     .await;
     // In place of a login: nonsense, a packet that never ends, a wrong number, half a packet and silence.

@@ -2,11 +2,11 @@
 
 use towline_middleware::Role;
 
-use super::{APP, prepare};
+use super::{APP, prepare, unpredictable};
 use crate::support::{
     TestServer,
     front::TestFront,
-    wire_client::{MODERN, OLD, Packet, Target, WireClient},
+    wire_client::{MODERN, OLD, Target, WireClient},
 };
 
 /// Texts whose replies do not depend on which connection asks.
@@ -59,16 +59,6 @@ async fn each(pair: &mut [WireClient; 2], commands: [&[u8]; 2]) -> [[u8; 4]; 2] 
     });
     assert_eq!(through, direct, "{:?}", String::from_utf8_lossy(commands[0]));
     ids
-}
-
-/// Clears what an EOF before rows can't know, since the server tells the node only after the rows: that another result
-/// follows (flag 0x08), and that the query used no index (0x10, 0x20). Clients take the flags of the EOF after the rows.
-fn unpredictable(reply: &mut [Packet]) {
-    for packet in reply {
-        if let [0xfe, _, _, low, _] = &mut packet.payload[..] {
-            *low &= !0x38;
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

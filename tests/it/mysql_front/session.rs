@@ -97,7 +97,8 @@ async fn one_client_too_many_is_told_so_and_a_free_place_is_taken_again() {
     let server = TestServer::start(Role::Master).await;
     prepare(&server).await;
     let classifier = Arc::new(SqlClassifier::new());
-    let front = TestFront::start_with(Role::Master, &server, classifier, |limits| limits.connections_max = 1).await;
+    let front =
+        TestFront::start_with(Role::Master, &server, classifier, |front| front.limits.connections_max = 1).await;
     let first = WireClient::connect(&front.target(), MODERN, APP, "").await;
     let refusal = WireClient::open(&front.target()).await.read().await.expect("a refusal");
     assert_eq!(refusal.error_code(), Some(1040));

@@ -67,15 +67,15 @@ impl TestFront {
         Self::start_with(role, server, Arc::new(SqlClassifier::new()), |_| {}).await
     }
 
-    /// The same with another classifier and other limits.
+    /// The same with another classifier and other settings.
     pub(crate) async fn start_with(
         role: Role,
         server: &TestServer,
         classifier: Arc<dyn Classifier>,
-        limit: impl FnOnce(&mut Limits),
+        change: impl FnOnce(&mut MySqlFront),
     ) -> Self {
         let endpoint = Endpoint::unix(server.managed().socket());
-        Self::before(role, endpoint, server.opts(), classifier, |front| limit(&mut front.limits)).await
+        Self::before(role, endpoint, server.opts(), classifier, change).await
     }
 
     /// A front before whatever listens there; by `opts` its administrator logs in.
@@ -91,6 +91,7 @@ impl TestFront {
             connections_max: 50,
             handshake_timeout: Duration::from_secs(10),
             packet_bytes_max: 64 << 20,
+            write_timeout: Duration::from_secs(60),
             shutdown_grace: Duration::from_secs(10),
         };
         let mut front = MySqlFront {
@@ -109,6 +110,7 @@ impl TestFront {
             },
             classifier,
             killer: Killer::start(opts),
+            local_infile: true,
             tls: None,
             tls_required: false,
             login_key: LoginKey::default(),

@@ -1,6 +1,6 @@
 //! A client that shows the bytes: what a driver would hide is what these tests compare.
 
-use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::VecDeque, io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use mysql_common::scramble::scramble_native;
 use tokio::{
@@ -11,7 +11,7 @@ use tokio::{
 use towline::{
     transport::Transport,
     wire::{
-        capability,
+        capability, compressed,
         frame::{HEADER_LEN, Header, put_packet},
         greeting::Greeting,
     },
@@ -67,6 +67,15 @@ pub(crate) struct WireClient {
     stream: Transport,
     /// The id in the greeting; 0 before the login.
     pub(crate) connection_id: u32,
+    /// What has come of a compressed stream; none in clear.
+    pieces: Option<Pieces>,
+}
+
+/// A compressed stream's bytes that have not been read, and the number that its next piece must have.
+#[derive(Debug, Default)]
+struct Pieces {
+    bytes: VecDeque<u8>,
+    next: u8,
 }
 
 impl WireClient {
@@ -76,19 +85,28 @@ impl WireClient {
             Target::Front(addr) => TcpStream::connect(addr).await.expect("the front takes connections").into(),
             Target::Server(socket) => UnixStream::connect(socket).await.expect("the server answers").into(),
         };
-        Self { stream, connection_id: 0 }
+        Self { stream, connection_id: 0, pieces: None }
     }
 
-    /// Logs in and returns the answer: an OK or an ERR.
-    pub(crate) async fn login(target: &Target, capabilities: u32, account: (&str, &str), db: &str) -> (Self, Packet) {
+    /// Logs in and returns the answer: an OK or an ERR. The upper half of the capabilities is MariaDB's own.
+    pub(crate) async fn login(
+        target: &Target,
+        capabilities: impl Into<u64>,
+        account: (&str, &str),
+        db: &str,
+    ) -> (Self, Packet) {
         let mut client = Self::open(target).await;
         let greeting = Greeting::decode(&client.read().await.expect("a greeting").payload).expect("a greeting");
         client.connection_id = greeting.connection_id;
         let salt = &greeting.salt;
         let proof = scramble_native(salt, account.1.as_bytes()).map(Vec::from).unwrap_or_default();
-        let mut login = capabilities.to_le_bytes().to_vec();
+        let capabilities = capabilities.into();
+        let compressed = capabilities & u64::from(capability::COMPRESS) != 0;
+        let capabilities = capabilities.to_le_bytes();
+        let mut login = capabilities[..4].to_vec();
         login.extend_from_slice(&[0, 0, 0, 1, 45]);
-        login.extend_from_slice(&[0; 23]);
+        login.extend_from_slice(&[0; 19]);
+        login.extend_from_slice(&capabilities[4..]);
         login.extend_from_slice(account.0.as_bytes());
         login.extend_from_slice(&[0, proof.len() as u8]);
         login.extend_from_slice(&proof);
@@ -96,11 +114,17 @@ impl WireClient {
         login.extend_from_slice(b"\0mysql_native_password\0");
         client.send(1, &login).await;
         let answer = client.read().await.expect("an answer to the login");
+        client.pieces = compressed.then(Pieces::default);
         (client, answer)
     }
 
     /// Logs in where that must succeed.
-    pub(crate) async fn connect(target: &Target, capabilities: u32, account: (&str, &str), db: &str) -> Self {
+    pub(crate) async fn connect(
+        target: &Target,
+        capabilities: impl Into<u64>,
+        account: (&str, &str),
+        db: &str,
+    ) -> Self {
         let (client, answer) = Self::login(target, capabilities, account, db).await;
         assert_eq!(answer.payload[0], 0, "the login failed: {answer:?}");
         client
@@ -115,6 +139,10 @@ impl WireClient {
     pub(crate) async fn send(&mut self, sequence: u8, payload: &[u8]) {
         let mut bytes = Vec::new();
         put_packet(&mut bytes, sequence, payload);
+        if self.pieces.is_some() {
+            let plain = std::mem::take(&mut bytes);
+            compressed::encode(&mut bytes, 0, &plain);
+        }
         self.send_raw(&bytes).await;
     }
 
@@ -124,11 +152,11 @@ impl WireClient {
             let mut whole = Packet { sequence: 0, payload: Vec::new() };
             loop {
                 let mut header = [0; HEADER_LEN];
-                self.stream.read_exact(&mut header).await?;
+                self.read_exact(&mut header).await?;
                 let header = Header::decode(&header).expect("four bytes");
                 let start = whole.payload.len();
                 whole.payload.resize(start + header.len, 0);
-                self.stream.read_exact(&mut whole.payload[start..]).await?;
+                self.read_exact(&mut whole.payload[start..]).await?;
                 whole.sequence = header.sequence;
                 if !header.continues() {
                     return Ok(whole);
@@ -136,6 +164,24 @@ impl WireClient {
             }
         };
         timeout(DEADLINE, reading).await.expect("a packet in time")
+    }
+
+    async fn read_exact(&mut self, out: &mut [u8]) -> io::Result<()> {
+        let Some(pieces) = &mut self.pieces else { return self.stream.read_exact(out).await.map(drop) };
+        while pieces.bytes.len() < out.len() {
+            let mut header = [0; compressed::HEADER_LEN];
+            self.stream.read_exact(&mut header).await?;
+            let header = compressed::Header::decode(&header).expect("seven bytes");
+            // With the reply to the next command it begins anew.
+            assert!(header.sequence == pieces.next || header.sequence == 1, "{header:?} in place of {}", pieces.next);
+            pieces.next = header.sequence.wrapping_add(1);
+            let (mut piece, mut plain) = (vec![0; header.len], Vec::new());
+            self.stream.read_exact(&mut piece).await?;
+            compressed::decode(&mut plain, header, &piece).expect("a whole piece");
+            pieces.bytes.extend(plain);
+        }
+        out.iter_mut().for_each(|byte| *byte = pieces.bytes.pop_front().expect("as many as are asked for"));
+        Ok(())
     }
 
     /// Sends a command and returns its whole reply. A ping sent along marks its end: the first packet but one that is
@@ -147,8 +193,15 @@ impl WireClient {
 
     /// The whole reply to the command that was sent last.
     pub(crate) async fn read_reply(&mut self) -> Vec<Packet> {
-        self.send(0, &[0x0e]).await;
         let mut packets = vec![self.read().await.expect("a reply")];
+        packets.extend(self.read_rest().await);
+        packets
+    }
+
+    /// What is left of a reply whose first packet has been read.
+    pub(crate) async fn read_rest(&mut self) -> Vec<Packet> {
+        self.send(0, &[0x0e]).await;
+        let mut packets = Vec::new();
         loop {
             let packet = self.read().await.expect("the rest of a reply");
             if packet.sequence == 1 {
