@@ -2,9 +2,10 @@
 //!
 //! [`run`] reads everything from the server itself and changes nothing. Each requirement becomes one [`Line`], with the
 //! very line of `my.cnf` or statement that mends it: `settings` compares variables, `log` reads what else concerns the
-//! master's binlog, `rights` and `accounts` look at who may do what.
+//! master's binlog, `rights` and `accounts` look at who may do what, `hosts` at who may come through the node.
 
 mod accounts;
+mod hosts;
 mod log;
 mod rights;
 mod server;
@@ -170,6 +171,7 @@ async fn ask(role: Role, target: Target<'_>) -> Result<(Opts, Report), CheckErro
     }
     lines.extend(rights::check(role, &mut server).await?);
     lines.extend(accounts::check(&mut server).await?);
+    lines.extend(hosts::check(target, &mut server).await?);
     let version = server.version.clone();
     server.disconnect().await;
     Ok((opts, Report { version, lines }))

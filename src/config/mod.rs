@@ -348,7 +348,7 @@ impl Default for Limits {
         Self {
             connections_max: const { NonZeroU32::new(500).unwrap() },
             packet_bytes_max: const { NonZeroUsize::new(64 << 20).unwrap() },
-            handshake_timeout: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(8),
             write_timeout: Duration::from_secs(60),
             shutdown_grace: Duration::from_secs(10),
         }

@@ -27,6 +27,8 @@ const COPY_MAX: usize = 16 * 1024;
 const READ_MIN: usize = 8 * 1024;
 /// 64 kB reads measured best for large results.
 const READ_MAX: usize = 64 * 1024;
+/// The error to everything but a new password.
+const MUST_CHANGE_PASSWORD: u16 = 1820;
 /// A packet that is read whole (greeting, login, OK, ERR) may have this many bytes.
 const WHOLE_MAX: usize = 1 << 20;
 
@@ -100,6 +102,7 @@ pub struct Upstream {
     room: usize,
     mariadb: bool,
     fence: Fence,
+    fence_is_up: bool,
     /// Whether the connection stands between two commands.
     pub(super) clean: bool,
     /// Who ends the connection at the server when it is left in the middle of a command, and by what id.
@@ -128,6 +131,7 @@ impl Upstream {
             room: READ_MIN,
             mariadb: false,
             fence,
+            fence_is_up: false,
             clean: true,
             killer: None,
             client_capabilities: 0,
@@ -182,6 +186,11 @@ impl Upstream {
         self.killer = Some((killer, id));
     }
 
+    /// Whether the fence must be put up before the next command: it was refused for an expired password.
+    pub(super) fn wants_fence(&self) -> bool {
+        !self.fence_is_up
+    }
+
     /// Puts the fence up (see [`Fence`]). To be called after the login, before the client's first command.
     ///
     /// # Errors
@@ -192,10 +201,13 @@ impl Upstream {
         payload.extend_from_slice(statement.as_bytes());
         self.write_packet(0, &payload).await?;
         let (_, answer) = self.read_packet().await?;
-        match answer.first() {
-            Some(&ok::HEADER) => Ok(()),
-            _ => {
-                let refusal = err::decode(&answer).map(|error| error.to_string());
+        self.fence_is_up = answer.first() == Some(&ok::HEADER);
+        match err::decode(&answer) {
+            _ if self.fence_is_up => Ok(()),
+            // With an expired password the server takes nothing but a new one, so there is nothing to fence yet.
+            Ok(error) if error.code == MUST_CHANGE_PASSWORD => Ok(()),
+            refusal => {
+                let refusal = refusal.map(|error| error.to_string());
                 tracing::error!(statement, refusal = ?refusal, "MySQL refuses the statement that fences client sessions");
                 Err(Error::Protocol { peer: "MySQL", what: "it refused the session's fence" })
             }

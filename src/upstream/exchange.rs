@@ -159,6 +159,8 @@ impl Rest {
         }
         if self.after.fence {
             upstream.client_wants_gtids = self.after.wants_gtids;
+        }
+        if self.after.fence || upstream.wants_fence() {
             upstream.put_up_fence().await?;
         }
         Ok(())
