@@ -5,8 +5,12 @@ mod forms;
 mod hostile;
 mod local_infile;
 mod login;
+mod probes;
+mod process;
+mod proxy_protocol;
 mod replies;
 mod session;
+mod tls;
 
 use crate::support::{TestServer, wire_client::Packet};
 

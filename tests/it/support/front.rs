@@ -2,16 +2,21 @@
 
 use std::{
     net::SocketAddr,
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use mysql_async::Opts;
-use tokio::{net::TcpListener, task::JoinHandle};
+use mysql_async::{Opts, OptsBuilder};
+use tempfile::TempDir;
+use tokio::{
+    net::{TcpListener, UnixListener},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 use towline::{
     classify::SqlClassifier,
-    frontend::mysql::{Limits, MySqlFront, Networks, SessionCount, serve},
+    frontend::mysql::{Limits, Listeners, MySqlFront, Networks, SessionCount, serve},
     upstream::{Endpoint, Killer, LoginKey},
 };
 use towline_middleware::{
@@ -59,6 +64,7 @@ pub(crate) struct TestFront {
     pub(crate) stop: CancellationToken,
     pub(crate) sessions: SessionCount,
     pub(crate) serving: JoinHandle<()>,
+    folder: TempDir,
 }
 
 impl TestFront {
@@ -121,8 +127,22 @@ impl TestFront {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("an address");
         let (stop, sessions) = (CancellationToken::new(), SessionCount::default());
-        let serving = tokio::spawn(serve(listener.into(), Arc::new(front), sessions.clone(), stop.clone()));
-        Self { addr, seen, stop, sessions, serving }
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let unix = UnixListener::bind(folder.path().join("front.sock")).expect("a socket");
+        let listeners = Listeners { tcp: listener, unix: Some(unix) };
+        let serving = tokio::spawn(serve(listeners, Arc::new(front), sessions.clone(), stop.clone()));
+        Self { addr, seen, stop, sessions, serving, folder }
+    }
+
+    /// Where clients on this machine connect.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join("front.sock")
+    }
+
+    /// How a driver logs in over TCP.
+    pub(crate) fn opts(&self, user: &str, password: &str) -> OptsBuilder {
+        let opts = OptsBuilder::default().ip_or_hostname("127.0.0.1").tcp_port(self.addr.port());
+        opts.prefer_socket(false).user(Some(user)).pass(Some(password))
     }
 
     pub(crate) fn target(&self) -> Target {

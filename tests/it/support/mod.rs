@@ -1,12 +1,13 @@
 //! What the tests share: private servers, nodes and clusters, conditions with a deadline.
 
+pub(crate) mod certificates;
 mod changes;
 mod cluster;
 pub(crate) mod front;
 pub(crate) mod http;
 mod mysql9;
 mod node;
-mod server;
+pub(crate) mod server;
 mod wait;
 pub(crate) mod wire_client;
 

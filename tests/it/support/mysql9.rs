@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::Write,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -84,7 +83,7 @@ impl Mysql9 {
         let data = folder.path().join("data");
         super::server::copy(&data_template(programs).await, &data);
         fs::remove_file(data.join("auto.cnf")).expect("the template's identity");
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
+        let port = super::server::free_port();
         let socket = folder.path().join("my.sock");
         let log = fs::File::create(folder.path().join("log")).expect("a log");
         let watcher = Command::new("sh")
@@ -139,6 +138,11 @@ impl Mysql9 {
             connection.query_drop(*statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
         }
         connection.disconnect().await.expect("a farewell");
+    }
+
+    /// Where it keeps the certificates that it makes by itself: `ca.pem`, `server-cert.pem`, `server-key.pem`.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("data")
     }
 }
 

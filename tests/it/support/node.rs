@@ -1,8 +1,8 @@
 //! A real node: the `towline` program with a private MariaDB, on ports that the system chooses.
 
-use std::fs;
+use std::{fs, net::SocketAddr};
 
-use mysql_async::{Conn, Opts, OptsBuilder};
+use mysql_async::{Conn, Opts, OptsBuilder, prelude::Queryable};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use toml::{Table, Value};
@@ -13,7 +13,7 @@ use towline::{
 };
 use towline_middleware::Role;
 
-use super::server::copy_template;
+use super::{CLIENT, server::copy_template};
 
 /// A node in a process of its own, killed and removed when dropped.
 pub(crate) struct TestNode {
@@ -49,6 +49,25 @@ impl TestNode {
     /// The URL of a path of its HTTP.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.ready.http)
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> Pid {
+        let pid = self.process.pid().expect("the node runs");
+        Pid::from_raw(pid.cast_signed()).expect("a pid")
+    }
+
+    /// Where it serves the MySQL protocol.
+    pub(crate) fn mysql_front(&self) -> SocketAddr {
+        self.ready.mysql_front
+    }
+
+    /// Makes the account [`CLIENT`] on the server behind the node.
+    pub(crate) async fn make_client(&self) {
+        let mut administrator = Conn::new(self.server_opts()).await.expect("the node's server");
+        let (user, password) = CLIENT;
+        let sql = format!("CREATE USER {user}@'%' IDENTIFIED BY '{password}'");
+        administrator.query_drop(sql).await.expect("an account");
     }
 
     /// How a client of the MySQL protocol logs in through the node.

@@ -63,6 +63,11 @@ impl TestServer {
     }
 }
 
+/// A port of 127.0.0.1 that nobody listens on.
+pub(crate) fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port()
+}
+
 /// Makes this folder a ready data folder: a copy of one that is made once per test run, which is faster than making one.
 pub(crate) async fn copy_template(folder: &Path) {
     static TEMPLATE: OnceCell<PathBuf> = OnceCell::const_new();

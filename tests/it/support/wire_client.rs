@@ -95,27 +95,45 @@ impl WireClient {
         account: (&str, &str),
         db: &str,
     ) -> (Self, Packet) {
-        let mut client = Self::open(target).await;
-        let greeting = Greeting::decode(&client.read().await.expect("a greeting").payload).expect("a greeting");
-        client.connection_id = greeting.connection_id;
-        let salt = &greeting.salt;
-        let proof = scramble_native(salt, account.1.as_bytes()).map(Vec::from).unwrap_or_default();
+        Self::open(target).await.log_in(capabilities.into(), account, db).await
+    }
+
+    /// The same on a stream that is open.
+    pub(crate) async fn log_in(
+        mut self,
+        capabilities: impl Into<u64>,
+        account: (&str, &str),
+        db: &str,
+    ) -> (Self, Packet) {
         let capabilities = capabilities.into();
-        let compressed = capabilities & u64::from(capability::COMPRESS) != 0;
+        let greeting = Greeting::decode(&self.read().await.expect("a greeting").payload).expect("a greeting");
+        self.connection_id = greeting.connection_id;
+        let proof = scramble_native(&greeting.salt, account.1.as_bytes()).map(Vec::from).unwrap_or_default();
+        self.send_login(b"mysql_native_password", capabilities, account.0, &proof, db).await;
+        let answer = self.read().await.expect("an answer to the login");
+        self.pieces = (capabilities & u64::from(capability::COMPRESS) != 0).then(Pieces::default);
+        (self, answer)
+    }
+
+    /// Sends a login by a method that the server will not be content with.
+    pub(crate) async fn send_login_by(&mut self, method: &[u8], capabilities: u32, user: &str) {
+        self.send_login(method, capabilities.into(), user, b"no proof", "").await;
+    }
+
+    async fn send_login(&mut self, method: &[u8], capabilities: u64, user: &str, proof: &[u8], db: &str) {
         let capabilities = capabilities.to_le_bytes();
         let mut login = capabilities[..4].to_vec();
         login.extend_from_slice(&[0, 0, 0, 1, 45]);
         login.extend_from_slice(&[0; 19]);
         login.extend_from_slice(&capabilities[4..]);
-        login.extend_from_slice(account.0.as_bytes());
+        login.extend_from_slice(user.as_bytes());
         login.extend_from_slice(&[0, proof.len() as u8]);
-        login.extend_from_slice(&proof);
+        login.extend_from_slice(proof);
         login.extend_from_slice(db.as_bytes());
-        login.extend_from_slice(b"\0mysql_native_password\0");
-        client.send(1, &login).await;
-        let answer = client.read().await.expect("an answer to the login");
-        client.pieces = compressed.then(Pieces::default);
-        (client, answer)
+        login.push(0);
+        login.extend_from_slice(method);
+        login.push(0);
+        self.send(1, &login).await;
     }
 
     /// Logs in where that must succeed.
