@@ -47,20 +47,97 @@ pub(super) enum Kind {
 pub(super) struct Token {
     /// What it is.
     pub(super) kind: Kind,
-    /// Its first byte.
-    pub(super) start: usize,
-    /// The byte after its last.
-    pub(super) end: usize,
     /// Whether space or a comment stands before it.
     pub(super) gap: bool,
+    start: u32,
+    end: u32,
 }
 
 impl Token {
+    /// What stands before the first token.
+    pub(super) const NONE: Self = Self { kind: Kind::End, gap: false, start: 0, end: 0 };
+
     /// Its bytes.
+    #[inline]
     pub(super) fn bytes<'a>(&self, sql: &'a [u8]) -> &'a [u8] {
-        &sql[self.start..self.end]
+        &sql[self.start()..self.end as usize]
+    }
+
+    /// Where its first byte is.
+    #[inline]
+    pub(super) fn start(&self) -> usize {
+        self.start as usize
+    }
+
+    /// Its length in bytes.
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        (self.end - self.start) as usize
     }
 }
+
+/// What a byte may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    /// Space, or a sign that may begin a comment.
+    Gap,
+    /// A word.
+    Letter,
+    /// A word or a string: `x'00'`.
+    Prefix,
+    Digit,
+    Single,
+    Double,
+    Backtick,
+    Dot,
+    Open,
+    Close,
+    Comma,
+    Semicolon,
+    At,
+    Question,
+    Backslash,
+    Operator,
+}
+
+/// The class of each byte.
+const CLASSES: [Class; 256] = {
+    let mut classes = [Class::Operator; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        classes[byte] = match byte as u8 {
+            b' ' | 0x09..=0x0d | b'#' | b'-' | b'/' | b'*' => Class::Gap,
+            b'x' | b'X' | b'b' | b'B' | b'n' | b'N' => Class::Prefix,
+            b'a'..=b'z' | b'A'..=b'Z' | b'_' | b'$' | 0x80.. => Class::Letter,
+            b'0'..=b'9' => Class::Digit,
+            b'\'' => Class::Single,
+            b'"' => Class::Double,
+            b'`' => Class::Backtick,
+            b'.' => Class::Dot,
+            b'(' => Class::Open,
+            b')' => Class::Close,
+            b',' => Class::Comma,
+            b';' => Class::Semicolon,
+            b'@' => Class::At,
+            b'?' => Class::Question,
+            b'\\' => Class::Backslash,
+            _ => Class::Operator,
+        };
+        byte += 1;
+    }
+    classes
+};
+
+/// Which bytes a word may have behind its first.
+const WORD_BYTES: [bool; 256] = {
+    let mut word_bytes = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        word_bytes[byte] = matches!(CLASSES[byte], Class::Letter | Class::Prefix | Class::Digit);
+        byte += 1;
+    }
+    word_bytes
+};
 
 /// Cuts one text.
 #[derive(Debug)]
@@ -72,17 +149,41 @@ pub(super) struct Lexer<'a> {
     previous: Kind,
     executable_depth: u32,
     flags: Flags,
+    longest_run: Run,
+    known_run: Run,
+}
+
+/// A stretch of a text, from the first byte to behind the last, that adds nothing to its shape. Empty if there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Run {
+    start: usize,
+    end: usize,
 }
 
 impl<'a> Lexer<'a> {
     /// A lexer at the beginning of a text. `quotes_known` says whether `mode.ansi_quotes` can be trusted when it is
-    /// false: MySQL does not report that mode.
-    pub(super) fn new(sql: &'a [u8], mode: SqlMode, quotes_known: bool) -> Self {
+    /// false: MySQL does not report that mode. `known_run` is what a lexer before has told of the same text.
+    pub(super) fn new(sql: &'a [u8], mode: SqlMode, quotes_known: bool, known_run: Run) -> Self {
         let mut flags = Flags::default();
         if mode.ascii_unsafe_charset && !sql.is_ascii() {
             flags |= Flags::AMBIGUOUS;
         }
-        Self { sql, at: 0, mode, quotes_known, previous: Kind::End, executable_depth: 0, flags }
+        // No packet is so long, and a token's place has 32 bits.
+        let too_long = u32::try_from(sql.len()).is_err();
+        if too_long {
+            flags |= Flags::AMBIGUOUS;
+        }
+        Self {
+            sql: if too_long { &[] } else { sql },
+            at: 0,
+            mode,
+            quotes_known,
+            previous: Kind::End,
+            executable_depth: 0,
+            flags,
+            longest_run: Run::default(),
+            known_run,
+        }
     }
 
     /// What was noticed so far.
@@ -90,12 +191,27 @@ impl<'a> Lexer<'a> {
         self.flags
     }
 
+    /// The longest stretch that [`skip_literals`](Self::skip_literals) or [`skip_rows`](Self::skip_rows) stepped over.
+    pub(super) fn longest_run(&self) -> Run {
+        self.longest_run
+    }
+
     /// The next token; [`Kind::End`] again and again after the last.
-    #[inline]
+    #[inline(always)]
     pub(super) fn next(&mut self) -> Token {
-        let gap = self.skip_gap();
-        let start = self.at;
-        let kind = match self.peek(0) {
+        let from = self.at;
+        let mut byte = self.peek(0);
+        if byte == Some(b' ') {
+            // Mostly there is just one.
+            self.at += 1;
+            byte = self.peek(0);
+        }
+        if byte.is_some_and(|byte| CLASSES[byte as usize] == Class::Gap) {
+            self.skip_gap();
+            byte = self.peek(0);
+        }
+        let (start, gap) = (self.at, self.at > from);
+        let kind = match byte {
             None => {
                 if self.executable_depth > 0 {
                     self.flags |= Flags::UNTERMINATED;
@@ -105,43 +221,139 @@ impl<'a> Lexer<'a> {
             Some(byte) => self.token(byte, gap),
         };
         self.previous = kind;
-        Token { kind, start, end: self.at, gap }
+        // The text is no longer than 32 bits can tell.
+        Token { kind, gap, start: start as u32, end: self.at as u32 }
     }
 
-    #[inline]
+    #[inline(always)]
     fn token(&mut self, byte: u8, gap: bool) -> Kind {
         let is_name = !gap && matches!(self.previous, Kind::Dot | Kind::At);
-        match byte {
-            b'x' | b'X' | b'b' | b'B' | b'n' | b'N' if !is_name && self.peek(1) == Some(b'\'') => {
+        match CLASSES[byte as usize] {
+            Class::Prefix if !is_name && self.peek(1) == Some(b'\'') => {
                 self.at += 1;
                 self.text(b'\'')
             }
-            b'a'..=b'z' | b'A'..=b'Z' | b'_' | b'$' | 0x80.. => self.word(is_name),
-            b'0'..=b'9' if is_name => self.word(true),
-            b'0'..=b'9' => self.number_or_word(),
-            b'\'' => self.text(byte),
-            b'"' if !self.mode.ansi_quotes => self.text(byte),
-            b'"' | b'`' => self.quoted(byte),
-            b'.' => self.dot(gap),
-            b'(' => self.sign(Kind::Open),
-            b')' => self.sign(Kind::Close),
-            b',' => self.sign(Kind::Comma),
-            b';' => self.sign(Kind::Semicolon),
-            b'@' => self.sign(Kind::At),
-            b'?' => self.sign(Kind::Parameter),
+            Class::Letter | Class::Prefix => self.word(is_name),
+            Class::Digit if is_name => self.word(true),
+            Class::Digit => self.number_or_word(),
+            Class::Single => self.text(byte),
+            Class::Double if !self.mode.ansi_quotes => self.text(byte),
+            Class::Double | Class::Backtick => self.quoted(byte),
+            Class::Dot => self.dot(gap),
+            Class::Open => self.sign(Kind::Open),
+            Class::Close => self.sign(Kind::Close),
+            Class::Comma => self.sign(Kind::Comma),
+            Class::Semicolon => self.sign(Kind::Semicolon),
+            Class::At => self.sign(Kind::At),
+            Class::Question => self.sign(Kind::Parameter),
             // NULL in another spelling; what follows is another token.
-            b'\\' if self.peek(1) == Some(b'N') => {
+            Class::Backslash if self.peek(1) == Some(b'N') => {
                 self.at += 2;
                 Kind::Number
             }
-            _ => self.operator(byte),
+            Class::Gap | Class::Backslash | Class::Operator => self.operator(byte),
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn sign(&mut self, kind: Kind) -> Kind {
         self.at += 1;
         kind
+    }
+
+    /// Behind a comma between literals: steps over each literal that another comma follows.
+    #[inline]
+    pub(super) fn skip_literals(&mut self) {
+        self.skip_run(|lexer| lexer.skip_literal() == Some(b','));
+    }
+
+    /// Behind a comma between rows of literals: steps over each row that another comma follows.
+    #[inline]
+    pub(super) fn skip_rows(&mut self) {
+        self.skip_run(|lexer| {
+            lexer.skip_space();
+            if lexer.peek(0) != Some(b'(') {
+                return false;
+            }
+            lexer.at += 1;
+            loop {
+                match lexer.skip_literal() {
+                    Some(b',') => {}
+                    Some(_) => break,
+                    None => return false,
+                }
+            }
+            lexer.skip_space();
+            let goes_on = lexer.peek(0) == Some(b',');
+            lexer.at += usize::from(goes_on);
+            goes_on
+        });
+    }
+
+    #[inline]
+    fn skip_run(&mut self, mut unit: impl FnMut(&mut Self) -> bool) {
+        let start = self.at;
+        if start == self.known_run.start && start < self.known_run.end {
+            self.at = self.known_run.end;
+            return;
+        }
+        let mut end = start;
+        while unit(self) {
+            end = self.at;
+        }
+        self.at = end;
+        if end - start > self.longest_run.end - self.longest_run.start {
+            self.longest_run = Run { start, end };
+        }
+    }
+
+    /// Steps over a literal of a plain form and the `,` or `)` behind it, which it returns; none if something else is
+    /// there, which is then for [`next`](Self::next).
+    #[inline]
+    fn skip_literal(&mut self) -> Option<u8> {
+        self.skip_space();
+        let mut byte = self.peek(0)?;
+        if matches!(byte, b'-' | b'+') {
+            self.at += 1;
+            byte = self.peek(0).filter(u8::is_ascii_digit)?;
+        }
+        match byte {
+            b'0'..=b'9' => self.skip_number(),
+            b'\'' => {
+                self.text(byte);
+            }
+            b'?' => self.at += 1,
+            b'N' | b'n' if self.sql[self.at..].get(..4).is_some_and(|word| word.eq_ignore_ascii_case(b"NULL")) => {
+                self.at += 4;
+            }
+            _ => return None,
+        }
+        self.skip_space();
+        let sign = self.peek(0).filter(|byte| matches!(byte, b',' | b')'))?;
+        self.at += 1;
+        Some(sign)
+    }
+
+    /// Steps over `12`, `12.5` or `0x1f`.
+    #[inline]
+    fn skip_number(&mut self) {
+        if self.peek(0) == Some(b'0') && self.peek(1) == Some(b'x') {
+            let digits = self.sql[self.at + 2..].iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+            // `0x` alone is a name.
+            self.at += if digits == 0 { 0 } else { 2 + digits };
+            return;
+        }
+        self.at += self.digits(0);
+        if self.peek(0) == Some(b'.') {
+            self.at += 1 + self.digits(1);
+        }
+    }
+
+    #[inline(always)]
+    fn skip_space(&mut self) {
+        while matches!(self.peek(0), Some(b' ' | 0x09..=0x0d)) {
+            self.at += 1;
+        }
     }
 
     fn operator(&mut self, byte: u8) -> Kind {
@@ -164,23 +376,32 @@ impl<'a> Lexer<'a> {
         Kind::Operator
     }
 
-    #[inline]
+    #[inline(always)]
     fn word(&mut self, is_name: bool) -> Kind {
         let start = self.at;
         let mut all = 0;
+        let mut dollars = 0;
         while let Some(&byte) = self.sql.get(self.at) {
             if !is_word_byte(byte) {
                 break;
             }
             all |= byte;
+            dollars += usize::from(byte == b'$');
             self.at += 1;
         }
-        let word = &self.sql[start..self.at];
-        // Outside UTF-8 a byte may be a space (0xA0 in latin1). MySQL 9 has $$…$$ and $tag$…$tag$ around texts.
-        if (all >= 0x80 && std::str::from_utf8(word).is_err()) || (word[0] == b'$' && word[1..].contains(&b'$')) {
-            self.flags |= Flags::AMBIGUOUS;
+        if all >= 0x80 || dollars > 1 {
+            self.odd_word(start);
         }
         if is_name { Kind::Name } else { Kind::Word }
+    }
+
+    /// Outside UTF-8 a byte may be a space (0xA0 in latin1). MySQL 9 has $$…$$ and $tag$…$tag$ around texts.
+    #[cold]
+    fn odd_word(&mut self, start: usize) {
+        let word = &self.sql[start..self.at];
+        if std::str::from_utf8(word).is_err() || (word[0] == b'$' && word[1..].contains(&b'$')) {
+            self.flags |= Flags::AMBIGUOUS;
+        }
     }
 
     /// A name may begin with a digit: `1a` is one, `1e5` is none, and `1e5FOR` is a number and a keyword.
@@ -274,33 +495,37 @@ impl<'a> Lexer<'a> {
         }
     }
 
+    #[inline]
     fn quoted(&mut self, quote: u8) -> Kind {
         let start = self.at;
+        let mut all = 0;
+        let mut zero = false;
         self.at += 1;
         loop {
-            let Some(found) = memchr(quote, &self.sql[self.at..]) else {
-                self.at = self.sql.len();
+            let Some(byte) = self.peek(0) else {
                 self.flags |= Flags::UNTERMINATED;
                 break;
             };
-            self.at += found + 1;
-            if self.peek(0) != Some(quote) {
-                break;
-            }
             self.at += 1;
+            if byte == quote {
+                if self.peek(0) != Some(quote) {
+                    break;
+                }
+                self.at += 1;
+            }
+            all |= byte;
+            zero |= byte == 0;
         }
-        let name = &self.sql[start..self.at];
         // The server steps over what it takes for a character of several bytes, whole or not.
-        if name.contains(&0) || (!name.is_ascii() && std::str::from_utf8(name).is_err()) {
+        if zero || (all >= 0x80 && std::str::from_utf8(&self.sql[start..self.at]).is_err()) {
             self.flags |= Flags::AMBIGUOUS;
         }
         Kind::Quoted
     }
 
-    /// Steps over space and comments; tells whether there were any.
+    /// Steps over space and comments.
     #[inline]
-    fn skip_gap(&mut self) -> bool {
-        let start = self.at;
+    fn skip_gap(&mut self) {
         while let Some(byte) = self.peek(0) {
             match byte {
                 b' ' | 0x09..=0x0d => self.at += 1,
@@ -314,7 +539,6 @@ impl<'a> Lexer<'a> {
                 _ => break,
             }
         }
-        self.at > start
     }
 
     /// Two dashes begin a comment only before space, a control character or the end.
@@ -365,13 +589,13 @@ impl<'a> Lexer<'a> {
         self.at += 2 + length + 2;
     }
 
-    #[inline]
+    #[inline(always)]
     fn peek(&self, ahead: usize) -> Option<u8> {
         self.sql.get(self.at + ahead).copied()
     }
 }
 
-#[inline]
+#[inline(always)]
 fn is_word_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | 0x80..)
+    WORD_BYTES[byte as usize]
 }

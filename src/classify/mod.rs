@@ -92,7 +92,7 @@ impl SqlClassifier {
         if scan.flags.has(Flags::DOUBT) {
             return Decision::of_this_text(in_doubt(sql, scan));
         }
-        let template = self.scanner.template(sql, mode, TEMPLATE_BYTES_MAX);
+        let template = self.scanner.template(sql, mode, scan, TEMPLATE_BYTES_MAX);
         let by_literals = scan.flags.has(Flags::LITERAL_DECIDES);
         // The template is plain SQL: no mode changes how it is cut.
         let (text, text_mode) = if by_literals { (sql, mode) } else { (&*template.text, SqlMode::default()) };
@@ -104,7 +104,7 @@ impl SqlClassifier {
             NESTING_MAX => Verdict::new(Intent::Unknown, "SQL inside of SQL inside of SQL"),
             _ => self.decide(text, mode, &self.scanner.scan(text, mode), nesting + 1).verdict,
         };
-        let function = scan.function.map(|(start, end)| &sql[start..end]);
+        let function = scan.function.map(|name| name.bytes(sql));
         let facts = Facts { flags: scan.flags, function, mode, inner: &inner };
         let mut verdict = rules::text(Cursor::new(text, &tokens), facts);
         if template.cut && (verdict.intent > Intent::Read || scan.flags.has(Flags::SECOND_STATEMENT)) {

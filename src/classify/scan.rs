@@ -1,14 +1,15 @@
 //! One pass over a text's bytes, without allocating: its digest, its leading keyword and what is to be noticed in it.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::{BuildHasher, Hasher};
 
+use foldhash::{SharedSeed, quality};
 use towline_middleware::SqlMode;
 
 use super::{
     flags::Flags,
     functions::{Callable, Family, Functions},
-    lexer::{Kind, Lexer, Token},
-    shape::{Shape, Sink},
+    lexer::{Kind, Lexer, Run, Token},
+    shape::{Repeats, Shape, Sink},
 };
 
 /// What one pass found out.
@@ -22,27 +23,63 @@ pub(super) struct Scan {
     pub(super) leading: Leading,
     /// What was noticed.
     pub(super) flags: Flags,
-    /// Where the first unknown function's name stands.
-    pub(super) function: Option<(usize, usize)>,
+    /// The first name before a parenthesis that is not known.
+    pub(super) function: Option<Token>,
+    /// The longest stretch of literals that adds nothing to the shape.
+    pub(super) run: Run,
 }
 
-/// The word that a text begins with, in upper case; cut to what the longest keyword needs.
+/// The word that a text begins with: its first eight bytes, without regard to case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Leading([u8; 12]);
+pub(super) struct Leading(u64);
 
-impl Leading {
-    fn of(word: &[u8]) -> Self {
-        let mut folded = [0; 12];
-        let length = word.len().min(folded.len());
-        folded[..length].copy_from_slice(&word[..length]);
-        folded.make_ascii_uppercase();
-        Self(folded)
+/// A word's first eight bytes as a number in which upper and lower case are the same. Words of letters that are no
+/// longer than that are equal exactly if their keys are.
+#[inline(always)]
+fn key_of(token: Token, sql: &[u8]) -> u64 {
+    let length = token.len().min(8);
+    match sql.get(token.start()..token.start() + 8).and_then(|bytes| <[u8; 8]>::try_from(bytes).ok()) {
+        Some(eight) => u64::from_le_bytes(eight) & (u64::MAX >> (64 - 8 * length)) & CASELESS,
+        None => key(&token.bytes(sql)[..length]),
     }
+}
 
-    /// Whether it is this keyword.
-    pub(super) fn is(self, keyword: &str) -> bool {
-        self == Self::of(keyword.as_bytes())
+/// The bits that letters of either case share.
+const CASELESS: u64 = u64::from_le_bytes([0xdf; 8]);
+
+const fn key(word: &[u8]) -> u64 {
+    let mut key = 0;
+    let mut at = 0;
+    while at < word.len() {
+        key |= (word[at] as u64) << (8 * at);
+        at += 1;
     }
+    key & CASELESS
+}
+
+/// The keywords that mean something to the scan.
+mod keywords {
+    use super::key;
+
+    pub(super) const AS: u64 = key(b"AS");
+    pub(super) const FOR: u64 = key(b"FOR");
+    pub(super) const WITH: u64 = key(b"WITH");
+    pub(super) const NEXT: u64 = key(b"NEXT");
+    pub(super) const INTO: u64 = key(b"INTO");
+    pub(super) const LOCK: u64 = key(b"LOCK");
+    pub(super) const LOAD: u64 = key(b"LOAD");
+    pub(super) const CALL: u64 = key(b"CALL");
+    pub(super) const VALUE: u64 = key(b"VALUE");
+    pub(super) const SHARE: u64 = key(b"SHARE");
+    pub(super) const UPDATE: u64 = key(b"UPDATE");
+    pub(super) const DELETE: u64 = key(b"DELETE");
+    pub(super) const INSERT: u64 = key(b"INSERT");
+    pub(super) const REPLACE: u64 = key(b"REPLACE");
+    pub(super) const PREPARE: u64 = key(b"PREPARE");
+    pub(super) const EXECUTE: u64 = key(b"EXECUTE");
+    /// The beginnings of RECURSIVE and PROCEDURE.
+    pub(super) const RECURSIV: u64 = key(b"RECURSIV");
+    pub(super) const PROCEDUR: u64 = key(b"PROCEDUR");
 }
 
 /// A text's shape as SQL, with plain literals in the place of the client's.
@@ -60,38 +97,46 @@ pub(super) struct Template {
 pub(super) struct Scanner {
     functions: Functions,
     quotes_known: bool,
-    keys: RandomState,
+    keys: quality::SeedableRandomState,
+}
+
+/// A new key for the digests of one process, so that nobody outside can aim for two texts of one digest.
+fn random_keys() -> quality::SeedableRandomState {
+    let random = || getrandom::u64().unwrap_or_else(|_| fastrand::u64(..));
+    // Made once per process.
+    quality::SeedableRandomState::with_seed(random(), Box::leak(Box::new(SharedSeed::from_u64(random()))))
 }
 
 impl Scanner {
     /// A scanner for what a server of this family will read.
     pub(super) fn new(family: Family) -> Self {
-        Self { functions: Functions::new(family), quotes_known: family == Family::MariaDb, keys: RandomState::new() }
+        Self { functions: Functions::new(family), quotes_known: family == Family::MariaDb, keys: random_keys() }
     }
 
     /// Scans a text.
     pub(super) fn scan(&self, sql: &[u8], mode: SqlMode) -> Scan {
         let sink = HashSink { hasher: self.keys.build_hasher(), length: 0 };
-        let (noticed, HashSink { mut hasher, length }) = self.walk(sql, mode, sink);
+        let (noticed, lexer, HashSink { mut hasher, length }) = self.walk(sql, mode, sink, Run::default());
         // What is noticed but not part of the shape (the space before a parenthesis, a comment's kind) parts digests.
         hasher.write_u16(noticed.flags.bits());
         Scan {
             digest: hasher.finish().max(1),
             length,
-            leading: noticed.leading.unwrap_or_default(),
+            leading: noticed.leading,
             flags: noticed.flags,
             function: noticed.function,
+            run: lexer.longest_run(),
         }
     }
 
-    /// A text's shape as SQL, up to so many bytes.
-    pub(super) fn template(&self, sql: &[u8], mode: SqlMode, limit: usize) -> Template {
-        self.walk(sql, mode, Template { limit, ..Template::default() }).1
+    /// The shape as SQL, up to so many bytes, of a text that was scanned like this.
+    pub(super) fn template(&self, sql: &[u8], mode: SqlMode, scan: &Scan, limit: usize) -> Template {
+        self.walk(sql, mode, Template { limit, ..Template::default() }, scan.run).2
     }
 
     /// The tokens of a text; none if there are more than `limit`.
     pub(super) fn tokens(&self, sql: &[u8], mode: SqlMode, limit: usize) -> Option<Vec<Token>> {
-        let mut lexer = Lexer::new(sql, mode, self.quotes_known);
+        let mut lexer = Lexer::new(sql, mode, self.quotes_known, Run::default());
         let mut tokens = Vec::new();
         loop {
             match lexer.next() {
@@ -103,25 +148,43 @@ impl Scanner {
     }
 
     #[inline]
-    fn walk<S: Sink>(&self, sql: &[u8], mode: SqlMode, sink: S) -> (Noticed, S) {
-        let mut lexer = Lexer::new(sql, mode, self.quotes_known);
+    fn walk<'a, S: Sink>(&self, sql: &'a [u8], mode: SqlMode, sink: S, run: Run) -> (Noticed, Lexer<'a>, S) {
+        let mut lexer = Lexer::new(sql, mode, self.quotes_known, run);
         let mut shape = Shape::new(sink);
         let ansi_possible = !self.quotes_known && !mode.ansi_quotes;
         let mut noticed = Noticed { ansi_possible, ..Noticed::default() };
         loop {
             let token = lexer.next();
-            noticed.token(token, sql, &self.functions);
-            if token.kind == Kind::End {
-                noticed.flags |= lexer.flags();
-                return (noticed, shape.finish());
+            if noticed.watching {
+                noticed.watch(token.kind);
             }
-            shape.push(token, sql);
+            let mut mark = Mark::None;
+            match token.kind {
+                Kind::Word => {
+                    mark = noticed.word(token, sql);
+                    shape.push_word(token, sql);
+                }
+                Kind::Comma => match shape.push_comma() {
+                    Repeats::Literals => lexer.skip_literals(),
+                    Repeats::Rows => lexer.skip_rows(),
+                    Repeats::Nothing => {}
+                },
+                Kind::End => {
+                    noticed.flags |= lexer.flags();
+                    return (noticed, lexer, shape.finish());
+                }
+                _ => {
+                    noticed.other(token, sql, &self.functions);
+                    shape.push(token, sql);
+                }
+            }
+            noticed.pass(token, mark);
         }
     }
 }
 
 struct HashSink {
-    hasher: std::hash::DefaultHasher,
+    hasher: quality::FoldHasher<'static>,
     length: u32,
 }
 
@@ -162,16 +225,16 @@ enum Mark {
 }
 
 /// What was noticed so far, and as much of the last tokens as the next one needs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Noticed {
     flags: Flags,
     /// Whether double quotes may be names although nobody says so.
     ansi_possible: bool,
-    leading: Option<Leading>,
-    function: Option<(usize, usize)>,
+    leading: Leading,
+    function: Option<Token>,
     /// The last token, and the kind of the one before it.
-    last: Option<Token>,
-    before: Option<Kind>,
+    last: Token,
+    before: Kind,
     mark: Mark,
     mark_before: Mark,
     /// Whether the next token decides about one of the last.
@@ -184,19 +247,34 @@ struct Noticed {
     asks_last_id: bool,
 }
 
-impl Noticed {
-    #[inline]
-    fn token(&mut self, token: Token, sql: &[u8], functions: &Functions) {
-        if self.watching {
-            self.watch(token.kind);
+impl Default for Noticed {
+    fn default() -> Self {
+        Self {
+            flags: Flags::default(),
+            ansi_possible: false,
+            leading: Leading::default(),
+            function: None,
+            last: Token::NONE,
+            before: Kind::End,
+            mark: Mark::None,
+            mark_before: Mark::None,
+            watching: false,
+            between: false,
+            begun: false,
+            asks_last_id: false,
         }
-        let mut mark = Mark::None;
+    }
+}
+
+impl Noticed {
+    /// A token that is neither a word nor a comma.
+    #[inline(always)]
+    fn other(&mut self, token: Token, sql: &[u8], functions: &Functions) {
         match token.kind {
-            Kind::Word => mark = self.word(token.bytes(sql)),
             Kind::Name | Kind::Quoted => self.name(token, sql),
             Kind::Open => self.open(token, sql, functions),
             Kind::Dot => self.beside_name(self.last, sql),
-            Kind::Text if self.last.is_some_and(|last| last.kind == Kind::Dot) => self.beside_name(Some(token), sql),
+            Kind::Text if self.last.kind == Kind::Dot => self.beside_name(token, sql),
             Kind::Operator if token.bytes(sql) == b":=" => self.flags |= Flags::ASSIGNS,
             Kind::Semicolon => {
                 self.between = true;
@@ -205,9 +283,14 @@ impl Noticed {
             }
             _ => {}
         }
+    }
+
+    /// The token becomes the last one.
+    #[inline(always)]
+    fn pass(&mut self, token: Token, mark: Mark) {
         self.watching |= matches!(mark, Mark::Into | Mark::VerbOrFunction);
         self.mark_before = std::mem::replace(&mut self.mark, mark);
-        self.before = self.last.replace(token).map(|last| last.kind);
+        self.before = std::mem::replace(&mut self.last, token).kind;
     }
 
     /// What a token says about those before it.
@@ -227,41 +310,31 @@ impl Noticed {
         self.watching = self.between;
     }
 
-    #[inline]
-    fn word(&mut self, word: &[u8]) -> Mark {
+    #[inline(always)]
+    fn word(&mut self, token: Token, sql: &[u8]) -> Mark {
+        let key = key_of(token, sql);
         if !self.begun {
-            return self.first(word);
+            return self.first(key);
         }
-        let is = |keyword: &[u8]| word.eq_ignore_ascii_case(keyword);
-        match word.len() {
-            2 if is(b"AS") => Mark::Naming,
-            3 if is(b"FOR") => {
+        match key {
+            keywords::AS | keywords::WITH => Mark::Naming,
+            keywords::FOR => {
                 if self.mark == Mark::NextValue {
                     self.flags |= Flags::SEQUENCE;
                 }
                 Mark::For
             }
-            4 => match word[0] | 0x20 {
-                b'w' if is(b"WITH") => Mark::Naming,
-                b'n' if is(b"NEXT") => Mark::Next,
-                b'i' if is(b"INTO") => Mark::Into,
-                b'l' if is(b"LOCK") => self.noticed(Flags::LOCKING_READ),
-                b'l' if is(b"LOAD") => self.noticed(Flags::WRITE_VERB),
-                b'c' if is(b"CALL") => self.noticed(Flags::WRITE_VERB),
-                _ => Mark::None,
-            },
-            5 if is(b"VALUE") && self.mark == Mark::Next => Mark::NextValue,
-            5 if is(b"SHARE") && self.mark == Mark::For => self.noticed(Flags::LOCKING_READ),
-            6 => match word[0] | 0x20 {
-                b'u' if is(b"UPDATE") && self.mark == Mark::For => self.noticed(Flags::LOCKING_READ),
-                b'u' if is(b"UPDATE") => self.noticed(Flags::WRITE_VERB),
-                b'd' if is(b"DELETE") => self.noticed(Flags::WRITE_VERB),
-                b'i' if is(b"INSERT") => Mark::VerbOrFunction,
-                _ => Mark::None,
-            },
-            7 if is(b"REPLACE") => Mark::VerbOrFunction,
-            7 if is(b"PREPARE") || is(b"EXECUTE") => self.noticed(Flags::LITERAL_DECIDES),
-            9 if is(b"RECURSIVE") || is(b"PROCEDURE") => Mark::Naming,
+            keywords::NEXT => Mark::Next,
+            keywords::INTO => Mark::Into,
+            keywords::LOCK => self.noticed(Flags::LOCKING_READ),
+            keywords::LOAD | keywords::CALL | keywords::DELETE => self.noticed(Flags::WRITE_VERB),
+            keywords::VALUE if self.mark == Mark::Next => Mark::NextValue,
+            keywords::SHARE if self.mark == Mark::For => self.noticed(Flags::LOCKING_READ),
+            keywords::UPDATE if self.mark == Mark::For => self.noticed(Flags::LOCKING_READ),
+            keywords::UPDATE => self.noticed(Flags::WRITE_VERB),
+            keywords::INSERT | keywords::REPLACE => Mark::VerbOrFunction,
+            keywords::PREPARE | keywords::EXECUTE => self.noticed(Flags::LITERAL_DECIDES),
+            keywords::RECURSIV | keywords::PROCEDUR if is_naming(token.bytes(sql)) => Mark::Naming,
             _ => Mark::None,
         }
     }
@@ -273,31 +346,30 @@ impl Noticed {
     }
 
     /// The first word of a statement.
-    fn first(&mut self, word: &[u8]) -> Mark {
+    fn first(&mut self, key: u64) -> Mark {
         self.begun = true;
-        let leading = Leading::of(word);
-        self.leading.get_or_insert(leading);
-        if leading.is("PREPARE") || leading.is("EXECUTE") {
-            self.flags |= Flags::LITERAL_DECIDES;
+        if self.leading == Leading::default() {
+            self.leading = Leading(key);
         }
-        if leading.is("WITH") { Mark::Naming } else { Mark::None }
+        match key {
+            keywords::PREPARE | keywords::EXECUTE => self.noticed(Flags::LITERAL_DECIDES),
+            keywords::WITH => Mark::Naming,
+            _ => Mark::None,
+        }
     }
 
     /// `s.nextval` draws from a sequence (MariaDB under `sql_mode=ORACLE`).
     fn name(&mut self, token: Token, sql: &[u8]) {
         let name = token.bytes(sql);
         let name = if token.kind == Kind::Quoted { &name[1..name.len().max(2) - 1] } else { name };
-        if name.len() == 7
-            && name.eq_ignore_ascii_case(b"NEXTVAL")
-            && self.last.is_some_and(|last| last.kind == Kind::Dot)
-        {
+        if name.len() == 7 && name.eq_ignore_ascii_case(b"NEXTVAL") && self.last.kind == Kind::Dot {
             self.flags |= Flags::SEQUENCE;
         }
     }
 
     /// In double quotes and beside a dot or a parenthesis stands a name, if the server takes double quotes for names.
-    fn beside_name(&mut self, token: Option<Token>, sql: &[u8]) {
-        let in_double_quotes = token.is_some_and(|token| token.kind == Kind::Text && sql[token.start] == b'"');
+    fn beside_name(&mut self, token: Token, sql: &[u8]) {
+        let in_double_quotes = token.kind == Kind::Text && sql[token.start()] == b'"';
         if self.ansi_possible && in_double_quotes {
             self.flags |= Flags::AMBIGUOUS;
         }
@@ -306,15 +378,15 @@ impl Noticed {
     /// A parenthesis: perhaps of a call.
     #[inline]
     fn open(&mut self, open: Token, sql: &[u8], functions: &Functions) {
-        let Some(name) = self.last else { return };
+        let name = self.last;
         let called = match name.kind {
             // Behind `AS`, `WITH` or `)` stands an alias, whose columns follow.
-            _ if self.mark_before == Mark::Naming || self.before == Some(Kind::Close) => return,
-            Kind::Word if self.before == Some(Kind::Dot) => None,
+            _ if self.mark_before == Mark::Naming || self.before == Kind::Close => return,
+            Kind::Word if self.before == Kind::Dot => None,
             Kind::Word => functions.get(name.bytes(sql)),
             // A quoted or qualified name is never a word of the grammar.
             Kind::Name | Kind::Quoted => None,
-            _ => return self.beside_name(Some(name), sql),
+            _ => return self.beside_name(name, sql),
         };
         match called {
             Some(Callable::Harmless) => {}
@@ -326,8 +398,12 @@ impl Noticed {
             }
             Some(Callable::HarmlessIfTight) | None => {
                 self.flags |= Flags::UNKNOWN_FUNCTION;
-                self.function.get_or_insert((name.start, name.end));
+                self.function.get_or_insert(name);
             }
         }
     }
+}
+
+fn is_naming(word: &[u8]) -> bool {
+    word.eq_ignore_ascii_case(b"RECURSIVE") || word.eq_ignore_ascii_case(b"PROCEDURE")
 }

@@ -5,6 +5,8 @@ use super::lexer::{Kind, Token};
 
 /// How much is held back so that repeated rows can be taken off again; longer rows are written each.
 const BUFFER_BYTES: usize = 256;
+/// A row of literals has at most this many bytes in the shape.
+const ROW_BYTES: usize = 5;
 /// Parentheses deeper than this are not looked at for repeated rows.
 const DEPTH_MAX: usize = 8;
 
@@ -51,19 +53,37 @@ enum Tail {
 struct Pending {
     /// A comma behind a literal.
     comma: bool,
-    /// A sign where no operand stands before it.
-    sign: Option<u8>,
+    /// A sign where no operand stands before it; 0 for none.
+    sign: u8,
 }
 
 /// An open parenthesis: where it stands, and the equal-ranking group that a comma parts it from.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Opened {
-    start: Option<usize>,
-    before: Option<usize>,
+    start: u16,
+    before: u16,
+}
+
+impl Opened {
+    /// In the place of a group that is not in the buffer.
+    const NOWHERE: u16 = u16::MAX;
+    const NONE: Self = Self { start: Self::NOWHERE, before: Self::NOWHERE };
+}
+
+/// What follows a comma may be stepped over, as long as it is more of the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Repeats {
+    /// Literals.
+    Literals,
+    /// Rows of literals.
+    Rows,
+    /// Nothing that is known.
+    Nothing,
 }
 
 impl<S: Sink> Shape<S> {
     /// An empty shape.
+    #[inline]
     pub(super) fn new(sink: S) -> Self {
         Self {
             sink,
@@ -72,32 +92,54 @@ impl<S: Sink> Shape<S> {
             tail: Tail::Nothing,
             pending: Pending::default(),
             group: None,
-            open: [Opened::default(); DEPTH_MAX],
+            open: [Opened::NONE; DEPTH_MAX],
             depth: 0,
         }
     }
 
-    /// The next token.
-    #[inline]
+    /// The next token, which is none of the kinds that have a method of their own.
+    #[inline(always)]
     pub(super) fn push(&mut self, token: Token, sql: &[u8]) {
-        let bytes = token.bytes(sql);
         match token.kind {
-            Kind::Word | Kind::Name if self.is_constant(bytes) => self.literal(b"1"),
-            Kind::Word => self.word(bytes, token.gap || self.tail != Tail::At),
-            Kind::Name => self.word(bytes, false),
-            Kind::Quoted => self.quoted(bytes, token.gap),
+            Kind::Word | Kind::Comma | Kind::End => debug_assert!(false, "{token:?} has a method of its own"),
+            Kind::Name if self.is_constant(token.bytes(sql)) => self.literal(b"1"),
+            Kind::Name => self.word(token, sql, false),
+            Kind::Quoted => self.quoted(token, sql),
             Kind::Text => self.literal(b"'a'"),
             Kind::Number => self.literal(b"1"),
             Kind::Parameter => self.literal(b"?"),
-            Kind::Operator => self.operator(bytes),
+            Kind::Operator => self.operator(token.bytes(sql)),
             Kind::At => self.at(),
             Kind::Dot => self.sign(b'.', Tail::Dot),
             Kind::Semicolon => self.sign(b';', Tail::Other),
-            Kind::Comma => self.comma(),
             Kind::Open => self.open(),
             Kind::Close => self.close(),
-            Kind::End => {}
         }
+    }
+
+    /// A word: a keyword or a name.
+    #[inline(always)]
+    pub(super) fn push_word(&mut self, token: Token, sql: &[u8]) {
+        if self.is_constant(token.bytes(sql)) {
+            return self.literal(b"1");
+        }
+        self.word(token, sql, token.gap || self.tail != Tail::At);
+    }
+
+    /// A comma. Tells what may be left out behind it without a change to the shape.
+    #[inline(always)]
+    pub(super) fn push_comma(&mut self) -> Repeats {
+        if self.tail == Tail::Literal && !self.pending.comma {
+            self.pending.comma = true;
+            return Repeats::Literals;
+        }
+        let is_row = self.tail == Tail::Close
+            && self.group.is_some_and(|(start, end)| {
+                end == self.length && matches!(&self.buffer[start..end], b"(?)" | b"(1)" | b"('a')")
+            });
+        self.sign(b',', Tail::Comma);
+        // The rows behind are only left out where, written, they would be taken off again.
+        if is_row && self.length + 1 + ROW_BYTES <= BUFFER_BYTES { Repeats::Rows } else { Repeats::Nothing }
     }
 
     /// Hands the rest to the sink and returns it.
@@ -119,12 +161,33 @@ impl<S: Sink> Shape<S> {
             }
     }
 
-    #[inline]
-    fn word(&mut self, bytes: &[u8], spaced: bool) {
+    #[inline(always)]
+    fn word(&mut self, token: Token, sql: &[u8], spaced: bool) {
         self.settle();
         if spaced && matches!(self.tail, Tail::Word | Tail::Literal | Tail::At) {
             self.byte(b' ');
         }
+        self.tail = Tail::Word;
+        if !self.short(token, sql, S::FOLD) {
+            self.long_word(token.bytes(sql));
+        }
+    }
+
+    /// Writes a token of at most eight bytes; false if it is longer or near to an end. Most words are short, and to copy
+    /// eight bytes at once is cheaper than to copy as many as there are.
+    #[inline(always)]
+    fn short(&mut self, token: Token, sql: &[u8], fold: bool) -> bool {
+        let eight = sql.get(token.start()..token.start() + 8).and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
+        let Some(eight) = eight.filter(|_| token.len() <= 8 && self.length + 8 <= BUFFER_BYTES) else {
+            return false;
+        };
+        let eight = if fold { upper_case(u64::from_le_bytes(eight)).to_le_bytes() } else { eight };
+        self.buffer[self.length..self.length + 8].copy_from_slice(&eight);
+        self.length += token.len();
+        true
+    }
+
+    fn long_word(&mut self, bytes: &[u8]) {
         for piece in bytes.chunks(BUFFER_BYTES) {
             self.reserve(piece.len());
             let to = &mut self.buffer[self.length..self.length + piece.len()];
@@ -134,35 +197,41 @@ impl<S: Sink> Shape<S> {
             }
             self.length += piece.len();
         }
-        self.tail = Tail::Word;
     }
 
     /// A quoted name is always written in backticks.
-    fn quoted(&mut self, bytes: &[u8], gap: bool) {
+    #[inline]
+    fn quoted(&mut self, token: Token, sql: &[u8]) {
+        let bytes = token.bytes(sql);
         self.settle();
-        if matches!(self.tail, Tail::Word | Tail::Literal) || (gap && self.tail == Tail::At) {
+        if matches!(self.tail, Tail::Word | Tail::Literal) || (token.gap && self.tail == Tail::At) {
             self.byte(b' ');
         }
-        let quote = bytes[0];
-        let inner = bytes.strip_suffix(&[quote]).filter(|inner| !inner.is_empty()).unwrap_or(bytes);
-        self.byte(b'`');
-        if quote == b'`' {
-            self.write(&inner[1..]);
+        if bytes[0] == b'`' {
+            if !self.short(token, sql, false) {
+                self.write(bytes);
+            }
         } else {
-            let mut rest = inner[1..].iter();
-            while let Some(&byte) = rest.next() {
-                match byte {
-                    b'`' => self.write(b"``"),
-                    b'"' => {
-                        rest.next();
-                        self.write(b"\"");
-                    }
-                    other => self.byte(other),
+            self.in_backticks(bytes);
+        }
+        self.tail = Tail::Word;
+    }
+
+    fn in_backticks(&mut self, bytes: &[u8]) {
+        let inner = bytes.strip_suffix(&[bytes[0]]).filter(|inner| !inner.is_empty()).unwrap_or(bytes);
+        self.byte(b'`');
+        let mut rest = inner[1..].iter();
+        while let Some(&byte) = rest.next() {
+            match byte {
+                b'`' => self.write(b"``"),
+                b'"' => {
+                    rest.next();
+                    self.write(b"\"");
                 }
+                other => self.byte(other),
             }
         }
         self.byte(b'`');
-        self.tail = Tail::Word;
     }
 
     #[inline]
@@ -188,17 +257,20 @@ impl<S: Sink> Shape<S> {
     #[inline]
     fn operator(&mut self, bytes: &[u8]) {
         if let [sign @ (b'-' | b'+')] = *bytes
-            && self.pending.sign.is_none()
+            && self.pending.sign == 0
             && (self.pending.comma || matches!(self.tail, Tail::Comma | Tail::Operator | Tail::Open | Tail::Other))
         {
-            self.pending.sign = Some(sign);
+            self.pending.sign = sign;
             return;
         }
         self.settle();
         if self.tail == Tail::Operator {
             self.byte(b' ');
         }
-        self.write(bytes);
+        match *bytes {
+            [sign] => self.byte(sign),
+            _ => self.write(bytes),
+        }
         self.tail = Tail::Operator;
     }
 
@@ -219,23 +291,15 @@ impl<S: Sink> Shape<S> {
     }
 
     #[inline]
-    fn comma(&mut self) {
-        if self.tail == Tail::Literal && !self.pending.comma {
-            self.pending.comma = true;
-            return;
-        }
-        self.sign(b',', Tail::Comma);
-    }
-
-    #[inline]
     fn open(&mut self) {
         self.settle();
         self.reserve(1);
         let start = self.length;
         if let Some(opened) = self.open.get_mut(self.depth) {
             let follows_comma = self.tail == Tail::Comma;
-            let before = self.group.filter(|&(_, end)| follows_comma && end + 1 == start).map(|(start, _)| start);
-            *opened = Opened { start: Some(start), before };
+            let before = self.group.filter(|&(_, end)| follows_comma && end + 1 == start);
+            let before = before.map_or(Opened::NOWHERE, |(start, _)| start as u16);
+            *opened = Opened { start: start as u16, before };
         }
         self.depth += 1;
         self.byte(b'(');
@@ -246,24 +310,25 @@ impl<S: Sink> Shape<S> {
     fn close(&mut self) {
         self.sign(b')', Tail::Close);
         self.depth = self.depth.saturating_sub(1);
-        let Some(&Opened { start: Some(start), before }) = self.open.get(self.depth) else {
+        let Opened { start, before } = self.open.get(self.depth).copied().unwrap_or(Opened::NONE);
+        if start == Opened::NOWHERE {
             self.group = None;
             return;
-        };
-        match before {
-            // The comma before `start` goes too.
-            Some(before) if self.buffer[before..start - 1] == self.buffer[start..self.length] => {
-                self.length = start - 1;
-                self.group = Some((before, self.length));
-            }
-            _ => self.group = Some((start, self.length)),
+        }
+        let (start, before_start) = (start as usize, before as usize);
+        // The comma before `start` goes too.
+        if before != Opened::NOWHERE && self.buffer[before_start..start - 1] == self.buffer[start..self.length] {
+            self.length = start - 1;
+            self.group = Some((before_start, self.length));
+        } else {
+            self.group = Some((start, self.length));
         }
     }
 
     /// Writes what nothing swallowed.
     #[inline]
     fn settle(&mut self) {
-        if !self.pending.comma && self.pending.sign.is_none() {
+        if !self.pending.comma && self.pending.sign == 0 {
             return;
         }
         let Pending { comma, sign } = std::mem::take(&mut self.pending);
@@ -271,7 +336,7 @@ impl<S: Sink> Shape<S> {
             self.byte(b',');
             self.tail = Tail::Comma;
         }
-        if let Some(sign) = sign {
+        if sign != 0 {
             if self.tail == Tail::Operator {
                 self.byte(b' ');
             }
@@ -309,6 +374,18 @@ impl<S: Sink> Shape<S> {
         self.sink.write(&self.buffer[..self.length]);
         self.length = 0;
         self.group = None;
-        self.open = [Opened::default(); DEPTH_MAX];
+        self.open = [Opened::NONE; DEPTH_MAX];
     }
+}
+
+/// Eight bytes with ASCII's lower-case letters turned to upper case; other bytes stay.
+#[inline(always)]
+fn upper_case(bytes: u64) -> u64 {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    let low = bytes & (0x7f * ONES);
+    // The high bit of each byte: whether its low bits are at least `a`, and whether they are above `z`.
+    let from_a = low + (0x80 - b'a' as u64) * ONES;
+    let above_z = low + (0x7f - b'z' as u64) * ONES;
+    let is_lower = (from_a & !above_z & !bytes) & (0x80 * ONES);
+    bytes - (is_lower >> 2)
 }
