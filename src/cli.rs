@@ -11,6 +11,7 @@ use crate::{
     check::{self, CheckError, Target},
     config::{Config, ConfigError, Log, LogFormat, MysqlServer},
     demo::{self, DemoOptions},
+    explain::{self, ClassifyArgs, ExplainArgs},
     layers::Layers,
     managed::{self, ManagedError, ManagedServer},
     node::{Node, NodeError},
@@ -41,6 +42,10 @@ enum Command {
     Layers(NodeArgs),
     /// Print a node's status.
     Status(StatusArgs),
+    /// Tell what Towline makes of a statement, and why.
+    Explain(ExplainArgs),
+    /// Read statements from the standard input and print what Towline makes of each, one a line.
+    Classify(ClassifyArgs),
     /// Run a master and its slaves on this machine, each with a private MariaDB, and show them at work.
     Demo(DemoOptions),
 }
@@ -99,6 +104,8 @@ fn execute(command: Command, layers: Layers) -> anyhow::Result<ExitCode> {
             return runtime.block_on(check_server(&config, args.role));
         }
         Command::Layers(args) => print!("{}", layers.describe(&args.load()?, args.role)?),
+        Command::Explain(args) => return explain::explain(&args),
+        Command::Classify(args) => return explain::classify(&args),
         Command::Status(args) => runtime.block_on(print_status(&args.url))?,
         Command::Demo(options) => runtime.block_on(demo::run(options))?,
     }

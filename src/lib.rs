@@ -19,6 +19,7 @@ pub mod classify;
 pub mod cli;
 pub mod config;
 pub mod demo;
+mod explain;
 pub mod frontend;
 pub mod layers;
 pub mod managed;

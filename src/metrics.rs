@@ -44,7 +44,7 @@ metrics! {
     CAPTURE_RUNNING "gauge" "towline_capture_running" "Whether the master's binlog is being captured."
     RING_TRANSACTIONS "gauge" "towline_ring_transactions" "Transactions kept in memory for the slaves."
     RING_BYTES "gauge" "towline_ring_bytes" "Bytes of the transactions kept in memory."
-    MISCLASSIFIED "counter" "towline_misclassified_total" "Statements taken for reads that have committed something."
+    MISCLASSIFIED "counter" "towline_misclassified_total" "Statements taken for reads that the server has shown to be writes."
     UNLOGGED_WRITES "counter" "towline_unlogged_writes_total" "Writes whose OK had no GTID although an acknowledgement needs one."
     SLAVE_BEHIND "gauge" "towline_slave_behind_transactions" "How many transactions a slave lacks at most, by slave."
     SLAVE_LAG_SECONDS "gauge" "towline_slave_lag_seconds" "Age of the oldest transaction that a slave lacks, by slave."
@@ -98,7 +98,6 @@ impl Page {
         self.put(&CAPTURE_RUNNING, &[], u64::from(hub.state == HubState::Running));
         self.put(&RING_TRANSACTIONS, &[], hub.ring_transactions as u64);
         self.put(&RING_BYTES, &[], hub.ring_bytes as u64);
-        self.put(&MISCLASSIFIED, &[], hub.misclassified);
         self.put(&UNLOGGED_WRITES, &[], hub.unlogged_writes);
     }
 

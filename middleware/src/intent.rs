@@ -80,12 +80,24 @@ pub struct Plan {
     /// The tables that it names, as `(schema, table)`, in lower case, since texts that differ in case share a plan.
     /// Empty means "not known".
     pub tables: Vec<(Option<String>, String)>,
+    /// What it does with a statement that SQL itself names.
+    pub named: Option<Named>,
+}
+
+/// What a text does with a statement that SQL itself names. Names are in lower case.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Named {
+    /// `PREPARE name FROM 'text'`: the plan is that of the text.
+    Prepares(String),
+    /// `EXECUTE name`: only the session knows what that is.
+    Executes(String),
 }
 
 impl Plan {
     /// A plan with nothing known but the intent.
     pub fn bare(intent: Intent, rule: &'static str) -> Self {
-        Self { intent, rule: Cow::Borrowed(rule), refusal: None, digest: 0, tables: Vec::new() }
+        Self { intent, rule: Cow::Borrowed(rule), refusal: None, digest: 0, tables: Vec::new(), named: None }
     }
 }
 
@@ -108,4 +120,25 @@ pub trait Classifier: Send + Sync + fmt::Debug {
 
     /// The server has shown a text of this shape to be a write although it was taken for less.
     fn learn_write(&self, digest: u64);
+
+    /// How often that has happened.
+    fn misclassified(&self) -> u64 {
+        0
+    }
+
+    /// What is known of a text, and why.
+    fn explain(&self, sql: &[u8], mode: SqlMode) -> Explanation {
+        Explanation { plan: self.classify(sql, mode), functions: Vec::new(), cached: false }
+    }
+}
+
+/// What is known of a text, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// What was decided.
+    pub plan: Arc<Plan>,
+    /// The functions that it calls, as they are written there.
+    pub functions: Vec<String>,
+    /// Whether the plan was there already.
+    pub cached: bool,
 }

@@ -34,7 +34,7 @@ pub use changes::{ChangeFeed, Changed, Listening, Step};
 pub use command::{Command, CommandKind};
 pub use error::{Error, ServerError};
 pub use from_fn::{FnLayer, Next, from_fn};
-pub use intent::{Classifier, Intent, Plan, Refusal, RefusedOn, SqlMode};
+pub use intent::{Classifier, Explanation, Intent, Named, Plan, Refusal, RefusedOn, SqlMode};
 pub use layers::user::Generation;
 pub use metrics::{Figure, FigureKind, Metrics, Sample};
 pub use position::{Epoch, InvalidPosition, Position, Sequence};

@@ -32,7 +32,9 @@ impl Family {
 /// What a name before `(` means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Callable {
-    /// A word of the grammar, or a function of the server's own that changes nothing.
+    /// A word of the grammar.
+    Word,
+    /// A function of the server's own that changes nothing.
     Harmless,
     /// The same, if nothing stands between the name and the parenthesis; else a stored function may be meant.
     HarmlessIfTight,
@@ -49,12 +51,12 @@ pub(super) struct Functions(HashMap<&'static [u8], Callable, RandomState>);
 impl Functions {
     /// Those of a family.
     pub(super) fn new(family: Family) -> Self {
-        use Callable::{Harmless, HarmlessIfTight, LastInsertId, Lock};
+        use Callable::{Harmless, HarmlessIfTight, LastInsertId, Lock, Word};
         let mut names = HashMap::default();
         let mut add = |list: &'static str, callable| {
             names.extend(list.split_ascii_whitespace().map(|name| (name.as_bytes(), callable)));
         };
-        add(WORDS, Harmless);
+        add(WORDS, Word);
         add(EVERYWHERE, Harmless);
         add(TIGHT, HarmlessIfTight);
         add(LOCKS, Lock);

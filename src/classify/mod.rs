@@ -27,16 +27,23 @@ mod shape;
 mod tests;
 mod verdict;
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use parking_lot::RwLock;
-use towline_middleware::{Classifier, Intent, Plan, SqlMode};
+use towline_middleware::{Classifier, Explanation, Intent, Plan, SqlMode};
 
 use self::{
     cache::Cache,
     cursor::Cursor,
     flags::Flags,
     functions::Family,
+    lexer::Kind,
     rules::Facts,
     scan::{Scan, Scanner},
     verdict::Verdict,
@@ -58,6 +65,7 @@ pub struct SqlClassifier {
     scanner: Scanner,
     cache: Cache,
     learned: RwLock<HashSet<u64>>,
+    misclassified: AtomicU64,
 }
 
 impl Default for SqlClassifier {
@@ -83,8 +91,29 @@ impl SqlClassifier {
         self.scanner.scan(sql, mode).digest
     }
 
+    /// The statements of a text, parted where the server parts them under the default mode. The body of a stored
+    /// program is parted too.
+    pub fn statements<'a>(&self, text: &'a [u8]) -> Vec<&'a [u8]> {
+        let mut statements = Vec::new();
+        let mut start = 0;
+        for token in self.scanner.tokens(text, SqlMode::default(), usize::MAX).unwrap_or_default() {
+            if token.kind == Kind::Semicolon {
+                statements.push(&text[start..token.start()]);
+                start = token.start() + 1;
+            }
+        }
+        statements.push(&text[start..]);
+        statements.retain(|sql| !sql.trim_ascii().is_empty());
+        statements
+    }
+
     fn of(family: Family) -> Self {
-        Self { scanner: Scanner::new(family), cache: Cache::new(), learned: RwLock::default() }
+        Self {
+            scanner: Scanner::new(family),
+            cache: Cache::new(),
+            learned: RwLock::default(),
+            misclassified: AtomicU64::new(0),
+        }
     }
 
     /// Decides a text without its cache entry.
@@ -131,8 +160,8 @@ impl Classifier for SqlClassifier {
         if self.learned.read().contains(&scan.digest) {
             verdict = verdict.at_least(Intent::Write, "the server showed it to write");
         }
-        let Verdict { intent, rule, refusal, .. } = verdict;
-        let plan = Arc::new(Plan { intent, rule, refusal, digest: scan.digest, tables });
+        let Verdict { intent, rule, refusal, named, .. } = verdict;
+        let plan = Arc::new(Plan { intent, rule, refusal, digest: scan.digest, tables, named });
         if of_shape {
             self.cache.insert(&scan, plan.clone());
             if self.learned.read().contains(&scan.digest) && !plan.intent.may_write() {
@@ -144,12 +173,30 @@ impl Classifier for SqlClassifier {
     }
 
     fn learn_write(&self, digest: u64) {
+        self.misclassified.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(
+            digest = format_args!("{digest:016x}"),
+            "the server shows a statement that was taken for a read to be a write; from now on its like are writes"
+        );
         let mut learned = self.learned.write();
         if learned.len() < LEARNED_MAX {
             learned.insert(digest);
         }
         drop(learned);
         self.cache.remove(digest);
+    }
+
+    fn misclassified(&self) -> u64 {
+        self.misclassified.load(Ordering::Relaxed)
+    }
+
+    fn explain(&self, sql: &[u8], mode: SqlMode) -> Explanation {
+        let cached = self.cache.get(&self.scanner.scan(sql, mode)).is_some();
+        let plan = self.classify(sql, mode);
+        let mut functions = self.scanner.called(sql, mode, TOKENS_MAX);
+        // The columns of an INSERT stand in parentheses behind its table.
+        functions.retain(|name| !plan.tables.iter().any(|(_, table)| table.eq_ignore_ascii_case(name)));
+        Explanation { plan, functions, cached }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the statements of a text mean to do, by their leading keywords. What is not listed is unknown, and so a write.
 
-use towline_middleware::{Intent, SqlMode};
+use towline_middleware::{Intent, Named, SqlMode};
 
 use super::{
     cursor::Cursor,
@@ -303,22 +303,35 @@ fn program(statement: Cursor<'_>, verdict: Verdict) -> Verdict {
 
 /// `PREPARE s FROM 'text'`: the class of the text.
 fn prepare(mut rest: Cursor<'_>, facts: Facts<'_>) -> Verdict {
-    let known = rest.eat_name().is_some() && rest.eat("FROM");
-    match inner_text(rest, facts).filter(|_| known) {
-        Some(inner) => (facts.inner)(&inner, facts.mode).at_least(Intent::SessionState, "keyword PREPARE"),
-        None => Verdict::new(Intent::Unknown, "PREPARE of a text that is not in the statement"),
+    let name = rest.eat_name().filter(|_| rest.eat("FROM"));
+    match (name, inner_text(rest, facts)) {
+        (Some(name), Some(inner)) => {
+            let verdict = (facts.inner)(&inner, facts.mode).at_least(Intent::SessionState, "keyword PREPARE");
+            Verdict { named: Some(Named::Prepares(folded(&name))), ..verdict }
+        }
+        _ => Verdict::new(Intent::Unknown, "PREPARE of a text that is not in the statement"),
     }
 }
 
 /// `EXECUTE IMMEDIATE 'text'`: the class of the text. `EXECUTE s` may be anything.
 fn execute(mut rest: Cursor<'_>, facts: Facts<'_>) -> Verdict {
     if !rest.eat("IMMEDIATE") {
-        return Verdict::new(Intent::Unknown, "EXECUTE of a statement that was prepared as text");
+        let verdict = Verdict::new(Intent::Unknown, "EXECUTE of a statement that was prepared as text");
+        let name = rest.eat_name().filter(|_| rest.at_end() || rest.is("USING"));
+        // What follows USING may be more than user variables.
+        let plain =
+            !facts.flags.has(Flags::UNKNOWN_FUNCTION | Flags::SEQUENCE | Flags::WRITE_VERB | Flags::LOCK_FUNCTION);
+        return Verdict { named: name.filter(|_| plain).map(|name| Named::Executes(folded(&name))), ..verdict };
     }
     match inner_text(rest, facts) {
         Some(inner) => (facts.inner)(&inner, facts.mode),
         None => Verdict::new(Intent::Unknown, "EXECUTE IMMEDIATE of a text that is not in the statement"),
     }
+}
+
+/// A statement's name: the server compares it without regard to case.
+fn folded(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).to_lowercase()
 }
 
 /// The SQL in a string, if the string is all there is (`USING` aside).

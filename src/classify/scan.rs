@@ -147,6 +147,31 @@ impl Scanner {
         }
     }
 
+    /// The functions that a text calls, each once, among its first tokens.
+    pub(super) fn called(&self, sql: &[u8], mode: SqlMode, limit: usize) -> Vec<String> {
+        let mut lexer = Lexer::new(sql, mode, self.quotes_known, Run::default());
+        let mut called = Vec::new();
+        let mut last = Token::NONE;
+        for _ in 0..limit {
+            let token = lexer.next();
+            let name = last.bytes(sql);
+            let is_name = match last.kind {
+                Kind::Word => self.functions.get(name) != Some(Callable::Word),
+                Kind::Name | Kind::Quoted => true,
+                _ => false,
+            };
+            let name = String::from_utf8_lossy(name).trim_matches('`').to_owned();
+            if token.kind == Kind::Open && is_name && !called.contains(&name) {
+                called.push(name);
+            }
+            if token.kind == Kind::End {
+                break;
+            }
+            last = token;
+        }
+        called
+    }
+
     #[inline]
     fn walk<'a, S: Sink>(&self, sql: &'a [u8], mode: SqlMode, sink: S, run: Run) -> (Noticed, Lexer<'a>, S) {
         let mut lexer = Lexer::new(sql, mode, self.quotes_known, run);
@@ -389,7 +414,7 @@ impl Noticed {
             _ => return self.beside_name(name, sql),
         };
         match called {
-            Some(Callable::Harmless) => {}
+            Some(Callable::Word | Callable::Harmless) => {}
             Some(Callable::HarmlessIfTight) if !open.gap => {}
             Some(Callable::Lock) => self.flags |= Flags::LOCK_FUNCTION,
             Some(Callable::LastInsertId) => {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use towline_middleware::{Intent, Refusal, RefusedOn};
+use towline_middleware::{Intent, Named, Refusal, RefusedOn};
 
 /// What the rules say about one statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,12 +15,14 @@ pub(super) struct Verdict {
     pub(super) refusal: Option<Refusal>,
     /// Whether it changes how the server cuts the statements behind it.
     pub(super) changes_lexing: bool,
+    /// What it does with a statement that SQL itself names.
+    pub(super) named: Option<Named>,
 }
 
 impl Verdict {
     /// An intent and what decided it.
     pub(super) fn new(intent: Intent, rule: impl Into<Cow<'static, str>>) -> Self {
-        Self { intent, rule: rule.into(), refusal: None, changes_lexing: false }
+        Self { intent, rule: rule.into(), refusal: None, changes_lexing: false, named: None }
     }
 
     /// Takes a stronger intent.
@@ -55,6 +57,8 @@ impl Verdict {
         let changes_lexing = self.changes_lexing || other.changes_lexing;
         let mut both = self.at_least(other.intent, other.rule);
         both.changes_lexing = changes_lexing;
+        // Which of several statements a name is from is not followed.
+        both.named = None;
         match other.refusal {
             Some(refusal) => both.refused(refusal.on, refusal.reason),
             None => both,

@@ -112,8 +112,6 @@ pub struct HubStatus {
     pub ring_transactions: usize,
     /// Bytes in memory.
     pub ring_bytes: usize,
-    /// Statements taken for reads that have committed something.
-    pub misclassified: u64,
     /// Writes whose OK had no GTID although `ack` needs one.
     pub unlogged_writes: u64,
 }
@@ -183,7 +181,6 @@ impl Hub {
             state: Mutex::new(HubState::Starting),
             slaves: Mutex::default(),
             registration: tokio::sync::Mutex::default(),
-            misclassified: AtomicU64::new(0),
             unlogged_writes: AtomicU64::new(0),
             stop: CancellationToken::new(),
             options,
@@ -255,7 +252,6 @@ impl Hub {
             ring_after: ring.before().position,
             ring_transactions,
             ring_bytes,
-            misclassified: shared.misclassified.load(Ordering::Relaxed),
             unlogged_writes: shared.unlogged_writes.load(Ordering::Relaxed),
         }
     }
@@ -385,7 +381,6 @@ impl Replication for Hub {
     }
 
     fn misclassified(&self, digest: u64) {
-        self.shared.misclassified.fetch_add(1, Ordering::Relaxed);
         self.shared.options.classifier.learn_write(digest);
     }
 
@@ -411,7 +406,6 @@ pub(crate) struct Shared {
     slaves: Mutex<BTreeMap<String, Arc<Slave>>>,
     /// Held while the table of slaves and `slaves` are changed together.
     registration: tokio::sync::Mutex<()>,
-    misclassified: AtomicU64,
     unlogged_writes: AtomicU64,
     stop: CancellationToken,
     options: HubOptions,

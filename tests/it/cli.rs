@@ -141,3 +141,44 @@ async fn a_node_that_cannot_start_says_why_and_what_mends_it() {
         }
     }
 }
+
+#[test]
+fn explain_tells_why_without_a_node() {
+    let output = towline(&["explain", "SELECT MD5(f()) FROM shop.item", "--server", "10.11.19-MariaDB"], &[]);
+    let told = String::from_utf8(output.stdout).unwrap();
+    for line in [
+        "class       write",
+        "rule        function f may be a stored one",
+        "refused on  slaves",
+        "functions   MD5, f",
+        "tables      shop.item",
+    ] {
+        assert!(told.lines().any(|told| told == line), "{line}: {told}");
+    }
+}
+
+#[test]
+fn classify_prints_a_line_for_each_statement_and_tells_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (statements, before) = (folder.path().join("statements.sql"), folder.path().join("before.tsv"));
+    std::fs::write(&statements, "SELECT ';',\n 1; DELETE FROM t;;\nSET sql_log_bin = 0;").unwrap();
+    let classify = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_towline"));
+        let statements = std::fs::File::open(&statements).unwrap();
+        let output = command.arg("classify").args(arguments).stdin(statements).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, lines) = classify(&[]);
+    let wanted = "read\t-\tkeyword SELECT\tSELECT ';',\\n 1\nwrite\tslaves\tkeyword DELETE\tDELETE FROM t\n\
+                  session_state\tevery node\tkeyword SET\tSET sql_log_bin = 0\n";
+    assert_eq!((code, &*lines), (Some(0), wanted));
+
+    let diff = ["--diff", before.to_str().unwrap()];
+    std::fs::write(&before, &lines).unwrap();
+    assert_eq!(classify(&diff), (Some(0), String::new()));
+    std::fs::write(&before, lines.replace("write\tslaves\tkeyword DELETE", "read\t-\tkeyword DELETE")).unwrap();
+    let changed = "-read\t-\tkeyword DELETE\tDELETE FROM t\n+write\tslaves\tkeyword DELETE\tDELETE FROM t\n";
+    assert_eq!(classify(&diff), (Some(1), changed.to_owned()));
+    std::fs::write(&before, "nonsense").unwrap();
+    assert_eq!(classify(&diff).0, Some(1));
+}

@@ -2,10 +2,17 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use mysql_async::{Conn, prelude::Queryable};
+use mysql_async::{Conn, Opts, OptsBuilder, prelude::Queryable};
+use reqwest::RequestBuilder;
 use serde_json::json;
+use towline_middleware::Role;
 
-use crate::support::{TestCluster, TestNode, checksums};
+use crate::support::{
+    TestCluster, TestNode, TestServer, checksums,
+    front::TestFront,
+    http::TestHttp,
+    wire_client::{MODERN, WireClient},
+};
 
 /// An account that the server itself would refuse nothing.
 const ANYBODY: (&str, &str) = ("boss", "secret");
@@ -43,7 +50,7 @@ fn disguises() -> Vec<Disguise> {
             Disguise { label: label.to_owned(), sql_mode, sql: sql.replace('⏎', "\n") }
         })
         .collect();
-    assert!(disguises.len() >= 60, "{} disguises", disguises.len());
+    assert!(disguises.len() >= 300, "{} disguises", disguises.len());
     disguises
 }
 
@@ -97,12 +104,10 @@ impl<'a> Untouched<'a> {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_disguise_is_refused_as_text_and_prepared() {
-    let cluster = cluster().await;
-    let untouched = Untouched::now(&cluster).await;
+/// Tries every disguise on a MySQL front, each in a session of its own.
+async fn refuses_as_text_and_prepared(opts: &Opts) {
     for Disguise { label, sql_mode, sql } in disguises() {
-        let mut client = anybody(&cluster.slaves[0]).await;
+        let mut client = Conn::new(opts.clone()).await.expect("the front takes connections");
         if let Some(mode) = sql_mode {
             client.query_drop(format!("SET SESSION sql_mode = '{mode}'")).await.unwrap();
         }
@@ -116,27 +121,113 @@ async fn every_disguise_is_refused_as_text_and_prepared() {
         assert_eq!(read, Some(1), "{label}");
         client.disconnect().await.unwrap();
     }
-    untouched.check().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_disguise_is_refused_over_http() {
-    let cluster = cluster().await;
-    let untouched = Untouched::now(&cluster).await;
-    let client = reqwest::Client::new();
-    // A request has no session whose sql_mode it could set.
+/// Tries every disguise on an HTTP front. A request has no session whose sql_mode it could set.
+async fn refuses_over_http(request: impl Fn() -> RequestBuilder) {
     for Disguise { label, sql, .. } in disguises().into_iter().filter(|disguise| disguise.sql_mode.is_none()) {
         for params in [json!([]), json!([1])] {
             let body = json!({"action": "query", "sql": sql, "params": params}).to_string();
-            let request = client.post(cluster.slaves[0].url("/slave")).basic_auth(ANYBODY.0, Some(ANYBODY.1));
-            let answer = request.header("Content-Type", "application/json").body(body).send().await.unwrap();
+            let request = request().basic_auth(ANYBODY.0, Some(ANYBODY.1)).header("Content-Type", "application/json");
+            let answer = request.body(body).send().await.unwrap();
             let (status, text) = (answer.status().as_u16(), answer.text().await.unwrap());
             // 400 where the front itself sees what a single command must not be.
             assert!(matches!(status, 400 | 403), "{label}: {status} {text}");
             assert!(text.contains("\"message\""), "{label}: {text}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slave_refuses_every_disguise() {
+    let cluster = cluster().await;
+    let untouched = Untouched::now(&cluster).await;
+    let slave = &cluster.slaves[0];
+    refuses_as_text_and_prepared(&slave.opts(ANYBODY.0, ANYBODY.1)).await;
+    let client = reqwest::Client::new();
+    refuses_over_http(|| client.post(slave.url("/slave"))).await;
     untouched.check().await;
+}
+
+/// The second and the third fence are down: the sessions may write, and so may the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_guard_alone_refuses_every_disguise() {
+    let server = TestServer::start(Role::Master).await;
+    server.run(&SCHEMA).await;
+    server.run(&["CREATE DATABASE IF NOT EXISTS towline", "CREATE TABLE towline.position (seq INT)"]).await;
+    let (front, http) = (TestFront::guarded_only(&server).await, TestHttp::guarded_only(&server).await);
+    http.ready().await;
+    let before = everything(&server).await;
+
+    let opts = OptsBuilder::default().ip_or_hostname("127.0.0.1").tcp_port(front.addr.port());
+    let opts = opts.user(Some(ANYBODY.0)).pass(Some(ANYBODY.1)).prefer_socket(false);
+    refuses_as_text_and_prepared(&opts.clone().into()).await;
+    refuses_over_http(|| http.bare(reqwest::Method::POST, "/master")).await;
+    every_command_byte_is_known_or_refused(&front).await;
+
+    assert_eq!(everything(&server).await, before);
+    // What the text does not show passes: the fences are really down.
+    let mut client = Conn::new(opts).await.unwrap();
+    client.query_drop("SELECT * FROM d.innocent").await.unwrap();
+    assert_ne!(everything(&server).await, before);
+}
+
+/// All that a client could have changed: the end of the binlog and every global variable.
+async fn everything(server: &TestServer) -> Vec<(String, String)> {
+    let sql = "SELECT variable_name, variable_value FROM information_schema.global_variables ORDER BY 1";
+    server.connect().await.query(sql).await.unwrap()
+}
+
+async fn every_command_byte_is_known_or_refused(front: &TestFront) {
+    /// Quit, InitDb, Query, FieldList, Statistics, ProcessInfo, Ping, ChangeUser, the prepared statements', SetOption
+    /// and ResetConnection.
+    const KNOWN: [u8; 16] =
+        [0x01, 0x02, 0x03, 0x04, 0x09, 0x0a, 0x0e, 0x11, 0x16, 0x17, 0x18, 0x19, 0x1a, 0x1b, 0x1c, 0x1f];
+    let mut client = WireClient::connect(&front.target(), MODERN, ANYBODY, "d").await;
+    for byte in (0..=u8::MAX).filter(|byte| !KNOWN.contains(byte)) {
+        let reply = client.command(&[byte, 1, 0, 0, 0]).await;
+        assert!(matches!(reply[0].error_code(), Some(1047 | 1290)), "command byte {byte:#x}: {reply:?}");
+    }
+}
+
+/// On a slave a statement that SQL names is as good as its text.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slave_runs_what_was_prepared_by_name_and_reads() {
+    let cluster = cluster().await;
+    let mut client = anybody(&cluster.slaves[0]).await;
+    client.query_drop("PREPARE Sel FROM 'SELECT v + ? FROM d.t WHERE id = 2'").await.unwrap();
+    client.query_drop("SET @one = 1").await.unwrap();
+    let value: Option<u8> = client.query_first("EXECUTE sel USING @one").await.unwrap();
+    assert_eq!(value, Some(3));
+    check_refusal("a function in USING", "by name", client.query_drop("EXECUTE sel USING d.f()").await);
+    check_refusal("another name", "by name", client.query_drop("EXECUTE other").await);
+    let write = client.query_drop("PREPARE sel FROM 'DELETE FROM d.t'").await;
+    check_refusal("the same name for a write", "by name", write);
+    check_refusal("the same name for a write", "executed", client.query_drop("EXECUTE sel").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_towline_tells_what_was_decided_and_why() {
+    let cluster = cluster().await;
+    type Row = (String, String, String, String, String, String, String, String, String);
+    let explain = "EXPLAIN TOWLINE SELECT COUNT(*), d.f() FROM d.t";
+    let mut client = anybody(&cluster.slaves[0]).await;
+    for cached in ["no", "yes"] {
+        let row: Option<Row> = client.query_first(explain).await.unwrap();
+        let (digest, class, rule, layer, runs_on, refusal, functions, tables, was_cached) = row.unwrap();
+        assert_eq!((digest.len(), &*class, &*rule), (16, "write", "function f may be a stored one"));
+        assert_eq!((&*layer, &*runs_on), ("guard", "nowhere"));
+        assert!(refusal.contains("read-only slave"), "{refusal}");
+        assert_eq!((&*functions, &*tables, &*was_cached), ("COUNT, f", "d.t", cached));
+    }
+    let row: Option<Row> = client.exec_first("explain towline SELECT 1", ()).await.unwrap();
+    assert!(row.is_some_and(|row| row.1 == "read" && row.4 == "this slave"));
+
+    let body = json!({"action": "query", "sql": "EXPLAIN TOWLINE DELETE FROM d.t"});
+    let request = reqwest::Client::new().post(cluster.master.url("/master")).basic_auth(ANYBODY.0, Some(ANYBODY.1));
+    let answer: serde_json::Value = request.json(&body).send().await.unwrap().json().await.unwrap();
+    let row: Vec<&str> = (1..6).filter_map(|column| answer["rows"][0][column].as_str()).collect();
+    assert_eq!(row, ["write", "keyword DELETE", "classify", "master", ""], "{answer}");
 }
 
 /// What no text shows is for the server's own fence: a view that calls a function that writes.
@@ -149,6 +240,11 @@ async fn what_the_text_does_not_show_the_server_refuses() {
         Err(mysql_async::Error::Server(error)) => assert_eq!(error.code, 1792, "{error}"),
         outcome => panic!("{outcome:?}"),
     }
+    // What the server has shown is known from then on.
+    check_refusal("a view that writes", "again", client.query_drop("SELECT * FROM d.innocent").await);
+    let status = reqwest::get(cluster.slaves[0].url("/status")).await.unwrap();
+    let status: serde_json::Value = status.json().await.unwrap();
+    assert_eq!(status["misclassified"], 1);
     client.disconnect().await.unwrap();
     untouched.check().await;
 }

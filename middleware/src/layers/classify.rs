@@ -11,8 +11,11 @@ use std::{
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use crate::{Command, CommandKind, Error, Head, Intent, Plan, Prepared, Reply};
+use super::explain;
+use crate::{Command, CommandKind, Error, Head, Intent, Named, Plan, Prepared, Reply, Role};
 
+/// So many statements that SQL names are known in one session; the rest stay unknown.
+const NAMES_MAX: usize = 1024;
 /// The statement id by which MariaDB's clients name "the statement prepared last".
 ///
 /// Source: MariaDB Knowledge Base, COM_STMT_EXECUTE, "statement id -1".
@@ -71,6 +74,8 @@ struct Statements(Arc<Mutex<Known>>);
 struct Known {
     by_id: HashMap<u32, Arc<Prepared>>,
     last: Option<Arc<Prepared>>,
+    /// The plans of what `PREPARE name FROM 'text'` has prepared.
+    by_name: HashMap<String, Arc<Plan>>,
 }
 
 impl Statements {
@@ -93,8 +98,13 @@ impl<S> Classify<S> {
         use CommandKind as Kind;
         let plan = match command.kind() {
             Kind::Query | Kind::Prepare => {
+                let answer = explain::asked_about(command.sql()).map(|asked| explain::answer(command.session(), asked));
+                if answer.is_some_and(|answer| command.rewrite(answer)) {
+                    return;
+                }
                 let session = command.session();
-                session.classifier().classify(command.sql(), session.sql_mode())
+                let plan = session.classifier().classify(command.sql(), session.sql_mode());
+                self.by_name(command, plan)
             }
             Kind::Execute | Kind::BulkExecute => match self.prepared.get(command.statement_id()) {
                 Some(statement) => {
@@ -121,6 +131,31 @@ impl<S> Classify<S> {
             Kind::Unsupported(_) => self.fixed.unknown.clone(),
         };
         command.classified(plan);
+    }
+
+    /// On a slave an `EXECUTE s` has the plan of its `PREPARE s`. There every PREPARE that reaches the server has passed
+    /// here: what could run another (CALL, a text that nobody can read) is refused. A master's EXECUTE stays unknown.
+    fn by_name(&self, command: &Command, plan: Arc<Plan>) -> Arc<Plan> {
+        if command.session().role() == Role::Master || command.kind() != CommandKind::Query {
+            return plan;
+        }
+        match &plan.named {
+            Some(Named::Prepares(name)) => {
+                let mut known = self.prepared.lock();
+                if known.by_name.len() < NAMES_MAX {
+                    known.by_name.insert(name.clone(), plan.clone());
+                } else {
+                    known.by_name.remove(name);
+                }
+            }
+            Some(Named::Executes(name)) => {
+                if let Some(prepared) = self.prepared.lock().by_name.get(name) {
+                    return prepared.clone();
+                }
+            }
+            None => {}
+        }
+        plan
     }
 
     /// What the server notes or forgets about statements on this command is noted or forgotten here too.

@@ -2,15 +2,21 @@
 //! from replication.
 
 use std::{
-    future::{Future, Ready, ready},
+    future::{self, Future, Ready},
     pin::Pin,
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, ready},
 };
 
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use crate::{Command, CommandKind, Error, RefusedOn, Reply, Role, ServerError};
+use crate::{Command, CommandKind, Error, Final, Intent, Plan, RefusedOn, Reply, Role, ServerError, Session};
+
+/// The server's error number for a write in a read-only transaction.
+const READ_ONLY_TRANSACTION: u16 = 1792;
+/// The server's error number for what an option of its, as read_only, forbids.
+const OPTION_PREVENTS: u16 = 1290;
 
 /// The schema in which a node keeps its own state. Changes to it never travel.
 const OWN_SCHEMA: &str = "towline";
@@ -46,32 +52,56 @@ pub struct Guard<S> {
     inner: S,
 }
 
+/// Why a node of this role refuses what has this plan, if it does. A command that no classify layer has seen has no
+/// plan, and is refused on a slave like any doubt.
+pub(super) fn refusal(role: Role, session: &Session, plan: Option<&Plan>) -> Option<ServerError> {
+    let slave = role == Role::Slave;
+    let by_name = plan.and_then(|plan| plan.refusal.as_ref());
+    if let Some(refusal) = by_name.filter(|refusal| slave || refusal.on == RefusedOn::EveryNode) {
+        return Some(ServerError::refused(format!("Towline refuses this: {}", refusal.reason)));
+    }
+    let may_write = plan.is_none_or(|plan| plan.intent.may_write());
+    if slave && may_write {
+        let rule = plan.map_or("not classified", |plan| plan.rule.as_ref());
+        return Some(ServerError::refused(format!(
+            "This Towline node is a read-only slave and refuses writes ({rule}); send them to the master"
+        )));
+    }
+    // The text of such a write need not name the schema, so its plan can't know.
+    if may_write && session.schema_is(OWN_SCHEMA) {
+        return Some(ServerError::refused(format!(
+            "Towline refuses writes while `{OWN_SCHEMA}` is the default schema: it holds Towline's own state and \
+             never replicates; USE another schema first"
+        )));
+    }
+    None
+}
+
 impl<S> Guard<S> {
     fn refusal(&self, command: &Command) -> Option<ServerError> {
         if let CommandKind::Unsupported(_) = command.kind() {
             return Some(ServerError::unknown_command(command.kind().name()));
         }
-        let slave = self.role == Role::Slave;
-        // A command that no classify layer has seen has no plan, and is refused on a slave like any doubt.
-        let plan = command.plan();
-        let by_name = plan.and_then(|plan| plan.refusal.as_ref());
-        if let Some(refusal) = by_name.filter(|refusal| slave || refusal.on == RefusedOn::EveryNode) {
-            return Some(ServerError::refused(format!("Towline refuses this: {}", refusal.reason)));
-        }
-        if slave && command.intent().may_write() {
-            let rule = plan.map_or("not classified", |plan| plan.rule.as_ref());
-            return Some(ServerError::refused(format!(
-                "This Towline node is a read-only slave and refuses writes ({rule}); send them to the master"
-            )));
-        }
-        // The text of such a write need not name the schema, so its plan can't know.
-        if command.intent().may_write() && command.session().schema_is(OWN_SCHEMA) {
-            return Some(ServerError::refused(format!(
-                "Towline refuses writes while `{OWN_SCHEMA}` is the default schema: it holds Towline's own state and \
-                 never replicates; USE another schema first"
-            )));
-        }
-        None
+        refusal(self.role, command.session(), command.plan().map(|plan| &**plan))
+    }
+
+    /// Whom to tell if the server refuses the command as a write, and the digest of what was taken for less.
+    fn doubt(&self, command: &Command) -> Option<(Arc<Session>, u64)> {
+        let plan = command.plan().filter(|plan| plan.intent < Intent::Transaction && plan.digest != 0)?;
+        (self.role == Role::Slave).then(|| (command.session().clone(), plan.digest))
+    }
+}
+
+/// Whether the server has refused this as a write.
+fn is_refused_as_write(end: &Final) -> bool {
+    match end {
+        Final::Err(error) => match error.code {
+            READ_ONLY_TRANSACTION => true,
+            // Other options forbid other things.
+            OPTION_PREVENTS => error.text().contains("read-only") || error.text().contains("read_only"),
+            _ => false,
+        },
+        Final::Ok(_) => false,
     }
 }
 
@@ -90,9 +120,9 @@ where
     fn call(&mut self, command: Command) -> Self::Future {
         match self.refusal(&command) {
             // A command without a reply has nobody to read a refusal; it is dropped.
-            Some(_) if !command.kind().has_reply() => GuardFuture::Refused { reply: ready(Ok(Reply::none())) },
-            Some(error) => GuardFuture::Refused { reply: ready(Ok(Reply::err(error))) },
-            None => GuardFuture::Passed { inner: self.inner.call(command) },
+            Some(_) if !command.kind().has_reply() => GuardFuture::Refused { reply: future::ready(Ok(Reply::none())) },
+            Some(error) => GuardFuture::Refused { reply: future::ready(Ok(Reply::err(error))) },
+            None => GuardFuture::Passed { doubt: self.doubt(&command), inner: self.inner.call(command) },
         }
     }
 }
@@ -109,6 +139,7 @@ pin_project! {
         },
         /// The inner service runs.
         Passed {
+            doubt: Option<(Arc<Session>, u64)>,
             #[pin]
             inner: F,
         },
@@ -121,17 +152,23 @@ impl<F: Future<Output = Result<Reply, Error>>> Future for GuardFuture<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
             Projected::Refused { reply } => Pin::new(reply).poll(cx),
-            Projected::Passed { inner } => inner.poll(cx),
+            Projected::Passed { doubt, inner } => {
+                let mut reply = ready!(inner.poll(cx))?;
+                if let Some((session, digest)) = doubt.take()
+                    && reply.ready_finals().any(|end| is_refused_as_write(end))
+                {
+                    session.classifier().learn_write(digest);
+                }
+                Poll::Ready(Ok(reply))
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::{Completion, Intent, Plan, Refusal, testing};
+    use crate::{Classifier, Completion, Front, Intent, Plan, Refusal, SqlMode, testing};
 
     async fn outcome(role: Role, plan: Plan) -> Reply {
         let mut command = Command::query(&testing::session(role), b"whatever");
@@ -178,5 +215,43 @@ mod tests {
         assert!(outcome(Role::Slave, plan(RefusedOn::Slave)).await.server_error().is_some());
         assert!(outcome(Role::Master, plan(RefusedOn::Slave)).await.server_error().is_none());
         assert!(outcome(Role::Master, plan(RefusedOn::EveryNode)).await.server_error().is_some());
+    }
+
+    #[derive(Debug, Default)]
+    struct Learning(std::sync::Mutex<Vec<u64>>);
+
+    impl Classifier for Learning {
+        fn classify(&self, _: &[u8], _: SqlMode) -> Arc<Plan> {
+            Arc::new(Plan::bare(Intent::Unknown, "test"))
+        }
+
+        fn learn_write(&self, digest: u64) {
+            self.0.lock().expect("no test panics with it").push(digest);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slave_learns_from_what_its_server_refuses_as_a_write() {
+        let prevents = |option: &str| ServerError::new(1290, b"HY000", format!("running with the --{option} option"));
+        for (role, intent, answer, learned) in [
+            (Role::Slave, Intent::Read, ServerError::new(1792, b"25006", "read only transaction"), true),
+            (Role::Slave, Intent::SessionState, prevents("read-only"), true),
+            (Role::Slave, Intent::Read, prevents("secure-file-priv"), false),
+            (Role::Slave, Intent::Read, ServerError::new(1146, b"42S02", "no such table"), false),
+            (Role::Slave, Intent::Transaction, ServerError::new(1792, b"25006", "read only transaction"), false),
+            (Role::Master, Intent::Read, ServerError::new(1792, b"25006", "read only transaction"), false),
+        ] {
+            let classifier = Arc::new(Learning::default());
+            let session = Arc::new(Session::new(Front::MySql, role, None, classifier.clone()));
+            let mut command = Command::query(&session, b"SELECT * FROM view_that_writes");
+            command.classified(Arc::new(Plan { digest: 7, ..Plan::bare(intent, "test") }));
+            let router = testing::FakeRouter::new([Reply::err(answer.clone())]);
+            GuardLayer::new(role).layer(router).call(command).await.expect("an error is a reply");
+            assert_eq!(
+                *classifier.0.lock().expect("no panic"),
+                vec![7; usize::from(learned)],
+                "{role} {intent} {answer}"
+            );
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod classify;
+mod explain;
 pub mod fan_out;
 pub mod guard;
 pub mod trace;

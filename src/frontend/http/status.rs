@@ -93,6 +93,7 @@ pub(super) async fn status(State(front): State<HttpFront>) -> Response {
             "running": stack.admission.running(),
             "mean_us": total_us.checked_div(commands),
         },
+        "misclassified": state.sessions.classifier.misclassified(),
         "layers": stack.user.names(),
         "layer_status": stack.user.status(),
     });
@@ -115,6 +116,7 @@ pub(super) async fn metrics(State(front): State<HttpFront>) -> Response {
     page.put(&metrics::MYSQL_UP, &[], u64::from(front.0.probe.ask().await.is_ok()));
     page.put(&metrics::SESSIONS, &[("front", "mysql")], state.mysql_front.1.get() as u64);
     page.put(&metrics::SESSIONS, &[("front", "http")], front.0.accounts.open_sessions() as u64);
+    page.put(&metrics::MISCLASSIFIED, &[], state.sessions.classifier.misclassified());
     let Position { epoch, seq } = front.position();
     page.put(&metrics::EPOCH, &[], epoch.0);
     page.put(&metrics::SEQUENCE, &[], seq.0);

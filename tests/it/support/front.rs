@@ -84,6 +84,13 @@ impl TestFront {
         Self::before(role, endpoint, server.opts(), classifier, change).await
     }
 
+    /// A front with a slave's guard and nothing behind it: its sessions and its server are a master's, and may write.
+    pub(crate) async fn guarded_only(server: &TestServer) -> Self {
+        let endpoint = Endpoint::Unix(server.managed().socket().to_owned());
+        let classifier = Arc::new(SqlClassifier::for_server("10.11.19-MariaDB"));
+        Self::with_guard(Role::Slave, Role::Master, endpoint, server.opts(), classifier, |_| {}).await
+    }
+
     /// A front before whatever listens there; by `opts` its administrator logs in.
     pub(crate) async fn before(
         role: Role,
@@ -91,6 +98,17 @@ impl TestFront {
         opts: Opts,
         classifier: Arc<dyn Classifier>,
         change: impl FnOnce(&mut MySqlFront),
+    ) -> Self {
+        Self::with_guard(role, role, endpoint, opts, classifier, limit).await
+    }
+
+    async fn with_guard(
+        guard: Role,
+        role: Role,
+        endpoint: Endpoint,
+        opts: Opts,
+        classifier: Arc<dyn Classifier>,
+        limit: impl FnOnce(&mut Limits),
     ) -> Self {
         let seen = Arc::new(SeenCommits::default());
         let limits = Limits {
@@ -108,8 +126,8 @@ impl TestFront {
                 admission: Default::default(),
                 classify: Default::default(),
                 user: UserLayers::new([]),
-                guard: GuardLayer::new(role),
-                fan_out: match role {
+                guard: GuardLayer::new(guard),
+                fan_out: match guard {
                     Role::Master => FanOutLayer::master(seen.clone()),
                     Role::Slave => FanOutLayer::slave(),
                 },

@@ -71,6 +71,15 @@ impl TestHttp {
 
     /// A front before a server that is there already.
     pub(crate) async fn before(role: Role, server: &TestServer, change: impl FnOnce(&mut HttpOptions)) -> Self {
+        Self::with_guard(role, role, server, change).await
+    }
+
+    /// A front with a slave's guard and nothing behind it: its sessions and its server are a master's, and may write.
+    pub(crate) async fn guarded_only(server: &TestServer) -> Self {
+        Self::with_guard(Role::Slave, Role::Master, server, |_| {}).await
+    }
+
+    async fn with_guard(guard: Role, role: Role, server: &TestServer, change: impl FnOnce(&mut HttpOptions)) -> Self {
         let mut options = HttpOptions::default();
         change(&mut options);
         let classifier: Arc<dyn Classifier> = Arc::new(SqlClassifier::new());
@@ -85,7 +94,7 @@ impl TestHttp {
             admission: admission.clone(),
             classify: Default::default(),
             user: UserLayers::new([]),
-            guard: GuardLayer::new(role),
+            guard: GuardLayer::new(guard),
             fan_out,
         };
         let endpoint = Endpoint::unix(server.managed().socket());
