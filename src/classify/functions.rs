@@ -18,14 +18,22 @@ pub(super) enum Family {
     Any,
     /// MariaDB.
     MariaDb,
-    /// MySQL.
-    MySql,
+    /// MySQL up to 8, as far as known.
+    MySql8,
+    /// MySQL from 9 on.
+    MySql9,
 }
 
 impl Family {
     /// The family that a server's version text tells.
     pub(super) fn of_version(version: &str) -> Self {
-        if version.contains("MariaDB") { Self::MariaDb } else { Self::MySql }
+        if version.contains("MariaDB") {
+            return Self::MariaDb;
+        }
+        match version.split('.').next().and_then(|major| major.parse::<u32>().ok()) {
+            Some(..=8) => Self::MySql8,
+            _ => Self::MySql9,
+        }
     }
 }
 
@@ -42,6 +50,12 @@ pub(super) enum Callable {
     Lock,
     /// LAST_INSERT_ID: with an argument it sets what the session remembers.
     LastInsertId,
+    /// A function of the server's own with arguments, and a stored one without any.
+    HarmlessWithArguments,
+    /// MariaDB's JSON_TABLE, if its COLUMNS follow; else a stored function of that name.
+    JsonTable,
+    /// The COLUMNS of that, if a string stands before them.
+    JsonColumns,
 }
 
 /// The names that one family knows.
@@ -51,7 +65,9 @@ pub(super) struct Functions(HashMap<&'static [u8], Callable, RandomState>);
 impl Functions {
     /// Those of a family.
     pub(super) fn new(family: Family) -> Self {
-        use Callable::{Harmless, HarmlessIfTight, LastInsertId, Lock, Word};
+        use Callable::{
+            Harmless, HarmlessIfTight, HarmlessWithArguments, JsonColumns, JsonTable, LastInsertId, Lock, Word,
+        };
         let mut names = HashMap::default();
         let mut add = |list: &'static str, callable| {
             names.extend(list.split_ascii_whitespace().map(|name| (name.as_bytes(), callable)));
@@ -67,10 +83,14 @@ impl Functions {
                 add(WINDOW, HarmlessIfTight);
                 add(MARIADB, Harmless);
                 add(MARIADB_TIGHT, HarmlessIfTight);
+                add(MARIADB_WITH_ARGUMENTS, HarmlessWithArguments);
+                add("JSON_TABLE", JsonTable);
+                add("COLUMNS", JsonColumns);
             }
-            Family::MySql => {
+            Family::MySql8 | Family::MySql9 => {
                 add(WINDOW, Harmless);
                 add(MYSQL, Harmless);
+                add(if family == Family::MySql8 { MYSQL_8 } else { MYSQL_9 }, Harmless);
             }
         }
         Self(names)
@@ -136,7 +156,11 @@ const TIGHT: &str = "
 /// Tight on MariaDB, words of the grammar on MySQL.
 const WINDOW: &str = "CUME_DIST DENSE_RANK FIRST_VALUE LAG LEAD NTH_VALUE NTILE PERCENT_RANK RANK";
 
-/// MariaDB's own. LINESTRING and its like are none of them: without arguments a stored function is called.
+/// MariaDB's own, if they have arguments: without any a stored function is called.
+const MARIADB_WITH_ARGUMENTS: &str =
+    "GEOMETRYCOLLECTION LINESTRING MULTILINESTRING MULTIPOINT MULTIPOLYGON POINT POLYGON";
+
+/// MariaDB's own.
 const MARIADB: &str = "
     ADD_MONTHS AREA ASBINARY ASTEXT ASWKB ASWKT BINLOG_GTID_POS BOUNDARY BUFFER CENTROID CHR COLUMN_ADD COLUMN_CHECK
     COLUMN_CREATE COLUMN_DELETE COLUMN_EXISTS COLUMN_GET COLUMN_JSON COLUMN_LIST CONVEXHULL CRC32C CROSSES DECODE
@@ -157,15 +181,22 @@ const MARIADB_TIGHT: &str = "MEDIAN PERCENTILE_CONT PERCENTILE_DISC TRIM_ORACLE"
 
 /// MySQL's own.
 const MYSQL: &str = "
-    AGAINST ANY_VALUE BIN_TO_UUID COLUMNS EMPTY ESCAPE EXTENDED FORMAT_BYTES FORMAT_PICO_TIME FROM_VECTOR GEOMCOLLECTION
+    AGAINST ANY_VALUE BIN_TO_UUID COLUMNS EMPTY ESCAPE EXTENDED FORMAT_BYTES FORMAT_PICO_TIME GEOMCOLLECTION
     GEOMETRYCOLLECTION GROUPING GTID_SUBSET GTID_SUBTRACT ICU_VERSION IS_UUID JSON_SCHEMA_VALID
     JSON_SCHEMA_VALIDATION_REPORT JSON_STORAGE_FREE JSON_STORAGE_SIZE JSON_TABLE LATERAL LINESTRING MBRCOVEREDBY
     MBRCOVERS MULTILINESTRING MULTIPOINT MULTIPOLYGON OF PARTITIONS POINT POLYGON PS_CURRENT_THREAD_ID PS_THREAD_ID
-    REGEXP_LIKE ROLES_GRAPHML SOURCE_POS_WAIT STATEMENT_DIGEST STATEMENT_DIGEST_TEXT STRING_TO_VECTOR ST_BUFFER_STRATEGY
+    REGEXP_LIKE ROLES_GRAPHML SOURCE_POS_WAIT STATEMENT_DIGEST STATEMENT_DIGEST_TEXT ST_BUFFER_STRATEGY
     ST_FRECHETDISTANCE ST_GEOHASH ST_GEOMCOLLFROMTXT ST_HAUSDORFFDISTANCE ST_ISVALID ST_LATFROMGEOHASH ST_LATITUDE
     ST_LINEINTERPOLATEPOINT ST_LINEINTERPOLATEPOINTS ST_LONGFROMGEOHASH ST_LONGITUDE ST_MAKEENVELOPE ST_NUMINTERIORRING
-    ST_POINTATDISTANCE ST_POINTFROMGEOHASH ST_SIMPLIFY ST_SWAPXY ST_TRANSFORM ST_VALIDATE TO_VECTOR UUID_TO_BIN
-    VALIDATE_PASSWORD_STRENGTH VECTOR_DIM VECTOR_TO_STRING WAIT_FOR_EXECUTED_GTID_SET";
+    ST_POINTATDISTANCE ST_POINTFROMGEOHASH ST_SIMPLIFY ST_SWAPXY ST_TRANSFORM ST_VALIDATE UUID_TO_BIN
+    VALIDATE_PASSWORD_STRENGTH WAIT_FOR_EXECUTED_GTID_SET";
+
+/// MySQL's own until version 9 took them out of the server. Source: MySQL 8.0 manual, "Encryption and Compression
+/// Functions": they are functions of the server, which a stored function can't hide.
+const MYSQL_8: &str = "MD5 SHA SHA1";
+
+/// MySQL's own since version 9.
+const MYSQL_9: &str = "FROM_VECTOR STRING_TO_VECTOR TO_VECTOR VECTOR_DIM VECTOR_TO_STRING";
 
 /// Locks of the whole server. Source: MySQL manual, "Locking Functions".
 const LOCKS: &str = "GET_LOCK RELEASE_LOCK RELEASE_ALL_LOCKS IS_FREE_LOCK IS_USED_LOCK";

@@ -151,6 +151,16 @@ pub(super) struct Lexer<'a> {
     flags: Flags,
     longest_run: Run,
     known_run: Run,
+    executable: Option<Executable>,
+}
+
+/// The first executable comment of a text: from the first byte of `/*!` to behind its version, if it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Executable {
+    /// The first byte.
+    pub(super) start: usize,
+    /// The first byte of what is executed.
+    pub(super) content: usize,
 }
 
 /// A stretch of a text, from the first byte to behind the last, that adds nothing to its shape. Empty if there is none.
@@ -183,12 +193,18 @@ impl<'a> Lexer<'a> {
             flags,
             longest_run: Run::default(),
             known_run,
+            executable: None,
         }
     }
 
     /// What was noticed so far.
     pub(super) fn flags(&self) -> Flags {
         self.flags
+    }
+
+    /// The first executable comment.
+    pub(super) fn executable(&self) -> Option<Executable> {
+        self.executable
     }
 
     /// The longest stretch that [`skip_literals`](Self::skip_literals) or [`skip_rows`](Self::skip_rows) stepped over.
@@ -379,29 +395,22 @@ impl<'a> Lexer<'a> {
     #[inline(always)]
     fn word(&mut self, is_name: bool) -> Kind {
         let start = self.at;
-        let mut all = 0;
+        let mut may_part = false;
         let mut dollars = 0;
         while let Some(&byte) = self.sql.get(self.at) {
             if !is_word_byte(byte) {
                 break;
             }
-            all |= byte;
+            may_part |= matches!(byte, 0xa0 | 0xff);
             dollars += usize::from(byte == b'$');
             self.at += 1;
         }
-        if all >= 0x80 || dollars > 1 {
-            self.odd_word(start);
-        }
-        if is_name { Kind::Name } else { Kind::Word }
-    }
-
-    /// Outside UTF-8 a byte may be a space (0xA0 in latin1). MySQL 9 has $$…$$ and $tag$…$tag$ around texts.
-    #[cold]
-    fn odd_word(&mut self, start: usize) {
-        let word = &self.sql[start..self.at];
-        if std::str::from_utf8(word).is_err() || (word[0] == b'$' && word[1..].contains(&b'$')) {
+        if may_part || (dollars > 1 && self.sql[start] == b'$') {
+            // 0xA0 or 0xFF is a space in some character sets, and part of a letter in others (tried for all of
+            // MariaDB's). MySQL 9 has $$…$$ and $tag$…$tag$ around texts.
             self.flags |= Flags::AMBIGUOUS;
         }
+        if is_name { Kind::Name } else { Kind::Word }
     }
 
     /// A name may begin with a digit: `1a` is one, `1e5` is none, and `1e5FOR` is a number and a keyword.
@@ -516,8 +525,9 @@ impl<'a> Lexer<'a> {
             all |= byte;
             zero |= byte == 0;
         }
-        // The server steps over what it takes for a character of several bytes, whole or not.
-        if zero || (all >= 0x80 && std::str::from_utf8(&self.sql[start..self.at]).is_err()) {
+        // MySQL steps over what it takes for a character of several bytes, whole or not; MariaDB only if it is whole.
+        let may_hide_quote = !self.quotes_known && all >= 0x80;
+        if zero || (may_hide_quote && std::str::from_utf8(&self.sql[start..self.at]).is_err()) {
             self.flags |= Flags::AMBIGUOUS;
         }
         Kind::Quoted
@@ -572,8 +582,10 @@ impl<'a> Lexer<'a> {
             // Its content is cut as code. Whoever sees the flag knows that the server may take it for a comment.
             self.flags |= Flags::EXECUTABLE_COMMENT;
             self.executable_depth += 1;
+            let start = self.at;
             self.at += executable;
             self.at += self.digits(0).min(6);
+            self.executable.get_or_insert(Executable { start, content: self.at });
             return;
         }
         let body = &self.sql[self.at + 2..];

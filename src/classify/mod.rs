@@ -53,6 +53,8 @@ use self::{
 const TEMPLATE_BYTES_MAX: usize = 64 * 1024;
 /// A text whose literals must be looked at has no more tokens than this.
 const TOKENS_MAX: usize = 4096;
+/// Longer texts with executable comments are not looked through.
+const READINGS_BYTES_MAX: usize = 16 * 1024;
 /// How deep texts may stand inside texts (PREPARE of a PREPARE).
 const NESTING_MAX: u32 = 3;
 /// So many shapes that the server showed to be writes are remembered; later ones are only counted. On a slave the
@@ -119,7 +121,8 @@ impl SqlClassifier {
     /// Decides a text without its cache entry.
     fn decide(&self, sql: &[u8], mode: SqlMode, scan: &Scan, nesting: u32) -> Decision {
         if scan.flags.has(Flags::DOUBT) {
-            return Decision::of_this_text(in_doubt(sql, scan));
+            let verdict = self.both_readings(sql, mode, nesting).unwrap_or_else(|| in_doubt(sql, scan));
+            return Decision::of_this_text(verdict);
         }
         let template = self.scanner.template(sql, mode, scan, TEMPLATE_BYTES_MAX);
         let by_literals = scan.flags.has(Flags::LITERAL_DECIDES);
@@ -147,6 +150,19 @@ impl SqlClassifier {
             verdict = verdict.at_least(Intent::Write, "the parser sees a write");
         }
         Decision { verdict, tables: opinion.tables, of_shape: !by_literals }
+    }
+}
+
+impl SqlClassifier {
+    /// The stronger verdict on a text with what is in its executable comments and without; none if it can't be told.
+    fn both_readings(&self, sql: &[u8], mode: SqlMode, nesting: u32) -> Option<Verdict> {
+        if nesting == NESTING_MAX || sql.len() > READINGS_BYTES_MAX {
+            return None;
+        }
+        let [with, without] = self.scanner.readings(sql, mode)?;
+        let decide = |text: &[u8]| self.decide(text, mode, &self.scanner.scan(text, mode), nesting + 1).verdict;
+        let verdict = decide(&with).and(decide(&without));
+        Some(verdict)
     }
 }
 

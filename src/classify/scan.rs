@@ -69,11 +69,13 @@ mod keywords {
     pub(super) const LOCK: u64 = key(b"LOCK");
     pub(super) const LOAD: u64 = key(b"LOAD");
     pub(super) const CALL: u64 = key(b"CALL");
+    pub(super) const MATCH: u64 = key(b"MATCH");
     pub(super) const VALUE: u64 = key(b"VALUE");
     pub(super) const SHARE: u64 = key(b"SHARE");
     pub(super) const UPDATE: u64 = key(b"UPDATE");
     pub(super) const DELETE: u64 = key(b"DELETE");
     pub(super) const INSERT: u64 = key(b"INSERT");
+    pub(super) const AGAINST: u64 = key(b"AGAINST");
     pub(super) const REPLACE: u64 = key(b"REPLACE");
     pub(super) const PREPARE: u64 = key(b"PREPARE");
     pub(super) const EXECUTE: u64 = key(b"EXECUTE");
@@ -132,6 +134,29 @@ impl Scanner {
     /// The shape as SQL, up to so many bytes, of a text that was scanned like this.
     pub(super) fn template(&self, sql: &[u8], mode: SqlMode, scan: &Scan, limit: usize) -> Template {
         self.walk(sql, mode, Template { limit, ..Template::default() }, scan.run).2
+    }
+
+    /// The two texts that servers may take this one for: with what is in its first executable comment, and without it.
+    /// None if they might not agree where the comment begins and ends.
+    pub(super) fn readings(&self, sql: &[u8], mode: SqlMode) -> Option<[Vec<u8>; 2]> {
+        let mut lexer = Lexer::new(sql, mode, self.quotes_known, Run::default());
+        let executable = loop {
+            if let Some(executable) = lexer.executable() {
+                break executable;
+            }
+            if lexer.next().kind == Kind::End {
+                return None;
+            }
+        };
+        let (before, from) = (&sql[..executable.start], &sql[executable.content..]);
+        let length = memchr::memmem::find(from, b"*/")?;
+        let (content, after) = (&from[..length], &from[length + 2..]);
+        // How many digits are the version's is not the same for all servers.
+        let is_parted = content.first().is_some_and(u8::is_ascii_whitespace);
+        // A server that skips the content looks for nothing but the comment's end, or for another comment in it.
+        let is_plain =
+            memchr::memmem::find(content, b"/*").is_none() && !self.scan(content, mode).flags.has(Flags::DOUBT);
+        (is_parted && is_plain).then(|| [[before, b" ", content, b" ", after].concat(), [before, b" ", after].concat()])
     }
 
     /// The tokens of a text; none if there are more than `limit`.
@@ -196,6 +221,9 @@ impl Scanner {
                 },
                 Kind::End => {
                     noticed.flags |= lexer.flags();
+                    if let Some(name) = noticed.json_table {
+                        noticed.unknown_function(name);
+                    }
                     return (noticed, lexer, shape.finish());
                 }
                 _ => {
@@ -247,6 +275,8 @@ enum Mark {
     Into,
     /// INSERT or REPLACE, which are functions too.
     VerbOrFunction,
+    /// AGAINST behind MATCH, which is no function's name then.
+    Against,
 }
 
 /// What was noticed so far, and as much of the last tokens as the next one needs.
@@ -270,6 +300,69 @@ struct Noticed {
     begun: bool,
     /// Whether `LAST_INSERT_ID(` has just passed.
     asks_last_id: bool,
+    /// A name and its parenthesis have just passed that need arguments.
+    needs_arguments: Option<Token>,
+    /// Whether a MATCH has not found its AGAINST yet.
+    matching: bool,
+    /// A `JSON_TABLE(` whose COLUMNS have not come yet.
+    json_table: Option<Token>,
+    with: With,
+}
+
+/// Where a list of WITH stands: a name in it is never called, whatever follows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct With {
+    at: WithAt,
+    /// How many parentheses are open that were not before WITH.
+    depth: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum WithAt {
+    /// In no list.
+    #[default]
+    Nowhere,
+    /// Behind WITH, RECURSIVE or a comma.
+    Start,
+    /// Behind a name, or its columns.
+    Name,
+    /// Behind AS.
+    As,
+    /// Behind the query.
+    Query,
+}
+
+impl With {
+    /// Behind WITH.
+    fn start() -> Self {
+        Self { at: WithAt::Start, depth: 0 }
+    }
+
+    /// Whether a parenthesis that follows now has a name's columns in it.
+    fn columns_follow(self) -> bool {
+        self.at == WithAt::Name && self.depth == 0
+    }
+
+    /// The next token.
+    fn token(&mut self, kind: Kind, mark: Mark) {
+        use WithAt::{As, Name, Nowhere, Query, Start};
+        match kind {
+            Kind::Open if self.depth > 0 || matches!(self.at, Name | As) => self.depth += 1,
+            Kind::Close if self.depth == 0 => self.at = Nowhere,
+            Kind::Close => {
+                self.depth -= 1;
+                if self.depth == 0 && self.at == As {
+                    self.at = Query;
+                }
+            }
+            _ if self.depth > 0 => {}
+            Kind::Word if self.at == Start && mark == Mark::Naming => {}
+            Kind::Word | Kind::Quoted if self.at == Start => self.at = Name,
+            Kind::Word if self.at == Name && mark == Mark::Naming => self.at = As,
+            Kind::Comma if self.at == Query => self.at = Start,
+            _ => self.at = Nowhere,
+        }
+    }
 }
 
 impl Default for Noticed {
@@ -287,6 +380,10 @@ impl Default for Noticed {
             between: false,
             begun: false,
             asks_last_id: false,
+            needs_arguments: None,
+            matching: false,
+            json_table: None,
+            with: With::default(),
         }
     }
 }
@@ -314,6 +411,9 @@ impl Noticed {
     #[inline(always)]
     fn pass(&mut self, token: Token, mark: Mark) {
         self.watching |= matches!(mark, Mark::Into | Mark::VerbOrFunction);
+        if self.with.at != WithAt::Nowhere {
+            self.with.token(token.kind, mark);
+        }
         self.mark_before = std::mem::replace(&mut self.mark, mark);
         self.before = std::mem::replace(&mut self.last, token).kind;
     }
@@ -322,6 +422,11 @@ impl Noticed {
     fn watch(&mut self, kind: Kind) {
         if std::mem::take(&mut self.asks_last_id) && kind != Kind::Close {
             self.flags |= Flags::SESSION_FUNCTION;
+        }
+        if let Some(name) = self.needs_arguments.take()
+            && kind == Kind::Close
+        {
+            self.unknown_function(name);
         }
         match self.mark {
             Mark::Into => self.flags |= if kind == Kind::At { Flags::INTO_VARIABLE } else { Flags::INTO_FILE },
@@ -342,7 +447,8 @@ impl Noticed {
             return self.first(key);
         }
         match key {
-            keywords::AS | keywords::WITH => Mark::Naming,
+            keywords::AS => Mark::Naming,
+            keywords::WITH => self.with(),
             keywords::FOR => {
                 if self.mark == Mark::NextValue {
                     self.flags |= Flags::SEQUENCE;
@@ -353,6 +459,11 @@ impl Noticed {
             keywords::INTO => Mark::Into,
             keywords::LOCK => self.noticed(Flags::LOCKING_READ),
             keywords::LOAD | keywords::CALL | keywords::DELETE => self.noticed(Flags::WRITE_VERB),
+            keywords::MATCH => {
+                self.matching = true;
+                Mark::None
+            }
+            keywords::AGAINST if std::mem::take(&mut self.matching) => Mark::Against,
             keywords::VALUE if self.mark == Mark::Next => Mark::NextValue,
             keywords::SHARE if self.mark == Mark::For => self.noticed(Flags::LOCKING_READ),
             keywords::UPDATE if self.mark == Mark::For => self.noticed(Flags::LOCKING_READ),
@@ -378,9 +489,15 @@ impl Noticed {
         }
         match key {
             keywords::PREPARE | keywords::EXECUTE => self.noticed(Flags::LITERAL_DECIDES),
-            keywords::WITH => Mark::Naming,
+            keywords::WITH => self.with(),
             _ => Mark::None,
         }
+    }
+
+    #[inline]
+    fn with(&mut self) -> Mark {
+        self.with = With::start();
+        Mark::Naming
     }
 
     /// `s.nextval` draws from a sequence (MariaDB under `sql_mode=ORACLE`).
@@ -407,6 +524,7 @@ impl Noticed {
         let called = match name.kind {
             // Behind `AS`, `WITH` or `)` stands an alias, whose columns follow.
             _ if self.mark_before == Mark::Naming || self.before == Kind::Close => return,
+            _ if self.mark == Mark::Against || self.with.columns_follow() => return,
             Kind::Word if self.before == Kind::Dot => None,
             Kind::Word => functions.get(name.bytes(sql)),
             // A quoted or qualified name is never a word of the grammar.
@@ -421,11 +539,24 @@ impl Noticed {
                 self.asks_last_id = true;
                 self.watching = true;
             }
-            Some(Callable::HarmlessIfTight) | None => {
-                self.flags |= Flags::UNKNOWN_FUNCTION;
-                self.function.get_or_insert(name);
+            Some(Callable::HarmlessWithArguments) => {
+                self.needs_arguments = Some(name);
+                self.watching = true;
             }
+            Some(Callable::JsonTable) => {
+                if let Some(before) = self.json_table.replace(name) {
+                    self.unknown_function(before);
+                }
+            }
+            // A name that stands right behind a string is no function's.
+            Some(Callable::JsonColumns) if self.before == Kind::Text => self.json_table = None,
+            Some(Callable::HarmlessIfTight | Callable::JsonColumns) | None => self.unknown_function(name),
         }
+    }
+
+    fn unknown_function(&mut self, name: Token) {
+        self.flags |= Flags::UNKNOWN_FUNCTION;
+        self.function.get_or_insert(name);
     }
 }
 

@@ -116,7 +116,7 @@ fn what_drivers_send_when_they_connect() {
         ("SAVEPOINT a", TRANSACTION, None),
         ("RELEASE SAVEPOINT a", TRANSACTION, None),
         ("UNLOCK TABLES", TRANSACTION, None),
-        ("/*!40101 SET NAMES utf8 */", UNKNOWN, None),
+        ("/*!40101 SET NAMES utf8 */", SESSION, None),
         ("/*!40014 SET @OLD_FOREIGN_KEY_CHECKS=@@FOREIGN_KEY_CHECKS, FOREIGN_KEY_CHECKS=0 */;", UNKNOWN, None),
     ]);
 }
@@ -201,6 +201,54 @@ fn writes() {
         ("SET", UNKNOWN, None),
         ("SET a", UNKNOWN, None),
         ("SET SESSION AUTHORIZATION root", UNKNOWN, None),
+    ]);
+}
+
+#[test]
+fn names_before_a_parenthesis_that_are_no_functions() {
+    check(&[
+        ("SELECT * FROM t, JSON_TABLE(t.j, '$[*]' COLUMNS (a INT PATH '$.a')) AS x", READ, None),
+        ("SELECT * FROM JSON_TABLE('[]', '$' COLUMNS(NESTED PATH '$.b' COLUMNS (c INT PATH '$'))) AS x", READ, None),
+        ("SELECT JSON_TABLE(1)", WRITE, None),
+        ("SELECT JSON_TABLE(1) FROM JSON_TABLE('[]', '$' COLUMNS (a INT PATH '$')) AS x", WRITE, None),
+        ("SELECT COLUMNS(1)", WRITE, None),
+        ("WITH a AS (SELECT 1), b(x, y) AS (SELECT 1, 2), c (z) AS (SELECT (3)) SELECT * FROM b, c", READ, None),
+        ("WITH RECURSIVE a(x) AS (SELECT 1), `b`(y) AS (SELECT 2) SELECT * FROM b", READ, None),
+        ("WITH a AS (SELECT 1), b(x) AS (SELECT f()) SELECT * FROM b", WRITE, None),
+        ("WITH a AS (SELECT 1) SELECT 1, f(2)", WRITE, None),
+        ("WITH a AS (SELECT (1), f(2)) SELECT 1", WRITE, None),
+        ("WITH a AS (SELECT 1) (SELECT f(2))", WRITE, None),
+        ("SELECT (SELECT 1), f(2) FROM t GROUP BY a WITH ROLLUP", WRITE, None),
+        ("SELECT a FROM t GROUP BY a WITH ROLLUP HAVING f(2)", WRITE, None),
+        ("SELECT * FROM t WHERE MATCH a, b AGAINST ('x') AND MATCH (c) AGAINST ('y')", READ, None),
+        ("SELECT MATCH (a) AGAINST ('x'), AGAINST(1) FROM t", WRITE, None),
+        ("SELECT POINT(1, 2), LINESTRING (POINT(1, 2), POINT(3, 4))", READ, None),
+        ("SELECT POINT()", WRITE, None),
+    ]);
+    let mysql = |version: &str, sql: &str| {
+        SqlClassifier::for_server(version).classify(sql.as_bytes(), SqlMode::default()).intent
+    };
+    assert_eq!(mysql("8.0.36", "SELECT MD5('a'), SHA1('a')"), READ);
+    assert_eq!(mysql("9.7.4", "SELECT MD5('a')"), WRITE);
+    assert_eq!(mysql("8.0.36", "SELECT TO_VECTOR('a')"), WRITE);
+}
+
+#[test]
+fn an_executable_comment_is_read_both_ways() {
+    check(&[
+        ("/*!40101 SET NAMES utf8 */", SESSION, None),
+        ("/*!40100 SET @@SQL_MODE='' */", SESSION, None),
+        ("SELECT /*!40001 SQL_NO_CACHE */ * FROM t", READ, None),
+        ("START TRANSACTION /*!40100 WITH CONSISTENT SNAPSHOT */", TRANSACTION, None),
+        ("SELECT 1 /*!40000 + 1 */ /*M! + 2 */", READ, None),
+        ("SELECT 1 /*!50000 , f() */", WRITE, None),
+        ("SELECT 1 /*!50000 FOR UPDATE */", READ, SLAVE),
+        ("/*!50000 DELETE FROM t */", WRITE, None),
+        ("/*!40101 SET @a = 1, sql_log_bin = 0 */", SESSION, EVERYWHERE),
+        ("SELECT 1/*!999992*/", UNKNOWN, None),
+        ("SELECT 1 /*! + '*/' */", UNKNOWN, None),
+        ("SELECT 1 /*!50000 /* */ + 1 */", UNKNOWN, None),
+        ("SELECT 1 /*! +1 */ /*! +2 */ /*! +3 */ /*! +4 */", UNKNOWN, None),
     ]);
 }
 

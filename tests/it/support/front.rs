@@ -86,7 +86,7 @@ impl TestFront {
 
     /// A front with a slave's guard and nothing behind it: its sessions and its server are a master's, and may write.
     pub(crate) async fn guarded_only(server: &TestServer) -> Self {
-        let endpoint = Endpoint::Unix(server.managed().socket().to_owned());
+        let endpoint = Endpoint::unix(server.managed().socket());
         let classifier = Arc::new(SqlClassifier::for_server("10.11.19-MariaDB"));
         Self::with_guard(Role::Slave, Role::Master, endpoint, server.opts(), classifier, |_| {}).await
     }
@@ -99,7 +99,7 @@ impl TestFront {
         classifier: Arc<dyn Classifier>,
         change: impl FnOnce(&mut MySqlFront),
     ) -> Self {
-        Self::with_guard(role, role, endpoint, opts, classifier, limit).await
+        Self::with_guard(role, role, endpoint, opts, classifier, change).await
     }
 
     async fn with_guard(
@@ -108,7 +108,7 @@ impl TestFront {
         endpoint: Endpoint,
         opts: Opts,
         classifier: Arc<dyn Classifier>,
-        limit: impl FnOnce(&mut Limits),
+        change: impl FnOnce(&mut MySqlFront),
     ) -> Self {
         let seen = Arc::new(SeenCommits::default());
         let limits = Limits {
