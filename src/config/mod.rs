@@ -419,12 +419,14 @@ impl Config {
 
     /// The server behind a node of this role.
     pub fn mysql_server(&self, role: Role) -> MysqlServer {
+        // A private server is the node's alone, which comes by its socket.
+        let proxies = self.mysql.proxy_protocol.then(|| "--proxy-protocol-networks=localhost".to_owned());
         match &self.mysql.url {
             Some(url) => MysqlServer::Existing(url.opts()),
             None => MysqlServer::Private(ManagedOptions {
                 port: self.mysql.port,
                 connections_max: self.limits.connections_max.get().saturating_add(CONNECTIONS_OWN),
-                extra_args: self.mysql.args.clone(),
+                extra_args: self.mysql.args.iter().cloned().chain(proxies).collect(),
                 ..ManagedOptions::new(&self.mysql.data_dir, role)
             }),
         }

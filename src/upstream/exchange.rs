@@ -210,8 +210,8 @@ impl Parts for Rest {
                     self.put_in = Some(self.reader.put_in_turn(&payload));
                     Ok(())
                 }
-                Turn::Encrypt => {
-                    upstream.write_packet(sequence, Turn::key_request()).await?;
+                Turn::Encrypt(key_request) => {
+                    upstream.write_packet(sequence, key_request).await?;
                     let (sequence, key) = upstream.read_packet().await?;
                     let encrypted = upstream.passwords.as_mut().map(|passwords| passwords.encrypt(&key));
                     self.reader.leave_out_turn();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use towline_middleware::{CommandKind, Error};
 
-use super::{ConnectError, Endpoint, Fence, Upstream, connection::unreachable, password_bridge::Turn};
+use super::{ConnectError, Endpoint, Fence, Upstream, connection::unreachable};
 use crate::{
     tls::{Connector, HandshakeError},
     wire::{
@@ -25,8 +25,6 @@ const TURNS_MAX: usize = 16;
 const NOBODY: &[u8] = b"unfinished login";
 /// A password that nobody has, for a method that asks for one.
 const WRONG_PASSWORD: &[u8] = b"unfinished\0";
-/// MariaDB's `client_ed25519` takes an answer of another length for a broken handshake.
-const ED25519_ANSWER_LEN: usize = 64;
 
 /// A connection whose login is under way. Numbers the packets to and from the server by itself.
 ///
@@ -40,6 +38,8 @@ pub struct Opening {
     pub greeting: Greeting,
     /// The number of the next packet to the server.
     next: u8,
+    /// The method that the server has switched to; empty before.
+    method: Vec<u8>,
     stage: Stage,
 }
 
@@ -49,10 +49,10 @@ enum Stage {
     Greeted,
     /// The server is to say something.
     Servers,
-    /// The server waits for an answer to a step of the login.
-    Ours,
-    /// The server waits for 64 bytes.
-    OursByEd25519,
+    /// The server waits for the first answer by the method that it has switched to.
+    OursAtSwitch,
+    /// The server waits for an answer to a step of the method.
+    OursAtStep,
     /// The server has said OK or ERR, or the connection broke.
     Ended,
 }
@@ -81,7 +81,8 @@ impl Opening {
         let timed_out =
             |_| unreachable(endpoint, std::io::Error::new(std::io::ErrorKind::TimedOut, "no greeting in time"));
         let (upstream, greeting) = tokio::time::timeout(timeout, connecting).await.map_err(timed_out)??;
-        let opening = Self { upstream, endpoint: endpoint.clone(), greeting, next: 1, stage: Stage::Greeted };
+        let opening =
+            Self { upstream, endpoint: endpoint.clone(), greeting, next: 1, method: Vec::new(), stage: Stage::Greeted };
         let needs_tls = endpoint.tls().is_some_and(Connector::is_needed);
         if needs_tls && opening.greeting.capabilities & capability::SSL == 0 {
             opening.give_up().await;
@@ -129,6 +130,9 @@ impl Opening {
         let (sequence, payload) = read.inspect_err(|_| self.stage = Stage::Ended)?;
         self.next = sequence.wrapping_add(1);
         self.stage = stage_after(&payload);
+        if let (Stage::OursAtSwitch, [_, name @ ..]) = (self.stage, &payload[..]) {
+            self.method = Cursor::new(name).nul_terminated().unwrap_or_default().to_vec();
+        }
         Ok(payload)
     }
 
@@ -143,18 +147,9 @@ impl Opening {
         Ok(())
     }
 
-    /// Asks the server for the public key under which it takes passwords.
-    ///
-    /// # Errors
-    /// The connection broke.
-    pub(crate) async fn ask_for_key(&mut self) -> Result<Bytes, Error> {
-        self.answer(Turn::key_request()).await?;
-        self.read().await
-    }
-
     /// Whether the server waits for an answer to the packet that was read last.
     pub fn is_our_turn(&self) -> bool {
-        matches!(self.stage, Stage::Ours | Stage::OursByEd25519)
+        matches!(self.stage, Stage::OursAtSwitch | Stage::OursAtStep)
     }
 
     /// Whether nobody can listen in on the way to the server, once the login packet has been sent.
@@ -188,8 +183,10 @@ impl Opening {
                         return self.upstream.write_packet(0, &[CommandKind::Quit.to_byte()]).await;
                     }
                 }
-                Stage::Ours => self.answer(WRONG_PASSWORD).await?,
-                Stage::OursByEd25519 => self.answer(&[0; ED25519_ANSWER_LEN]).await?,
+                Stage::OursAtSwitch | Stage::OursAtStep => {
+                    let answer = wrong_answer(&self.method, self.stage == Stage::OursAtSwitch);
+                    self.answer(&answer).await?;
+                }
                 Stage::Ended => return Ok(()),
             }
         }
@@ -204,8 +201,19 @@ fn stage_after(payload: &[u8]) -> Stage {
     match payload {
         [ok::HEADER | err::HEADER, ..] => Stage::Ended,
         [0x01, 0x03] => Stage::Servers,
-        [SWITCH, rest @ ..] if Cursor::new(rest).nul_terminated() == Some(b"client_ed25519") => Stage::OursByEd25519,
-        _ => Stage::Ours,
+        [SWITCH, ..] => Stage::OursAtSwitch,
+        _ => Stage::OursAtStep,
+    }
+}
+
+/// An answer that is wrong, and not of a length that the server takes for a broken handshake.
+fn wrong_answer(method: &[u8], at_switch: bool) -> Vec<u8> {
+    match (method, at_switch) {
+        (b"client_ed25519", _) => vec![0; 64],
+        (b"parsec", false) => vec![0; 96],
+        // No password: most methods end at that.
+        (_, true) => Vec::new(),
+        (_, false) => WRONG_PASSWORD.to_vec(),
     }
 }
 
@@ -223,12 +231,11 @@ mod tests {
             (&b"\x00\x00\x00\x02\x00\x00\x00"[..], Stage::Ended),
             (b"\xff\x15\x04#28000Access denied", Stage::Ended),
             (b"\x01\x03", Stage::Servers),
-            (b"\x01\x04", Stage::Ours),
-            (b"\x01-----BEGIN PUBLIC KEY-----", Stage::Ours),
-            (b"\xfemysql_native_password\0salt", Stage::Ours),
-            (b"\xfeclient_ed25519\0salt", Stage::OursByEd25519),
-            (b"\xfe", Stage::Ours),
-            (b"", Stage::Ours),
+            (b"\x01\x04", Stage::OursAtStep),
+            (b"\x01-----BEGIN PUBLIC KEY-----", Stage::OursAtStep),
+            (b"\xfemysql_native_password\0salt", Stage::OursAtSwitch),
+            (b"\xfe", Stage::OursAtSwitch),
+            (b"", Stage::OursAtStep),
         ] {
             assert_eq!(stage_after(payload), stage, "{payload:?}");
         }

@@ -1,25 +1,27 @@
-//! Logins by `caching_sha2_password` where one of the two streams can be listened in on and the other can't.
+//! Logins by `caching_sha2_password` and `sha256_password` where one of the two streams can be listened in on and the
+//! other can't.
 //!
-//! When the server has not got the password's hash in its cache it wants the password itself: in clear over a secure
-//! stream, under RSA over one in clear. Each end goes by its own stream. Where both streams are alike every packet is
+//! The server wants the password itself, by the first method only while it has not got the password's hash in its cache:
+//! in clear over a secure stream, under RSA over one in clear. Each end goes by its own stream. Where both streams are alike every packet is
 //! passed on; where not, the node translates, and forgets what it has translated.
 //!
-//! Source: MySQL manual, "Caching_sha2 information".
+//! Source: MySQL manual, "Caching_sha2 information" and "Authentication Method sha256_password".
 
 use bytes::Bytes;
 
 use super::rsa_key::{self, LoginKey};
 use crate::wire::Cursor;
 
-const METHOD: &[u8] = b"caching_sha2_password";
+const CACHING_SHA2: &[u8] = b"caching_sha2_password";
+const SHA256: &[u8] = b"sha256_password";
 /// The first byte of "log in by another method".
 const SWITCH: u8 = 0xfe;
 /// The first byte of a step within a method.
 const MORE_DATA: u8 = 0x01;
-/// The server needs the password itself.
+/// `caching_sha2_password`: the server needs the password itself.
 const PASSWORD_WANTED: [u8; 2] = [MORE_DATA, 0x04];
-/// Asks the server for its public key.
-const KEY_WANTED: [u8; 1] = [0x02];
+/// A password of no length, by either method.
+const NO_PASSWORD: [u8; 1] = [0];
 /// A password that nobody has, for one that can't be read: the server's own refusal follows.
 const UNREADABLE: &[u8] = b"unreadable\xff\0";
 /// Salts have this many bytes; what follows is a zero byte.
@@ -32,15 +34,26 @@ pub(crate) enum Turn {
     Forward(Bytes),
     /// This goes back to the client, which answers again.
     Reply(Bytes),
-    /// The server is asked for its key by [`Turn::key_request`], and gets what
-    /// [`PasswordBridge::encrypt`] makes of it.
-    Encrypt,
+    /// This asks the server for its key, and what [`PasswordBridge::encrypt`] makes of that goes to it.
+    Encrypt(&'static [u8]),
 }
 
-impl Turn {
+/// What is known of the login's method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Method {
+    /// Also as long as the server has named none: no other method has its steps.
+    CachingSha2,
+    Sha256,
+    Other,
+}
+
+impl Method {
     /// Asks the server for its public key.
-    pub(crate) fn key_request() -> &'static [u8] {
-        &KEY_WANTED
+    fn key_request(self) -> &'static [u8] {
+        match self {
+            Self::Sha256 => &[0x01],
+            Self::CachingSha2 | Self::Other => &[0x02],
+        }
     }
 }
 
@@ -61,8 +74,7 @@ pub(crate) struct PasswordBridge {
     server_is_secure: bool,
     key: LoginKey,
     salt: Vec<u8>,
-    /// Whether the method is another one, as far as the server has named it.
-    by_other_method: bool,
+    method: Method,
     state: State,
     password: Vec<u8>,
 }
@@ -75,7 +87,7 @@ impl PasswordBridge {
             server_is_secure,
             key,
             salt: salt.to_vec(),
-            by_other_method: false,
+            method: Method::CachingSha2,
             state: State::Passing,
             password: Vec::new(),
         }
@@ -86,22 +98,28 @@ impl PasswordBridge {
         self.state = State::Passing;
         if payload.first() == Some(&SWITCH) {
             let mut cursor = Cursor::new(&payload[1..]);
-            self.by_other_method = cursor.nul_terminated() != Some(METHOD);
+            (self.method, self.state) = match cursor.nul_terminated() {
+                Some(CACHING_SHA2) => (Method::CachingSha2, State::Passing),
+                Some(SHA256) => (Method::Sha256, State::PasswordWanted),
+                _ => (Method::Other, State::Passing),
+            };
             let salt = cursor.rest();
             self.salt = salt[..salt.len().min(SALT_LEN)].to_vec();
-        } else if payload == PASSWORD_WANTED && !self.by_other_method {
+        } else if payload == PASSWORD_WANTED && self.method == Method::CachingSha2 {
             self.state = State::PasswordWanted;
         }
     }
 
     /// Takes a client's answer.
     pub(crate) async fn of_client(&mut self, answer: Bytes) -> Turn {
+        let key_request = self.method.key_request();
         match (self.state, self.client_is_secure, self.server_is_secure) {
-            (State::PasswordWanted, _, true) if *answer == KEY_WANTED => self.show_key().await,
+            (State::PasswordWanted, ..) if *answer == NO_PASSWORD => Turn::Forward(answer),
+            (State::PasswordWanted, _, true) if answer == key_request => self.show_key().await,
             // A client that has no need of a key sends the password; one that has it may ask nonetheless.
-            (State::PasswordWanted, true, false) if *answer != KEY_WANTED => {
+            (State::PasswordWanted, true, false) if answer != key_request => {
                 self.password = answer.to_vec();
-                Turn::Encrypt
+                Turn::Encrypt(key_request)
             }
             (State::PasswordWanted, false, true) | (State::KeyShown, ..) => {
                 self.state = State::Passing;
@@ -118,7 +136,7 @@ impl PasswordBridge {
         Turn::Reply([&[MORE_DATA], pem.as_bytes()].concat().into())
     }
 
-    /// The client's password under the key in the server's answer to [`Turn::key_request`].
+    /// The client's password under the key in the server's answer to [`Turn::Encrypt`].
     pub(crate) fn encrypt(&mut self, answer: &[u8]) -> Bytes {
         self.state = State::Passing;
         let password = std::mem::take(&mut self.password);
@@ -152,7 +170,7 @@ mod tests {
         passes(&mut secure, b"secret\0").await;
         let mut clear = bridge(false, false, &key);
         clear.of_server(&PASSWORD_WANTED);
-        passes(&mut clear, &KEY_WANTED).await;
+        passes(&mut clear, b"\x02").await;
         clear.of_server(b"\x01-----BEGIN PUBLIC KEY-----");
         passes(&mut clear, b"encrypted").await;
     }
@@ -162,7 +180,7 @@ mod tests {
         let (key, servers) = (LoginKey::default(), LoginKey::default());
         let mut bridge = bridge(true, false, &key);
         bridge.of_server(&PASSWORD_WANTED);
-        assert_eq!(bridge.of_client(Bytes::from_static(b"secret\0")).await, Turn::Encrypt);
+        assert_eq!(bridge.of_client(Bytes::from_static(b"secret\0")).await, Turn::Encrypt(b"\x02"));
         let pem = servers.public_pem().await.expect("a key");
         let sent = bridge.encrypt(&[b"\x01", pem.as_bytes()].concat());
         assert_eq!(servers.decrypt(&sent, SALT).await.as_deref(), Some(&b"secret\0"[..]));
@@ -174,12 +192,26 @@ mod tests {
         let key = LoginKey::default();
         let mut bridge = bridge(false, true, &key);
         bridge.of_server(&PASSWORD_WANTED);
-        let Turn::Reply(shown) = bridge.of_client(Bytes::from_static(&KEY_WANTED)).await else { panic!("no key") };
+        let Turn::Reply(shown) = bridge.of_client(Bytes::from_static(b"\x02")).await else { panic!("no key") };
         let sent = rsa_key::encrypt(b"secret\0".to_vec(), SALT, &shown[1..]).expect("a usable key");
         assert_eq!(bridge.of_client(sent.into()).await, Turn::Forward(Bytes::from_static(b"secret\0")));
         // Encrypted with a key that the client had from elsewhere: the server is to refuse it in its own words.
         bridge.of_server(&PASSWORD_WANTED);
         assert_eq!(bridge.of_client(Bytes::from_static(&[7; 256])).await, Turn::Forward(UNREADABLE.into()));
+    }
+
+    #[tokio::test]
+    async fn by_sha256_the_password_is_wanted_at_once() {
+        let key = LoginKey::default();
+        let switch = [b"\xfesha256_password\0", SALT, b"\0"].concat();
+        let mut bridge = PasswordBridge::new(true, false, key.clone(), b"");
+        bridge.of_server(&switch);
+        assert_eq!(bridge.of_client(Bytes::from_static(b"secret\0")).await, Turn::Encrypt(b"\x01"));
+        bridge.of_server(&switch);
+        passes(&mut bridge, &NO_PASSWORD).await;
+        let mut bridge = PasswordBridge::new(false, true, key, b"");
+        bridge.of_server(&switch);
+        assert!(matches!(bridge.of_client(Bytes::from_static(b"\x01")).await, Turn::Reply(_)));
     }
 
     #[tokio::test]

@@ -103,6 +103,7 @@ async fn each_missing_right_is_named_with_its_grant() {
         "rights on the schema towline",
         "right to end queries that clients abandon",
         "no account without a password over the Unix socket",
+        "every account can be used from the node's address",
     ];
     assert_eq!(names(&bare), expected);
     let bare = report(Role::Slave, &opts).await;

@@ -23,7 +23,7 @@ fn the_configurations_are_valid() {
         let role = if text.contains("[master.") { Role::Master } else { Role::Slave };
         Config::load(Some(&file), role).unwrap_or_else(|error| panic!("{error}\n{text}"))
     });
-    let [master, slave] = loaded.collect::<Vec<_>>().try_into().expect("a master's and a slave's");
+    let [master, slave, _] = loaded.collect::<Vec<_>>().try_into().expect("a master's, a slave's, and one of TLS");
     assert_eq!(master.cluster.slaves[0].as_str(), format!("http://{}", slave.http.listen));
 }
 

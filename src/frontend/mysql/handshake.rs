@@ -60,7 +60,10 @@ pub(super) async fn handshake(
             let mut upstream = opening.into_upstream();
             upstream.kill_when_abandoned(front.killer.clone(), connection_id);
             upstream.set_passwords(passwords);
-            upstream.put_up_fence().await?;
+            if let Err(error) = upstream.put_up_fence().await {
+                tell(client, front, error.to_client()).await;
+                return Err(error);
+            }
             return Ok(Outcome::Welcome { upstream: Box::new(upstream), last });
         }
         Ok(Ok(Relayed::Refused)) => return Ok(Outcome::Refused),
@@ -73,16 +76,26 @@ pub(super) async fn handshake(
     };
     // Before the client is told: one that does not read must not keep the server waiting.
     opening.give_up().await;
-    let told = match &refusal {
-        Ok(error) => error.clone(),
-        Err(error) => error.to_client(),
-    };
-    if let Some(error) = &told {
-        client.put_next_error(error);
+    match refusal {
+        Ok(None) => Ok(Outcome::Left),
+        Ok(error) => {
+            tell(client, front, error).await;
+            Ok(Outcome::Refused)
+        }
+        Err(error) => {
+            tell(client, front, error.to_client()).await;
+            Err(error)
+        }
+    }
+}
+
+/// Tells the client why its login ends, if it can be told.
+async fn tell(client: &mut Client, front: &MySqlFront, error: Option<ServerError>) {
+    if let Some(error) = error {
+        client.put_next_error(&error);
         // The session is over either way.
         let _ = timeout(front.limits.handshake_timeout, client.flush()).await;
     }
-    refusal.map(|error| if error.is_some() { Outcome::Refused } else { Outcome::Left })
 }
 
 /// What came of the packets between greeting and OK.
@@ -203,8 +216,9 @@ async fn answer(client: &mut Client, opening: &mut Opening, passwords: &mut Pass
         let Some(payload) = client.read_next_packet().await? else { return Ok(false) };
         match passwords.of_client(payload).await {
             Turn::Forward(payload) => opening.answer(&payload).await?,
-            Turn::Encrypt => {
-                let key = opening.ask_for_key().await?;
+            Turn::Encrypt(key_request) => {
+                opening.answer(key_request).await?;
+                let key = opening.read().await?;
                 opening.answer(&passwords.encrypt(&key)).await?;
             }
             Turn::Reply(payload) => {

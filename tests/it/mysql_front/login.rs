@@ -124,7 +124,32 @@ async fn mysql_9_gets_the_password_itself_over_any_two_streams_and_then_takes_it
     server.run(&["DROP USER relayed@'%', other@'%', open@'%'"]).await;
 }
 
-/// The same account on both: what the server says to a login that it refuses.
+/// MySQL's own client logs in by `sha256_password`, which drivers no longer do; the server asks for it also where there
+/// is no such account.
+#[tokio::test(flavor = "multi_thread")]
+async fn sha256_password_passes_between_unlike_streams() {
+    let Some(server) = Mysql9::shared().await else { return };
+    let certificates = Certificates::new();
+    server.run(&["CREATE USER elder@'%' IDENTIFIED WITH sha256_password BY 'secret'"]).await;
+    for endpoint in [Endpoint::tcp("127.0.0.1", server.port), Endpoint::unix(&server.socket)] {
+        let classifier = Arc::new(SqlClassifier::new());
+        let front = TestFront::before(Role::Master, endpoint.clone(), server.opts(), classifier, |front| {
+            front.tls = Some(certificates.acceptor());
+        })
+        .await;
+        for ssl_mode in ["DISABLED", "REQUIRED"] {
+            let port = front.addr.port();
+            for (password, said) in [("secret", "elder@%"), ("wrong", "ERROR 1045 (28000): Access denied")] {
+                let output = server.client(port, ssl_mode, "elder", password, "SELECT CURRENT_USER()").await;
+                assert!(output.contains(said), "{endpoint}, {ssl_mode}, {password}: {output}");
+            }
+            let output = server.client(port, ssl_mode, "nobody at all", "secret", "SELECT 1").await;
+            assert!(output.contains("ERROR 1045 (28000): Access denied for user 'nobody at all'"), "{output}");
+        }
+    }
+    server.run(&["DROP USER elder@'%'"]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_of_the_servers_refusals_reaches_the_client_as_it_is() {
     let Some(server) = Mysql9::shared().await else { return };
@@ -147,7 +172,6 @@ async fn each_of_the_servers_refusals_reaches_the_client_as_it_is() {
         ("bare", "wrong", ""),
         ("bare", "", ""),
         ("needs_ssl", "secret", ""),
-        ("nobody at all", "secret", ""),
     ] {
         let db = (!db.is_empty()).then_some(db);
         let account = |opts: OptsBuilder| opts.user(Some(user)).pass(Some(password)).db_name(db);

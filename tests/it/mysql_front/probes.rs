@@ -66,7 +66,8 @@ async fn probe(front: &TestFront, account: (&str, &str)) {
     // Connect and leave.
     drop(TcpStream::connect(front.addr).await.expect("the front answers"));
     // Read the greeting and leave.
-    WireClient::open(&front.target()).await.read().await.expect("a greeting");
+    let greeting = WireClient::open(&front.target()).await.read().await.expect("a greeting");
+    assert_eq!(greeting.error_code(), None, "{greeting:?}");
     // Half a login, nonsense, and a wish for TLS without a handshake.
     let wish = [&(MODERN | capability::SSL).to_le_bytes()[..], &[0, 0, 0, 1, 45], &[0; 23]].concat();
     let mut asks_for_tls = Vec::new();
@@ -80,7 +81,8 @@ async fn probe(front: &TestFront, account: (&str, &str)) {
     let mut client = WireClient::open(&front.target()).await;
     client.read().await.expect("a greeting");
     client.send_login_by(b"some_other_plugin", MODERN, account.0).await;
-    client.read().await.expect("a question");
+    let question = client.read().await.expect("a question");
+    assert_eq!(question.payload[0], 0xfe, "{question:?}");
 }
 
 /// Probes the front often enough, logs in, and then shows that the same without the front is too often.

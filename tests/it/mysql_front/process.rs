@@ -3,7 +3,7 @@
 use std::fs;
 
 use mysql_async::{Conn, OptsBuilder};
-use rustix::process::{Resource, Rlimit, Signal, kill_process, prlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use towline_middleware::Role;
 
 use crate::support::{
@@ -51,11 +51,13 @@ async fn a_node_out_of_descriptors_keeps_its_clients_waiting_and_takes_them_when
     node.make_client().await;
     let pid = node.pid();
     let used = fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).expect("the node's descriptors").count();
-    let limit = |to: Option<u64>| {
-        let limit = Rlimit { current: to, maximum: None };
-        prlimit(Some(pid), Resource::Nofile, limit).expect("a limit of a child's")
+    // A child has its parent's limits.
+    let before = getrlimit(Resource::Nofile);
+    let limit = |current| {
+        let limit = Rlimit { current, ..before.clone() };
+        prlimit(Some(pid), Resource::Nofile, limit).expect("a limit of a child's");
     };
-    let before = limit(Some(used as u64 + 3));
+    limit(Some(used as u64 + 3));
     let mut clients = Vec::new();
     for _ in 0..10 {
         // The system takes them, whether the node does or not.

@@ -140,6 +140,18 @@ impl Mysql9 {
         connection.disconnect().await.expect("a farewell");
     }
 
+    /// Runs a statement by MySQL's own client through a front on this port of 127.0.0.1, and returns what it prints.
+    pub(crate) async fn client(&self, port: u16, ssl_mode: &str, user: &str, password: &str, sql: &str) -> String {
+        let programs = programs().await.expect("a server that runs has been fetched");
+        let output = tokio::process::Command::new(programs.join("bin/mysql"))
+            .args(["--host=127.0.0.1", "--protocol=TCP", "--get-server-public-key", "--batch"])
+            .args([format!("--port={port}"), format!("--ssl-mode={ssl_mode}")])
+            .args([format!("--user={user}"), format!("--password={password}"), format!("--execute={sql}")])
+            .output();
+        let output = output.await.expect("a client");
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    }
+
     /// Where it keeps the certificates that it makes by itself: `ca.pem`, `server-cert.pem`, `server-key.pem`.
     pub(crate) fn data_dir(&self) -> PathBuf {
         self.folder.path().join("data")
