@@ -22,7 +22,10 @@ mod server;
 use std::{
     fs, io,
     net::SocketAddr,
-    os::unix::{fs::PermissionsExt, net::UnixStream},
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt},
+        net::UnixStream,
+    },
     path::Path,
     sync::Arc,
     time::Duration,
@@ -399,7 +402,7 @@ fn listen_unix(path: &Path) -> Result<UnixListener, NodeError> {
     let bind = || UnixListener::bind(path);
     let listener = match bind() {
         // What a node that was killed has left; nobody answers there any more.
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && UnixStream::connect(path).is_err() => {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_behind(path) => {
             fs::remove_file(path).and_then(|()| bind())
         }
         result => result,
@@ -407,6 +410,11 @@ fn listen_unix(path: &Path) -> Result<UnixListener, NodeError> {
     let listener = listener.map_err(failed)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o777)).map_err(failed)?;
     Ok(listener)
+}
+
+fn is_left_behind(path: &Path) -> bool {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    is_socket && UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 /// What a slave tells its master; none if it is not told of one, or this is a master.

@@ -54,7 +54,7 @@ async fn a_node_out_of_descriptors_keeps_its_clients_waiting_and_takes_them_when
     // A child has its parent's limits.
     let before = getrlimit(Resource::Nofile);
     let limit = |current| {
-        let limit = Rlimit { current, ..before.clone() };
+        let limit = Rlimit { current, ..before };
         prlimit(Some(pid), Resource::Nofile, limit).expect("a limit of a child's");
     };
     limit(Some(used as u64 + 3));
