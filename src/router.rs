@@ -42,7 +42,7 @@ impl Service<Command> for Router {
     type Future = BoxFuture<'static, Result<Reply, Error>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        // A session sends one command at a time; a layer that sends another meanwhile waits for the lease.
+        // A session sends one command at a time.
         Poll::Ready(Ok(()))
     }
 
@@ -58,7 +58,19 @@ impl Service<Command> for Router {
                     "This Towline node is a read-only slave and refuses writes",
                 )));
             }
-            Lease::take(upstream).await?.exchange(command).await
+            match Lease::take(upstream)? {
+                Some(lease) => lease.exchange(command).await,
+                None => Ok(Reply::err(out_of_sync())),
+            }
         })
     }
+}
+
+/// A layer has sent a command before it had read the reply to the one before.
+fn out_of_sync() -> ServerError {
+    ServerError::new(
+        2014,
+        b"HY000",
+        "Commands out of sync: a middleware layer sent a command while the reply to another was not read to its end",
+    )
 }

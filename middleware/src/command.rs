@@ -253,6 +253,13 @@ impl Command {
         rows::parameters(&types, nulls, values)
     }
 
+    /// The bytes that tell an execute's parameters apart: their types, and all that stands behind the statement's id in
+    /// the packet. `None` for another command, and when a value came by itself as long data.
+    pub fn bound_parameters(&self) -> Option<(Bytes, Bytes)> {
+        let (types, ..) = self.prepared.as_ref()?.layout(&self.payload)?;
+        Some((types, self.payload.slice(5..)))
+    }
+
     /// Puts other SQL in the place of the client's and classifies it anew, so that no layer can carry a write past
     /// the guard. Only a query or a prepare has SQL to replace; other commands stay as they are and `false` is returned.
     /// An execute runs what the prepare was rewritten to.

@@ -118,6 +118,12 @@ pub trait Classifier: Send + Sync + fmt::Debug {
     /// The plan of one command's SQL. Never fails: what is not understood is [`Intent::Unknown`].
     fn classify(&self, sql: &[u8], mode: SqlMode) -> Arc<Plan>;
 
+    /// The text with every literal replaced, so that it can be written down. `None` if literals can't be told with
+    /// certainty.
+    fn without_literals(&self, _sql: &[u8], _mode: SqlMode) -> Option<String> {
+        None
+    }
+
     /// The server has shown a text of this shape to be a write although it was taken for less.
     fn learn_write(&self, digest: u64);
 

@@ -46,3 +46,8 @@ pub use role::{Role, UnknownRole};
 pub use session::{Front, Session, status};
 pub use setup::{InvalidOptions, LayerHome, LayerOptions, LayerProblem, LayerSetup};
 pub use stack::{BoxSessionService, Router, SessionStack, Stack, UserLayer};
+
+/// The README's code is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,66 +1,226 @@
-//! What a layer's tests need: a router that answers from a list, and sessions without sockets.
+//! What a layer's tests need: sessions without sockets, a classifier that goes by the first word, a router that answers
+//! from a list, and [`conformance`], which is what every layer must keep.
 
 use std::{
     collections::VecDeque,
+    future::{Ready, ready},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
 };
 
-use tower::Service;
+use bytes::Bytes;
+use tower::{Service, ServiceExt};
 
-use crate::{Classifier, Command, Error, Front, Intent, Plan, Reply, Role, Session, SqlMode};
+use crate::{
+    BoxFuture, Classifier, Command, CommandKind, Completion, Error, Final, Front, Head, Intent, Part, Parts, Plan,
+    Reply, Role, ServerError, Session, SqlMode, Stack, UserLayer,
+    layers::{fan_out::FanOutLayer, guard::GuardLayer, user::UserLayers},
+};
 
-/// Takes every text for a write: the answer to all doubt, and enough for a layer that does not look at intents.
-#[derive(Debug)]
-pub struct EverythingWrites;
+/// Goes by the first word; what it does not know is unknown. A node's own classifier looks far closer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ByFirstWord;
 
-impl Classifier for EverythingWrites {
-    fn classify(&self, _: &[u8], _: SqlMode) -> Arc<Plan> {
-        Arc::new(Plan::bare(Intent::Unknown, "not classified"))
+impl Classifier for ByFirstWord {
+    fn classify(&self, sql: &[u8], _: SqlMode) -> Arc<Plan> {
+        let text = String::from_utf8_lossy(sql);
+        let word = text.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
+        let intent = match word.as_str() {
+            "SELECT" | "SHOW" => Intent::Read,
+            "SET" | "USE" => Intent::SessionState,
+            "BEGIN" | "START" | "COMMIT" | "ROLLBACK" => Intent::Transaction,
+            "INSERT" | "UPDATE" | "DELETE" | "REPLACE" | "CREATE" | "DROP" | "ALTER" | "TRUNCATE" => Intent::Write,
+            _ => Intent::Unknown,
+        };
+        Arc::new(Plan::bare(intent, "first word"))
     }
 
     fn learn_write(&self, _: u64) {}
 }
 
-/// A session without a client.
+/// A session without a client, of the user `app` with the default schema `shop`.
 pub fn session(role: Role) -> Arc<Session> {
-    Arc::new(Session::new(Front::MySql, role, None, Arc::new(EverythingWrites)))
+    let session = Session::new(Front::MySql, role, None, Arc::new(ByFirstWord));
+    session.set_user("app");
+    session.set_schema("shop");
+    Arc::new(session)
 }
 
-/// A router that answers from a list and counts its calls. Clones share both.
-#[derive(Clone, Debug)]
+/// A text command on a fresh session of a master.
+pub fn command(sql: &str) -> Command {
+    Command::query(&session(Role::Master), sql)
+}
+
+/// A router that answers from a list and remembers what it was asked. Clones share both.
+#[derive(Clone, Debug, Default)]
 pub struct FakeRouter {
     replies: Arc<Mutex<VecDeque<Reply>>>,
-    calls: Arc<AtomicUsize>,
+    commands: Arc<Mutex<Vec<Command>>>,
 }
 
 impl FakeRouter {
     /// A router that gives these replies, in order.
     pub fn new(replies: impl IntoIterator<Item = Reply>) -> Self {
-        Self { replies: Arc::new(Mutex::new(replies.into_iter().collect())), calls: Arc::default() }
+        let replies = Arc::new(Mutex::new(replies.into_iter().collect()));
+        Self { replies, commands: Arc::default() }
     }
 
     /// How many commands reached it.
     pub fn calls(&self) -> usize {
-        self.calls.load(Ordering::Acquire)
+        lock(&self.commands).len()
+    }
+
+    /// The SQL that reached it, in order.
+    pub fn sql(&self) -> Vec<String> {
+        lock(&self.commands).iter().map(|command| String::from_utf8_lossy(command.sql()).into_owned()).collect()
     }
 }
 
 impl Service<Command> for FakeRouter {
     type Response = Reply;
     type Error = Error;
-    type Future = std::future::Ready<Result<Reply, Error>>;
+    type Future = Ready<Result<Reply, Error>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: Command) -> Self::Future {
-        self.calls.fetch_add(1, Ordering::AcqRel);
-        let reply = self.replies.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-        std::future::ready(reply.ok_or(Error::Protocol { peer: "test", what: "more commands than replies" }))
+    fn call(&mut self, command: Command) -> Self::Future {
+        lock(&self.commands).push(command);
+        let reply = lock(&self.replies).pop_front();
+        ready(reply.ok_or(Error::Protocol { peer: "test", what: "more commands than replies" }))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a node with this one layer answers: the layer stands where a node puts it, between classify and guard.
+///
+/// # Errors
+/// The session is over.
+pub async fn run(layer: impl UserLayer + 'static, router: FakeRouter, command: Command) -> Result<Reply, Error> {
+    stack(command.session().role(), Arc::new(layer)).session(router).oneshot(command).await
+}
+
+fn stack(role: Role, layer: Arc<dyn UserLayer>) -> Stack {
+    Stack {
+        trace: Default::default(),
+        admission: Default::default(),
+        classify: Default::default(),
+        user: UserLayers::new([("tested".to_owned(), layer)]),
+        guard: GuardLayer::new(role),
+        fan_out: FanOutLayer::slave(),
+    }
+}
+
+/// A reply that streams: what is read of it is counted in `read`.
+fn streaming(rows: usize, read: &Arc<AtomicUsize>) -> Reply {
+    // One column without a name, and rows of one byte.
+    let head = Part::Packets(Bytes::from_static(
+        b"\x01\0\0\x01\x01\x17\0\0\x02\x03def\0\0\0\0\0\x0c\x2d\0\x04\0\0\0\xfd\0\0\0\0\0",
+    ));
+    Reply::new(Head::Rows, [head], Some(Box::new(Rows { left: rows, sequence: 3, read: read.clone() })))
+}
+
+struct Rows {
+    left: usize,
+    sequence: u8,
+    read: Arc<AtomicUsize>,
+}
+
+impl Parts for Rows {
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Part>, Error>> {
+        self.read.fetch_add(1, Ordering::AcqRel);
+        let sequence = self.sequence;
+        self.sequence = sequence.wrapping_add(1);
+        let part = match self.left {
+            0 => None,
+            1 => {
+                let end = Final::Ok(Completion { ends_rows: true, ..Completion::default() });
+                Some(Part::Final { end, sequence })
+            }
+            _ => Some(Part::Packets(Bytes::copy_from_slice(&[2, 0, 0, sequence, 1, b'x']))),
+        };
+        self.left = self.left.saturating_sub(1);
+        Box::pin(ready(Ok(part)))
+    }
+
+    fn answer(&mut self, _: Bytes) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(ready(Ok(())))
+    }
+}
+
+/// Runs a layer through what every layer must keep; `make` makes a fresh one.
+///
+/// - A command is answered once: with the reply of what is inside, or with one of the layer's own.
+/// - An error of the server's stays an error, and an end of the session stays one.
+/// - Rows stay a stream: they are not read before the client takes them.
+/// - A command that has no reply gets none.
+/// - What nobody could classify is a write: on a slave it does not get round the guard.
+///
+/// # Panics
+/// When the layer does not keep one of them; the message says which.
+pub async fn conformance<L: UserLayer + 'static>(make: impl Fn() -> L) {
+    let refusal = ServerError::new(1146, b"42S02", "Table 'shop.nothing' doesn't exist");
+    let router = FakeRouter::new([Reply::err(refusal)]);
+    let reply =
+        run(make(), router, command("SELECT * FROM nothing")).await.expect("a refusal must not end the session");
+    assert!(reply.server_error().is_some(), "the server's error did not stay an error");
+
+    let ended = run(make(), FakeRouter::default(), command("SELECT 1")).await;
+    assert!(ended.is_err() || ended.is_ok_and(|reply| reply.server_error().is_some()), "the session's end was hidden");
+
+    let read = Arc::new(AtomicUsize::new(0));
+    let router = FakeRouter::new([streaming(1000, &read)]);
+    let mut reply = run(make(), router, command("SELECT name FROM item")).await.expect("a reply");
+    assert!(read.load(Ordering::Acquire) < 10, "rows were read before the client took them");
+    let mut ends = 0;
+    while let Some(part) = reply.next().await.expect("the session goes on") {
+        ends += usize::from(matches!(part, Part::Final { .. }));
+    }
+    assert_eq!(ends, 1, "a reply has one end");
+
+    let close = Command::new(session(Role::Master), Bytes::from_static(b"\x19\x01\0\0\0"));
+    assert_eq!(close.kind(), CommandKind::CloseStatement);
+    let router = FakeRouter::new([Reply::none()]);
+    let reply = run(make(), router.clone(), close).await.expect("no reply is no error");
+    assert_eq!((reply.head(), router.calls()), (Head::None, 1), "a command without a reply was not passed on");
+
+    let router = FakeRouter::new([Reply::ok(Completion::default())]);
+    let unknown = Command::query(&session(Role::Slave), "FROBNICATE item");
+    let reply = run(make(), router.clone(), unknown).await.expect("a refusal is a reply");
+    assert!(reply.server_error().is_some() && router.calls() == 0, "what nobody could classify got past the guard");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Next, from_fn};
+
+    #[tokio::test]
+    async fn a_layer_that_passes_everything_on_conforms() {
+        conformance(|| from_fn(async |command: Command, next: Next| next.run(command).await)).await;
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "rows were read before")]
+    async fn a_layer_that_collects_rows_does_not() {
+        conformance(|| {
+            from_fn(async |command: Command, next: Next| {
+                let mut reply = next.run(command).await?;
+                let mut all = Vec::new();
+                let head = reply.head();
+                while let Some(part) = reply.next().await? {
+                    all.push(part);
+                }
+                Ok(Reply::new(head, all, None))
+            })
+        })
+        .await;
     }
 }

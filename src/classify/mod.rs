@@ -188,6 +188,14 @@ impl Classifier for SqlClassifier {
         plan
     }
 
+    fn without_literals(&self, sql: &[u8], mode: SqlMode) -> Option<String> {
+        if self.scanner.scan(sql, mode).flags.has(Flags::DOUBT) {
+            return None;
+        }
+        let template = self.scanner.template(sql, mode, TEMPLATE_BYTES_MAX);
+        Some(String::from_utf8_lossy(&template.text).into_owned())
+    }
+
     fn learn_write(&self, digest: u64) {
         self.misclassified.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(

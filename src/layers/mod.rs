@@ -3,6 +3,14 @@
 //! Each is one file, named as in the configuration. They are here and not in `towline_middleware` since they need the
 //! database or the files of the node; what they are made of is what any other crate has, too.
 
+mod audit;
+mod cache;
+mod limit;
+mod line_file;
+mod rules;
+mod slow_log;
+mod timeout;
+
 use std::{
     fmt::Write,
     sync::{Arc, OnceLock},
@@ -17,7 +25,7 @@ use towline_middleware::{
 use crate::config::Config;
 
 /// The layers that a node may be configured with: those that come with it, and those that are added.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Layers {
     pub(crate) registry: Registry,
     pub(crate) server: OwnServer,
@@ -28,9 +36,34 @@ pub struct Layers {
 pub(crate) struct OwnServer(Arc<OnceLock<Opts>>);
 
 impl OwnServer {
+    /// None before the node has started.
+    pub(crate) fn get(&self) -> Option<Opts> {
+        self.0.get().cloned()
+    }
+
     pub(crate) fn set(&self, opts: Opts) {
         // A node has one server all its life.
         let _ = self.0.set(opts);
+    }
+}
+
+impl Default for Layers {
+    /// Those that come with a node.
+    fn default() -> Self {
+        let (mut registry, server) = (Registry::default(), OwnServer::default());
+        let (of_timeout, of_cache) = (server.clone(), server.clone());
+        registry
+            .register("rules", rules::layer)
+            .register("limit", limit::layer)
+            .register("timeout", move |setup| timeout::layer(setup, of_timeout.clone()))
+            .register("slow_log", slow_log::layer)
+            .register("audit", audit::layer)
+            .register("cache", move |setup| cache::layer(setup, of_cache.clone()))
+            .order("rules", "cache", "what a rule denies must not be answered from memory")
+            .order("limit", "timeout", "the time that a command waits for its turn is not MySQL's")
+            .order("audit", "cache", "what is answered from memory would not be written down")
+            .order("cache", "timeout", "what is answered from memory takes no time of MySQL's");
+        Self { registry, server }
     }
 }
 
@@ -82,4 +115,29 @@ fn shown(options: &LayerOptions) -> String {
     let shown =
         options.iter().map(|(key, value)| (key.clone(), if hidden(key) { Value::from("…") } else { value.clone() }));
     Value::Object(shown.collect()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, time::Duration};
+
+    use serde_json::Value;
+    use towline_middleware::{LayerHome, LayerSetup, Role};
+
+    /// The setup of a layer with these options.
+    pub(crate) fn setup(name: &str, options: Value) -> LayerSetup {
+        let Value::Object(options) = options else { panic!("options are an object") };
+        LayerSetup::new(name, options, LayerHome::new(Role::Master))
+    }
+
+    /// The lines of a file, once there are any.
+    pub(crate) async fn lines(file: &Path) -> Vec<String> {
+        for _ in 0..1000 {
+            match std::fs::read_to_string(file) {
+                Ok(text) if text.ends_with('\n') => return text.lines().map(str::to_owned).collect(),
+                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+        panic!("{} has no line", file.display());
+    }
 }

@@ -19,16 +19,17 @@ use crate::wire::{Malformed, change_user::ChangeUser, frame::HEADER_LEN};
 pub struct Lease(OwnedMutexGuard<Upstream>);
 
 impl Lease {
-    /// Borrows the connection.
+    /// Borrows the connection. `None` while the reply to another command is being read: to wait for its end could be to
+    /// wait for oneself.
     ///
     /// # Errors
     /// It was left in the middle of a reply.
-    pub async fn take(upstream: Arc<tokio::sync::Mutex<Upstream>>) -> Result<Self, Error> {
-        let guard = upstream.lock_owned().await;
+    pub fn take(upstream: Arc<tokio::sync::Mutex<Upstream>>) -> Result<Option<Self>, Error> {
+        let Ok(guard) = upstream.try_lock_owned() else { return Ok(None) };
         if !guard.clean {
             return Err(Error::Protocol { peer: "client", what: "a command on a connection left in mid-reply" });
         }
-        Ok(Self(guard))
+        Ok(Some(Self(guard)))
     }
 
     /// Sends the command and reads the head of its reply.

@@ -27,7 +27,7 @@ use towline::{
         slave_status::{SlaveState, SlaveStatus},
     },
 };
-use towline_middleware::{Acknowledgement, Replication, Role, testing::EverythingWrites};
+use towline_middleware::{Acknowledgement, Replication, Role, testing::ByFirstWord};
 
 use crate::support::{TestServer, eventually};
 
@@ -113,7 +113,7 @@ fn options(master: &TestServer, slaves: &[&Slave]) -> HubOptions {
         batch_transactions_max: 1000,
         transaction_bytes_max: 64 << 20,
         push_timeout: Duration::from_secs(10),
-        classifier: Arc::new(EverythingWrites),
+        classifier: Arc::new(ByFirstWord),
         changes: towline_middleware::ChangeFeed::default(),
     }
 }

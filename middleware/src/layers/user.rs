@@ -99,10 +99,13 @@ impl Serving {
     /// Waits until no session uses it, and calls what it wants called at its stop.
     async fn retire(&self) {
         self.users.closed().await;
-        let stops: Vec<_> =
-            self.with(|own| own.layers.iter_mut().rev().flat_map(|layer| layer.hooks.stops.drain(..)).collect());
-        for stop in stops {
-            stop.await;
+        let layers = self.with(|own| std::mem::take(&mut own.layers));
+        for PlacedLayer { layer, hooks, .. } in layers.into_iter().rev() {
+            // What waits for the layer's own end can only see it now.
+            drop((layer, hooks.status));
+            for stop in hooks.stops {
+                stop.await;
+            }
         }
     }
 }

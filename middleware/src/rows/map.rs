@@ -33,6 +33,18 @@ impl Reply {
         self.wrap(|parts| Box::new(Mapped { parts, reader, map: Box::new(map), next: 1, refusal: None }))
     }
 
+    /// Keeps `guard` until the reply has been read to its end or dropped.
+    #[must_use]
+    pub fn keep(self, guard: impl Send + 'static) -> Self {
+        if self.is_complete() {
+            return self;
+        }
+        self.inspect(move |_| {
+            // It is held by being captured.
+            let _held = &guard;
+        })
+    }
+
     /// Shows every part to `watch` as it streams by, the last one included.
     #[must_use]
     pub fn inspect(self, watch: impl FnMut(&Part) + Send + 'static) -> Self {

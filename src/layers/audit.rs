@@ -1,0 +1,292 @@
+//! Who did what and what came of it, as lines of JSON in a file that is rotated.
+//!
+//! A line is written after the command's end. The client never waits for the disk: when too many lines wait, one is lost
+//! and counted (`towline_layer_audit_lost_total`). Literals are left out unless `literals = true`; a text whose literals
+//! can't be told with certainty is then left out whole.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use towline_middleware::{
+    Command, CommandKind, Error, Figure, Final, Front, Intent, LayerProblem, LayerSetup, Next, Part, Position, Reply,
+    Session, SqlMode, UserLayer, from_fn,
+};
+
+use super::line_file::{LineFile, LineFileOptions};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Options {
+    /// Relative to the configuration file.
+    file: PathBuf,
+    #[serde(default = "file_bytes_max")]
+    file_bytes_max: u64,
+    #[serde(default = "files_max")]
+    files_max: usize,
+    /// Lines that may wait to be written.
+    #[serde(default = "queue_max")]
+    queue_max: usize,
+    /// Whether literals and parameters are written down as they are.
+    #[serde(default)]
+    literals: bool,
+    /// Whether what only reads is left out.
+    #[serde(default)]
+    writes_only: bool,
+}
+
+fn file_bytes_max() -> u64 {
+    100 << 20
+}
+
+fn files_max() -> usize {
+    10
+}
+
+fn queue_max() -> usize {
+    10_000
+}
+
+/// A longer text is cut off, so that what waits is bounded.
+const SQL_BYTES_MAX: usize = 16 * 1024;
+
+/// A command that has ended.
+#[derive(Debug)]
+struct Entry {
+    at: SystemTime,
+    took_us: u64,
+    session: Arc<Session>,
+    user: Arc<str>,
+    schema: Arc<str>,
+    mode: SqlMode,
+    kind: CommandKind,
+    intent: Intent,
+    digest: u64,
+    sql: Bytes,
+    parameters: Option<Vec<String>>,
+    outcome: Outcome,
+}
+
+#[derive(Debug, Serialize)]
+struct Outcome {
+    ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<u16>,
+    affected_rows: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<Position>,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    /// Seconds since 1970.
+    time: f64,
+    took_us: u64,
+    front: &'static str,
+    connection: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<String>,
+    user: &'a str,
+    schema: &'a str,
+    command: &'static str,
+    intent: Intent,
+    digest: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sql: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<&'a [String]>,
+    #[serde(flatten)]
+    outcome: &'a Outcome,
+}
+
+struct Audit {
+    file: LineFile<Entry>,
+    literals: bool,
+    writes_only: bool,
+    lost: Figure,
+}
+
+/// The layer of these options.
+pub(super) fn layer(setup: &mut LayerSetup) -> Result<impl UserLayer + use<>, LayerProblem> {
+    let options: Options = setup.options()?;
+    let literals = options.literals;
+    let file_options = LineFileOptions {
+        path: setup.folder().join(&options.file),
+        bytes_max: options.file_bytes_max,
+        files_max: options.files_max,
+        queue_max: options.queue_max,
+    };
+    let path = file_options.path.clone();
+    let (file, writing) = LineFile::open(file_options, move |entry: &Entry, out| entry.write(literals, out))
+        .map_err(|source| format!("`file`: {} can't be opened: {source}", path.display()))?;
+    setup.on_stop(async move {
+        // The layer is dropped by now, or soon; its last lines are written then.
+        let _ = tokio::task::spawn_blocking(move || writing.join()).await;
+    });
+    let lost = setup.counter("lost", "Lines lost since too many waited to be written.", &[]);
+    let audit = Arc::new(Audit { file, literals, writes_only: options.writes_only, lost });
+    Ok(from_fn(move |command: Command, next: Next| {
+        let audit = audit.clone();
+        async move { audit.call(command, next).await }
+    }))
+}
+
+impl Audit {
+    async fn call(self: Arc<Self>, command: Command, next: Next) -> Result<Reply, Error> {
+        let begun = Instant::now();
+        let mut entry = self.entry(&command);
+        let mut reply = match next.run(command).await {
+            Ok(reply) => reply,
+            Err(error) => {
+                if let Some(entry) = entry {
+                    self.put(entry, begun);
+                }
+                return Err(error);
+            }
+        };
+        let Some(mut waiting) = entry.take() else { return Ok(reply) };
+        if reply.is_complete() {
+            reply.ready_finals().for_each(|end| waiting.outcome.follow(end));
+            self.put(waiting, begun);
+            return Ok(reply);
+        }
+        let mut guard = Unwritten { audit: self, entry: Some(waiting), begun };
+        Ok(reply.inspect(move |part| {
+            if let (Part::Final { end, .. }, Some(entry)) = (part, &mut guard.entry) {
+                entry.outcome.follow(end);
+            }
+        }))
+    }
+
+    fn entry(&self, command: &Command) -> Option<Entry> {
+        let session = command.session();
+        let is_shown = match command.kind() {
+            CommandKind::Query | CommandKind::Execute | CommandKind::InitDb | CommandKind::ChangeUser => true,
+            // What is prepared is written down when it runs.
+            CommandKind::Prepare => false,
+            kind => matches!(kind, CommandKind::Unsupported(_)) || command.intent().may_write(),
+        };
+        if !is_shown || (self.writes_only && command.intent() < Intent::Transaction) {
+            return None;
+        }
+        let parameters = if self.literals { command.parameters() } else { None };
+        let sql = command.sql();
+        Some(Entry {
+            at: SystemTime::now(),
+            took_us: 0,
+            user: session.user(),
+            schema: session.schema(),
+            mode: session.sql_mode(),
+            session: session.clone(),
+            kind: command.kind(),
+            intent: command.intent(),
+            digest: command.plan().map_or(0, |plan| plan.digest),
+            // Copied: a slice of a packet would keep the whole buffer in which it came.
+            sql: Bytes::copy_from_slice(&sql[..sql.len().min(SQL_BYTES_MAX)]),
+            parameters: parameters.map(|values| values.iter().map(|value| value.to_text().into_owned()).collect()),
+            outcome: Outcome { ok: false, error: None, affected_rows: 0, position: None },
+        })
+    }
+
+    fn put(&self, mut entry: Entry, begun: Instant) {
+        entry.took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        if !self.file.put(entry) {
+            self.lost.increment();
+        }
+    }
+}
+
+/// Writes the line of a reply that streams when that ends, also if the client leaves before.
+struct Unwritten {
+    audit: Arc<Audit>,
+    entry: Option<Entry>,
+    begun: Instant,
+}
+
+impl Drop for Unwritten {
+    fn drop(&mut self) {
+        if let Some(entry) = self.entry.take() {
+            self.audit.put(entry, self.begun);
+        }
+    }
+}
+
+impl Outcome {
+    fn follow(&mut self, end: &Final) {
+        match end {
+            Final::Ok(completion) => {
+                self.ok = true;
+                self.affected_rows += completion.affected_rows;
+                self.position = completion.position.or(self.position);
+            }
+            Final::Err(error) => (self.ok, self.error) = (false, Some(error.code)),
+        }
+    }
+}
+
+impl Entry {
+    fn write(&self, literals: bool, out: &mut Vec<u8>) {
+        let sql = match literals {
+            true => Some(String::from_utf8_lossy(&self.sql).into_owned()),
+            false => self.session.classifier().without_literals(&self.sql, self.mode),
+        };
+        let line = Line {
+            time: self.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+            took_us: self.took_us,
+            front: match self.session.front() {
+                Front::MySql => "mysql",
+                Front::Http => "http",
+            },
+            connection: self.session.connection_id(),
+            peer: self.session.peer().map(|peer| peer.to_string()),
+            user: &self.user,
+            schema: &self.schema,
+            command: self.kind.name(),
+            intent: self.intent,
+            digest: format!("{:016x}", self.digest),
+            sql: sql.filter(|sql| !sql.is_empty()),
+            parameters: self.parameters.as_deref(),
+            outcome: &self.outcome,
+        };
+        serde_json::to_writer(out, &line).expect("strings and numbers are JSON, and a Vec takes everything");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use towline_middleware::{
+        Completion,
+        testing::{FakeRouter, command, conformance, run},
+    };
+
+    use super::*;
+    use crate::layers::tests::setup;
+
+    #[tokio::test]
+    async fn it_conforms() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = json!({"file": folder.path().join("audit.log")});
+        conformance(|| layer(&mut setup("audit", options.clone())).unwrap()).await;
+    }
+
+    #[tokio::test]
+    async fn a_line_tells_who_did_what_and_no_literal_that_can_not_be_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("audit.log");
+        let mut setup = setup("audit", json!({"file": file}));
+        let layer = layer(&mut setup).unwrap();
+        let router = FakeRouter::new([Reply::ok(Completion { affected_rows: 2, ..Completion::default() })]);
+        // This classifier knows nothing of literals.
+        run(layer, router, command("DELETE FROM item WHERE card = '4111'")).await.unwrap();
+        let lines = crate::layers::tests::lines(&file).await;
+        let line: Value = serde_json::from_str(&lines[0]).unwrap();
+        assert_eq!(line["user"], "app");
+        assert_eq!((&line["affected_rows"], &line["ok"], &line["intent"]), (&json!(2), &json!(true), &json!("write")));
+        assert_eq!(line.get("sql"), None);
+    }
+}

@@ -1,0 +1,278 @@
+//! The results, and which changes came after them.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use foldhash::fast::RandomState;
+use parking_lot::Mutex;
+use towline_middleware::{ChangeFeed, Changed, Command, Completion, Final, Head, Part, Position, Reply, Step};
+
+use super::{
+    catalog::{Catalog, Table},
+    text,
+};
+
+/// More statements, and more changed tables, are not told apart: all is forgotten then.
+const KNOWN_MAX: usize = 10_000;
+/// What an entry takes besides its bytes, about.
+const ENTRY_BYTES: usize = 400;
+
+/// Under what a result is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) user: Arc<str>,
+    pub(super) schema: Arc<str>,
+    pub(super) variables: Arc<[u8]>,
+    pub(super) capabilities: u32,
+    pub(super) sql: Bytes,
+    pub(super) parameters: Bytes,
+}
+
+/// A result as it goes to the client.
+#[derive(Debug)]
+pub(super) struct Stored {
+    packets: Bytes,
+    end: Completion,
+    sequence: u8,
+    /// What it was read from.
+    tables: Arc<[Table]>,
+    /// The node's last step before it was read.
+    begun: u64,
+    at: Instant,
+}
+
+/// What a look into the store has found.
+pub(super) enum Found {
+    Result(Arc<Stored>),
+    /// Nothing; a result that is read from now on may be kept as one of this step.
+    Nothing {
+        step: u64,
+    },
+}
+
+/// The results.
+///
+/// - `steps` counts what was heard of the node's changes. A result is good as long as no change of its tables has a
+///   higher number than the one at which it began to be read.
+/// - There are two generations. What is asked for moves to the young one; when that holds half of the bytes, it becomes
+///   the old one and the old one is dropped.
+#[derive(Debug)]
+pub(super) struct Store {
+    state: Arc<Mutex<State>>,
+    bytes_max: usize,
+    ttl: Duration,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    steps: u64,
+    position: Position,
+    /// The newest commit that a client was told of.
+    acknowledged: Position,
+    /// The step of the last change of everything.
+    everything: u64,
+    changed: HashMap<Table, u64>,
+    young: HashMap<Key, Arc<Stored>, RandomState>,
+    young_bytes: usize,
+    old: HashMap<Key, Arc<Stored>, RandomState>,
+    old_bytes: usize,
+    /// By digest and default schema: what a statement reads.
+    statements: HashMap<(u64, Arc<str>), Reads, RandomState>,
+}
+
+#[derive(Clone, Debug)]
+enum Reads {
+    /// The server is being asked.
+    Asking,
+    /// It can't be kept.
+    Unsteady,
+    Tables(Arc<[Table]>),
+}
+
+impl Stored {
+    pub(super) fn new(packets: Bytes, end: Completion, sequence: u8, tables: Arc<[Table]>, begun: u64) -> Self {
+        Self { packets, end, sequence, tables, begun, at: Instant::now() }
+    }
+
+    pub(super) fn reply(&self) -> Reply {
+        let end = Part::Final { end: Final::Ok(self.end.clone()), sequence: self.sequence };
+        Reply::new(Head::Rows, [Part::Packets(self.packets.clone()), end], None)
+    }
+
+    fn bytes(&self, key: &Key) -> usize {
+        self.packets.len() + key.sql.len() + key.parameters.len() + ENTRY_BYTES
+    }
+}
+
+impl Store {
+    pub(super) fn new(bytes_max: usize, ttl: Duration) -> Self {
+        Self { state: Arc::default(), bytes_max, ttl }
+    }
+
+    /// How many results there are, and their bytes.
+    pub(super) fn size(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.young.len() + state.old.len(), state.young_bytes + state.old_bytes)
+    }
+
+    /// Hears of a step of the node.
+    pub(super) fn step(&self, step: Step<'_>) {
+        let mut state = self.state.lock();
+        state.steps += 1;
+        state.position = step.position;
+        match step.changed {
+            Changed::Tables(tables) => {
+                for (schema, table) in tables {
+                    let number = state.steps;
+                    state.changed.insert((schema.to_lowercase(), table.to_lowercase()), number);
+                }
+                if state.changed.len() > KNOWN_MAX {
+                    state.forget_all();
+                }
+            }
+            Changed::Everything => state.forget_all(),
+        }
+    }
+
+    /// Hears of the end of a command: if that committed something, nothing older may be served from now on.
+    pub(super) fn acknowledge(&self, end: &Final) {
+        let Final::Ok(completion) = end else { return };
+        if completion.gtid.is_none() {
+            return;
+        }
+        let mut state = self.state.lock();
+        match completion.position {
+            Some(position) => state.acknowledged = state.acknowledged.max(position),
+            None => {
+                state.steps += 1;
+                state.forget_all();
+            }
+        }
+    }
+
+    /// Looks for a result that is not older than the node's position.
+    pub(super) fn find(&self, key: &Key, changes: &ChangeFeed) -> Found {
+        let mut state = self.state.lock();
+        let nothing = Found::Nothing { step: state.steps };
+        if !state.serves(changes) {
+            return nothing;
+        }
+        let Some(stored) = state.young.get(key).or_else(|| state.old.get(key)).cloned() else { return nothing };
+        if !state.is_good(&stored) || stored.at.elapsed() > self.ttl {
+            state.remove(key);
+            return nothing;
+        }
+        if let Some((key, stored)) = state.old.remove_entry(key) {
+            state.old_bytes -= stored.bytes(&key);
+            self.put(&mut state, key, stored);
+        }
+        Found::Result(stored)
+    }
+
+    /// Keeps a result, unless its tables have changed since it began to be read.
+    pub(super) fn insert(&self, mut key: Key, stored: Stored, changes: &ChangeFeed) {
+        let mut state = self.state.lock();
+        if stored.bytes(&key) > self.bytes_max / 2 || !changes.is_live() || !state.is_good(&stored) {
+            return;
+        }
+        // Copied: a slice of a packet would keep the whole buffer in which it came.
+        key.sql = Bytes::copy_from_slice(&key.sql);
+        state.remove(&key);
+        self.put(&mut state, key, Arc::new(stored));
+    }
+
+    fn put(&self, state: &mut State, key: Key, stored: Arc<Stored>) {
+        state.young_bytes += stored.bytes(&key);
+        state.young.insert(key, stored);
+        if state.young_bytes > self.bytes_max / 2 {
+            state.old = std::mem::take(&mut state.young);
+            state.old_bytes = std::mem::take(&mut state.young_bytes);
+        }
+    }
+
+    /// What a statement reads; none if its result can't be kept, or that is not known yet. The server is asked in the
+    /// background.
+    pub(super) fn tables(&self, command: &Command, schema: &Arc<str>, catalog: &Catalog) -> Option<Arc<[Table]>> {
+        let plan = command.plan()?;
+        let statement = (plan.digest, schema.clone());
+        let mut state = self.state.lock();
+        match state.statements.get(&statement) {
+            Some(Reads::Tables(tables)) => return Some(tables.clone()),
+            Some(Reads::Asking | Reads::Unsteady) => return None,
+            None => {}
+        }
+        let session = command.session();
+        let text = session.classifier().without_literals(command.sql(), session.sql_mode());
+        let named = plan.tables.iter().map(|(own, table)| {
+            let schema = own.clone().unwrap_or_else(|| schema.to_lowercase());
+            (schema, table.clone())
+        });
+        let tables: Vec<Table> = named.collect();
+        if !text.is_some_and(|text| text::is_steady(&text)) || tables.iter().any(|(schema, _)| schema.is_empty()) {
+            state.know(statement, Reads::Unsteady);
+            return None;
+        }
+        state.know(statement.clone(), Reads::Asking);
+        let everything = state.everything;
+        drop(state);
+        let (state, catalog) = (self.state.clone(), catalog.clone());
+        tokio::spawn(async move {
+            let closure = catalog.closure(tables).await;
+            let mut state = state.lock();
+            // After a change of the schema the answer may be of before it.
+            if state.everything != everything {
+                return;
+            }
+            match closure {
+                Ok(Some(tables)) => state.know(statement, Reads::Tables(tables.into())),
+                Ok(None) => state.know(statement, Reads::Unsteady),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "the cache can't ask the server about tables; trying again");
+                    state.statements.remove(&statement);
+                }
+            }
+        });
+        None
+    }
+}
+
+impl State {
+    /// Whether all that was acknowledged has been heard of.
+    fn serves(&self, changes: &ChangeFeed) -> bool {
+        changes.is_live() && self.position >= self.acknowledged
+    }
+
+    fn is_good(&self, stored: &Stored) -> bool {
+        let is_older = |table| self.changed.get(table).is_some_and(|changed| *changed > stored.begun);
+        stored.begun >= self.everything && !stored.tables.iter().any(is_older)
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let Some((key, stored)) = self.young.remove_entry(key) {
+            self.young_bytes -= stored.bytes(&key);
+        }
+        if let Some((key, stored)) = self.old.remove_entry(key) {
+            self.old_bytes -= stored.bytes(&key);
+        }
+    }
+
+    fn know(&mut self, statement: (u64, Arc<str>), reads: Reads) {
+        if self.statements.len() >= KNOWN_MAX {
+            self.statements.clear();
+        }
+        self.statements.insert(statement, reads);
+    }
+
+    fn forget_all(&mut self) {
+        self.everything = self.steps;
+        self.changed.clear();
+        self.statements.clear();
+        (self.young, self.old) = Default::default();
+        (self.young_bytes, self.old_bytes) = (0, 0);
+    }
+}

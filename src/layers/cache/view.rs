@@ -1,0 +1,114 @@
+//! What a session has set that its results hang on.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use towline_middleware::{Command, CommandKind, Error, Intent, Next, Session};
+
+/// The variables that results hang on, on MariaDB.
+const OF_MARIADB: &str = "SELECT CONCAT_WS('|', @@sql_mode, @@time_zone, @@character_set_client, \
+    @@character_set_connection, COALESCE(@@character_set_results, ''), @@collation_connection, @@lc_time_names, \
+    @@div_precision_increment, @@group_concat_max_len, @@sql_select_limit, @@default_week_format, @@sql_auto_is_null, \
+    @@max_sort_length, @@collation_database, COALESCE(CURRENT_ROLE(), ''), @@tx_isolation, @@old_mode, \
+    @@system_versioning_asof)";
+/// The same on MySQL.
+const OF_MYSQL: &str = "SELECT CONCAT_WS('|', @@sql_mode, @@time_zone, @@character_set_client, \
+    @@character_set_connection, COALESCE(@@character_set_results, ''), @@collation_connection, @@lc_time_names, \
+    @@div_precision_increment, @@group_concat_max_len, @@sql_select_limit, @@default_week_format, @@sql_auto_is_null, \
+    @@max_sort_length, @@collation_database, COALESCE(CURRENT_ROLE(), ''), @@transaction_isolation)";
+/// A session that may read what is not committed yet gets and gives nothing.
+const DIRTY: &[u8] = b"READ-UNCOMMITTED";
+/// The values of all variables together are far shorter.
+const BYTES_MAX: usize = 64 * 1024;
+/// Statements that leave nothing behind in their session.
+const HARMLESS_WRITES: [&[u8]; 8] =
+    [b"INSERT", b"UPDATE", b"DELETE", b"REPLACE", b"CREATE", b"ALTER", b"DROP", b"TRUNCATE"];
+
+/// What is known of a session.
+#[derive(Debug, Default)]
+pub(super) struct View(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// It has done what may leave something that nobody can ask for.
+    is_closed: bool,
+    /// What the server said of its variables; none when they may have changed.
+    variables: Option<Arc<[u8]>>,
+}
+
+impl View {
+    /// Whether it gets nothing from memory.
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.lock().is_closed
+    }
+
+    /// Takes note of a command that is not answered from memory.
+    pub(super) fn follow(&self, command: &Command) {
+        match command.kind() {
+            CommandKind::ResetConnection | CommandKind::ChangeUser => *self.0.lock() = Known::default(),
+            CommandKind::Query | CommandKind::Execute => match effect(command) {
+                Effect::None => {}
+                Effect::Variables => self.0.lock().variables = None,
+                Effect::Unknown => self.0.lock().is_closed = true,
+            },
+            _ => {}
+        }
+    }
+
+    /// The session's variables; the server is asked when they may have changed. `None` if they can't be known.
+    pub(super) async fn variables(&self, session: &Arc<Session>, next: &Next) -> Result<Option<Arc<[u8]>>, Error> {
+        if let Some(known) = self.0.lock().variables.clone() {
+            return Ok(Some(known));
+        }
+        for sql in [OF_MARIADB, OF_MYSQL] {
+            let ask = Command::query(session, sql);
+            let answer = next.run(ask.clone()).await?.collect(&ask, BYTES_MAX).await?;
+            if answer.end.is_ok()
+                && let Some(value) = answer.rows.first().and_then(|row| row.first())
+            {
+                let variables: Arc<[u8]> = value.to_text().as_bytes().into();
+                let mut known = self.0.lock();
+                known.is_closed |= variables.windows(DIRTY.len()).any(|window| window == DIRTY);
+                known.variables = Some(variables.clone());
+                return Ok((!known.is_closed).then_some(variables));
+            }
+        }
+        self.0.lock().is_closed = true;
+        Ok(None)
+    }
+}
+
+enum Effect {
+    None,
+    /// It may have changed variables.
+    Variables,
+    /// It may have left anything.
+    Unknown,
+}
+
+fn effect(command: &Command) -> Effect {
+    let sql = command.sql();
+    let starts = |word: &[u8]| {
+        let text = sql.trim_ascii_start();
+        text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
+    };
+    let has = |word: &[u8]| sql.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word));
+    match command.intent() {
+        Intent::Read => Effect::None,
+        _ if has(b";") && may_be_several(command) => Effect::Unknown,
+        Intent::Transaction if starts(b"SET") => Effect::Variables,
+        Intent::Transaction => Effect::None,
+        // What is meant for the next transaction can't be asked for without using it up.
+        Intent::SessionState if starts(b"SET") && !has(b"TRANSACTION") => Effect::Variables,
+        Intent::SessionState if starts(b"USE") => Effect::Variables,
+        Intent::Write if HARMLESS_WRITES.iter().any(|word| starts(word)) && !has(b"TEMPORARY") => Effect::None,
+        _ => Effect::Unknown,
+    }
+}
+
+/// Whether there is a semicolon outside of literals.
+fn may_be_several(command: &Command) -> bool {
+    let session = command.session();
+    let text = session.classifier().without_literals(command.sql(), session.sql_mode());
+    text.is_none_or(|text| text.trim_end_matches([';', ' ']).contains(';'))
+}
