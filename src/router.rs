@@ -1,14 +1,17 @@
 //! The innermost service of a session: the only place that picks a backend.
 
 use std::{
+    future::Future,
+    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use tokio::sync::Mutex;
+use tokio_util::sync::ReusableBoxFuture;
 use tower::Service;
-use towline_middleware::{BoxFuture, Command, CommandKind, Error, Reply, Role, ServerError};
+use towline_middleware::{Command, CommandKind, Error, Reply, Role, ServerError};
 
 use crate::upstream::{Lease, Upstream};
 
@@ -19,12 +22,16 @@ use crate::upstream::{Lease, Upstream};
 #[derive(Clone, Debug)]
 pub struct Router {
     upstream: Arc<Mutex<Upstream>>,
+    spare: Spare,
 }
+
+/// The box of the session's last command, for the next: a command allocates none of its own.
+type Spare = Arc<parking_lot::Mutex<Option<ReusableBoxFuture<'static, Result<Reply, Error>>>>>;
 
 impl Router {
     /// A router over a connection that is logged in and behind its fence.
     pub fn new(upstream: Upstream) -> Self {
-        Self { upstream: Arc::new(Mutex::new(upstream)) }
+        Self { upstream: Arc::new(Mutex::new(upstream)), spare: Spare::default() }
     }
 
     /// Waits until MySQL ends the session between two commands, and returns its last packet if there is one.
@@ -39,30 +46,57 @@ impl Router {
 impl Service<Command> for Router {
     type Response = Reply;
     type Error = Error;
-    type Future = BoxFuture<'static, Result<Reply, Error>>;
+    type Future = RouterFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
         // A session sends one command at a time.
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, command: Command) -> Self::Future {
-        let upstream = self.upstream.clone();
-        Box::pin(async move {
-            // The guard refuses both before; this holds even if the layers are misordered.
-            if let CommandKind::Unsupported(_) = command.kind() {
-                return Ok(Reply::err(ServerError::unknown_command(command.kind().name())));
+    fn call(&mut self, command: Command) -> RouterFuture {
+        let routing = route(self.upstream.clone(), command);
+        let spare = self.spare.lock().take();
+        let running = match spare {
+            Some(mut boxed) => {
+                boxed.set(routing);
+                boxed
             }
-            if command.session().role() == Role::Slave && command.intent().may_write() {
-                return Ok(Reply::err(ServerError::refused(
-                    "This Towline node is a read-only slave and refuses writes",
-                )));
-            }
-            match Lease::take(upstream)? {
-                Some(lease) => lease.exchange(command).await,
-                None => Ok(Reply::err(out_of_sync())),
-            }
-        })
+            None => ReusableBoxFuture::new(routing),
+        };
+        RouterFuture { running: Some(running), spare: self.spare.clone() }
+    }
+}
+
+async fn route(upstream: Arc<Mutex<Upstream>>, command: Command) -> Result<Reply, Error> {
+    // The guard refuses both before; this holds even if the layers are misordered.
+    if let CommandKind::Unsupported(_) = command.kind() {
+        return Ok(Reply::err(ServerError::unknown_command(command.kind().name())));
+    }
+    if command.session().role() == Role::Slave && command.intent().may_write() {
+        return Ok(Reply::err(ServerError::refused("This Towline node is a read-only slave and refuses writes")));
+    }
+    match Lease::take(upstream)? {
+        Some(lease) => lease.exchange(command).await,
+        None => Ok(Reply::err(out_of_sync())),
+    }
+}
+
+/// The future of [`Router`].
+#[derive(Debug)]
+pub struct RouterFuture {
+    running: Option<ReusableBoxFuture<'static, Result<Reply, Error>>>,
+    spare: Spare,
+}
+
+impl Future for RouterFuture {
+    type Output = Result<Reply, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let running = self.running.as_mut().expect("a ready future is not polled again");
+        let reply = ready!(running.poll(cx));
+        // Dropped before it is ready, it would drop the box with it.
+        *self.spare.lock() = self.running.take();
+        Poll::Ready(reply)
     }
 }
 

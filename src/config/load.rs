@@ -260,9 +260,12 @@ mod tests {
         }
         // All examples at once contradict each other, so only their types are looked at.
         let figment = Figment::new().merge(Toml::string(&all).nested());
-        let master = extract(&figment, Role::Master).unwrap();
-        assert_eq!(master.layer[0].name, "tenant");
-        assert_eq!(master.layer[0].options["header"], "x-tenant");
+        let mut master = extract(&figment, Role::Master).unwrap();
+        // Where a layer may open its files.
+        let folder = tempfile::tempdir().unwrap();
+        master.file = Some(folder.path().join("node.toml"));
+        let stack = crate::layers::Layers::default().describe(&master, Role::Master).unwrap();
+        assert_eq!(master.layer.len(), crate::layers::SHIPPED.len(), "{stack}");
         assert_eq!(master.http.anonymous_as.unwrap().password.reveal(), "password");
         assert_eq!(master.mysql.url.unwrap().opts().tcp_port(), 3306);
     }

@@ -7,6 +7,7 @@ mod audit;
 mod cache;
 mod limit;
 mod line_file;
+mod mask;
 mod rules;
 mod slow_log;
 mod timeout;
@@ -30,6 +31,9 @@ pub struct Layers {
     pub(crate) registry: Registry,
     pub(crate) server: OwnServer,
 }
+
+/// The names of those that come with a node.
+pub const SHIPPED: [&str; 7] = ["rules", "limit", "timeout", "slow_log", "audit", "cache", "mask"];
 
 /// How the node itself logs in to its MySQL; known once that is there.
 #[derive(Clone, Debug, Default)]
@@ -58,9 +62,11 @@ impl Default for Layers {
             .register("timeout", move |setup| timeout::layer(setup, of_timeout.clone()))
             .register("slow_log", slow_log::layer)
             .register("audit", audit::layer)
+            .register("mask", mask::layer)
             .register("cache", move |setup| cache::layer(setup, of_cache.clone()))
             .order("rules", "cache", "what a rule denies must not be answered from memory")
             .order("limit", "timeout", "the time that a command waits for its turn is not MySQL's")
+            .order("rules", "mask", "a rule that rewrites could name what is masked")
             .order("audit", "cache", "what is answered from memory would not be written down")
             .order("cache", "timeout", "what is answered from memory takes no time of MySQL's");
         Self { registry, server }

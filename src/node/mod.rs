@@ -63,7 +63,6 @@ use crate::{
         hub::{Hub, HubOptions},
         registration::Registration,
     },
-    tls::Acceptor,
     upstream::{Credentials, Killer, LoginKey},
 };
 
@@ -163,9 +162,9 @@ impl NodeBuilder {
     pub async fn start(self) -> Result<Node, NodeError> {
         let Self { config, role, layers } = self;
         // The cheapest mistakes first: before anything is started.
-        let reload = Reload::new(config.clone(), layers.registry, config.layer_home(role));
-        let user = reload.first()?;
         let tls = config.tls.acceptor()?;
+        let reload = Reload::new(config.clone(), layers.registry, config.layer_home(role), tls.clone());
+        let user = reload.first()?;
         registration(&config, role, config.http.listen)?;
 
         // MySQL before everything else: all state lives there. It is checked before it is relied on.
@@ -214,7 +213,7 @@ impl NodeBuilder {
             classifier: classifier.clone(),
             local_infile: config.mysql_front.local_infile,
             killer: Killer::start(server.opts()),
-            tls: tls.clone(),
+            tls,
             tls_required: config.tls.required,
             login_key: LoginKey::default(),
             proxies: config.mysql_front.proxy_protocol_networks.clone(),
@@ -247,7 +246,7 @@ impl NodeBuilder {
             serving.push(tokio::spawn(registration.run(stop.clone())));
         }
         tracing::info!(%role, mysql = %ready.mysql_front, http = %ready.http, server = version, "serving");
-        Ok(Node { ready, admission: stack.admission, reload, tls, stop, serving, replicating, server })
+        Ok(Node { ready, admission: stack.admission, reload, stop, serving, replicating, server })
     }
 }
 
@@ -257,7 +256,6 @@ pub struct Node {
     ready: Ready,
     admission: AdmissionLayer,
     reload: Reload,
-    tls: Option<Acceptor>,
     stop: CancellationToken,
     serving: Vec<JoinHandle<()>>,
     replicating: Replicating,
@@ -280,20 +278,8 @@ impl Node {
         while hang_up.recv().await.is_some() {
             if let Err(error) = self.reload.run().await {
                 let error = &error as &dyn std::error::Error;
-                tracing::error!(error, "the configuration was not reloaded, and nothing has changed");
+                tracing::error!(error, "the configuration was not reloaded: the old one stays in use");
             }
-            self.reload_certificate();
-        }
-    }
-
-    /// Reads the certificate for clients again. One that can't be used is reported, and the old one stays.
-    pub fn reload_certificate(&self) {
-        match self.tls.as_ref().map(Acceptor::reload) {
-            Some(Ok(())) => tracing::info!("new clients get the certificate as it is now in `tls.cert`"),
-            Some(Err(error)) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "the old certificate stays in use");
-            }
-            None => {}
         }
     }
 

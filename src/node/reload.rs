@@ -1,13 +1,17 @@
-//! Taking over a changed configuration while clients are served.
+//! Taking over a changed configuration and a changed certificate while clients are served.
 
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
 use towline_middleware::{Generation, LayerError, LayerHome, Registry, layers::user::UserLayers};
 
-use crate::config::{Config, ConfigError};
+use crate::{
+    config::{Config, ConfigError},
+    tls::{Acceptor, TlsError},
+};
 
-/// Reads the configuration again and takes over what may change while the node runs: its layers. Clones share it.
+/// Reads the configuration again and takes over what may change while the node runs: its layers, and the
+/// certificate for clients. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Reload(Arc<Shared>);
 
@@ -17,6 +21,7 @@ struct Shared {
     registry: Registry,
     home: LayerHome,
     user: UserLayers,
+    tls: Option<Acceptor>,
     /// One reload at a time.
     turn: Mutex<()>,
 }
@@ -33,12 +38,16 @@ pub enum ReloadError {
     /// A layer is.
     #[error(transparent)]
     Layer(#[from] LayerError),
+    /// The certificate for clients can't be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 impl Reload {
-    /// What reloads the layers of a node that was started with this configuration.
-    pub fn new(config: Config, registry: Registry, home: LayerHome) -> Self {
-        Self(Arc::new(Shared { config, registry, home, user: UserLayers::default(), turn: Mutex::default() }))
+    /// What reloads the layers and the certificate of a node that was started with this configuration.
+    pub fn new(config: Config, registry: Registry, home: LayerHome, tls: Option<Acceptor>) -> Self {
+        let (user, turn) = (UserLayers::default(), Mutex::default());
+        Self(Arc::new(Shared { config, registry, home, user, tls, turn }))
     }
 
     /// The layers that are exchanged.
@@ -59,16 +68,20 @@ impl Reload {
         self.build(&self.0.config)
     }
 
-    /// Reads the file again. New commands go through the new layers; no session ends. All other keys are only checked:
-    /// they take a restart.
+    /// Reads the file and the certificate again. New commands go through the new layers, new clients get the new
+    /// certificate; no session ends. All other keys are only checked: they take a restart.
     ///
     /// # Errors
-    /// The file is wrong, or a layer does not start. Nothing is changed then.
+    /// The file or the certificate is wrong, or a layer does not start. The layers are as they were then.
     pub async fn run(&self) -> Result<Vec<String>, ReloadError> {
         let _turn = self.0.turn.lock().await;
         let file = self.0.config.file.as_deref().ok_or(ReloadError::NoFile)?;
         let config = Config::load(Some(file), self.0.home.role)?;
-        self.0.user.replace(self.build(&config)?).await?;
+        let layers = self.build(&config)?;
+        if let Some(tls) = &self.0.tls {
+            tls.reload()?;
+        }
+        self.0.user.replace(layers).await?;
         let names = self.0.user.names();
         tracing::info!(layers = ?names, "the configuration was reloaded");
         Ok(names)

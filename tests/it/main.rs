@@ -10,6 +10,7 @@ mod cluster;
 mod guard;
 mod http;
 mod hub;
+mod layers;
 mod managed;
 mod matrix;
 mod mysql_front;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{
-    Row,
+    Column, Row,
     reader::{Packet, ResultReader, malformed},
 };
 use crate::{BoxFuture, Command, Error, Final, Head, Part, Parts, Reply, ServerError, wire::frame::put_packet};
@@ -11,8 +11,28 @@ use crate::{BoxFuture, Command, Error, Final, Head, Part, Parts, Reply, ServerEr
 /// The longest row that is decoded.
 const ROW_BYTES_MAX: usize = 64 << 20;
 
-/// Looks at a row and may change it; an error ends the result with it in place of the row.
-type Mapper = Box<dyn FnMut(&mut Row<'_>) -> Result<(), ServerError> + Send>;
+/// What is done with the rows of a reply. An error ends the result, with it in place of what follows.
+pub trait RowMap: Send {
+    /// Looks at a result's columns, before its rows and also when it has none.
+    ///
+    /// # Errors
+    /// What the client gets in place of the rows.
+    fn columns(&mut self, _columns: &[Column]) -> Result<(), ServerError> {
+        Ok(())
+    }
+
+    /// Looks at a row, and may change it.
+    ///
+    /// # Errors
+    /// What the client gets in place of this row and those behind it.
+    fn row(&mut self, row: &mut Row<'_>) -> Result<(), ServerError>;
+}
+
+impl<F: FnMut(&mut Row<'_>) -> Result<(), ServerError> + Send> RowMap for F {
+    fn row(&mut self, row: &mut Row<'_>) -> Result<(), ServerError> {
+        self(row)
+    }
+}
 
 impl Reply {
     /// Shows every row to `map` as it streams by; what it sets goes to the client. Rows that it does not change keep
@@ -26,11 +46,17 @@ impl Reply {
         command: &Command,
         map: impl FnMut(&mut Row<'_>) -> Result<(), ServerError> + Send + 'static,
     ) -> Self {
+        self.map_result(command, map)
+    }
+
+    /// The same with a look at the columns first.
+    #[must_use]
+    pub fn map_result(self, command: &Command, map: impl RowMap + 'static) -> Self {
         if self.head() != Head::Rows {
             return self;
         }
         let reader = ResultReader::new(command, ROW_BYTES_MAX);
-        self.wrap(|parts| Box::new(Mapped { parts, reader, map: Box::new(map), next: 1, refusal: None }))
+        self.wrap(|parts| Box::new(Mapped { parts, reader, map, has_columns: false, next: 1, refusal: None }))
     }
 
     /// Keeps `guard` until the reply has been read to its end or dropped.
@@ -71,27 +97,42 @@ impl<F: FnMut(&Part) + Send> Parts for Watched<F> {
     }
 }
 
-struct Mapped {
+struct Mapped<M> {
     parts: Box<dyn Parts>,
     reader: ResultReader,
-    map: Mapper,
+    map: M,
+    /// Whether the map has seen the current result's columns.
+    has_columns: bool,
     /// The number of the next packet for the client: a changed row may have more frames than the server's, or fewer.
     next: u8,
     refusal: Option<ServerError>,
 }
 
-impl Mapped {
+impl<M: RowMap> Mapped<M> {
+    /// Shows the map the columns, once per result.
+    fn show_columns(&mut self) {
+        if !std::mem::replace(&mut self.has_columns, true)
+            && self.refusal.is_none()
+            && let Err(error) = self.map.columns(self.reader.columns())
+        {
+            self.refusal = Some(error);
+        }
+    }
+
     fn packets(&mut self, bytes: &Bytes) -> Result<Bytes, Error> {
         self.reader.feed(bytes);
         let (mut out, mut changed) = (Vec::with_capacity(bytes.len()), Vec::new());
         while let Some(packet) = self.reader.next_packet()? {
+            if matches!(packet, Packet::Row(_)) {
+                self.show_columns();
+            }
             let payload = match &packet {
                 Packet::Frame(payload) | Packet::Column(payload) => payload,
                 Packet::Row(_) if self.refusal.is_some() => continue,
                 Packet::Row(payload) => {
                     let row = Row::decode(self.reader.columns(), self.reader.is_binary(), payload);
                     let mut row = row.ok_or(malformed("row"))?;
-                    if let Err(error) = (self.map)(&mut row) {
+                    if let Err(error) = self.map.row(&mut row) {
                         self.refusal = Some(error);
                         continue;
                     }
@@ -110,15 +151,21 @@ impl Mapped {
         Ok(out.into())
     }
 
-    fn end(&mut self, end: Final) -> Part {
+    fn end_result(&mut self) {
         self.reader.end_result();
+        self.has_columns = false;
+    }
+
+    fn end(&mut self, end: Final) -> Part {
+        self.show_columns();
+        self.end_result();
         let sequence = self.next;
         self.next = sequence.wrapping_add(1);
         Part::Final { end: self.refusal.clone().map_or(end, Final::Err), sequence }
     }
 }
 
-impl Parts for Mapped {
+impl<M: RowMap> Parts for Mapped<M> {
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Part>, Error>> {
         Box::pin(async {
             loop {
@@ -134,7 +181,7 @@ impl Parts for Mapped {
                     Part::Final { end: Final::Ok(completion), .. }
                         if self.refusal.is_some() && completion.has_more() =>
                     {
-                        self.reader.end_result();
+                        self.end_result();
                     }
                     Part::Final { end, .. } => return Ok(Some(self.end(end))),
                     Part::Turn(_) => return Ok(Some(part)),

@@ -12,6 +12,7 @@ mod value;
 
 pub use collect::{Collected, Record};
 pub use column::{Column, ColumnType};
+pub use map::RowMap;
 pub use reader::{Packet, ResultReader};
 pub use result_set::ResultSet;
 pub use row::{Row, WrongType};

@@ -24,9 +24,19 @@ impl TestCluster {
 
     /// The same with more of the master's configuration.
     pub(crate) async fn start_with(slaves: usize, master_config: &str) -> Self {
+        Self::start_nodes(slaves, master_config, "").await
+    }
+
+    /// The same with these layers on every node.
+    pub(crate) async fn start_with_layers(slaves: usize, layers: &str) -> Self {
+        Self::start_nodes(slaves, layers, layers).await
+    }
+
+    async fn start_nodes(slaves: usize, master_config: &str, slave_config: &str) -> Self {
         let secret = "secret = 'a secret of the tests'";
         let slaves = futures_util::future::join_all((1..=slaves).map(|number| async move {
-            TestNode::start(&format!("slave-{number}"), Role::Slave, &format!("[cluster]\n{secret}")).await
+            TestNode::start(&format!("slave-{number}"), Role::Slave, &format!("[cluster]\n{secret}\n{slave_config}"))
+                .await
         }))
         .await;
         let urls: Vec<String> = slaves.iter().map(|slave| slave.url("")).collect();

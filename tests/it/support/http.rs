@@ -104,7 +104,7 @@ impl TestHttp {
             mysql: server.opts(),
             mysql_front: (SocketAddr::from(([127, 0, 0, 1], 4306)), SessionCount::default()),
             options,
-            reload: Reload::new(Config::default(), Registry::default(), LayerHome::new(role)),
+            reload: Reload::new(Config::default(), Registry::default(), LayerHome::new(role), None),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("an address");

@@ -1,6 +1,6 @@
 //! A real node: the `towline` program with a private MariaDB, on ports that the system chooses.
 
-use std::{fs, net::SocketAddr};
+use std::{fs, net::SocketAddr, path::PathBuf};
 
 use mysql_async::{Conn, Opts, OptsBuilder, prelude::Queryable};
 use rustix::process::{Pid, Signal, kill_process};
@@ -70,6 +70,11 @@ impl TestNode {
         administrator.query_drop(sql).await.expect("an account");
     }
 
+    /// Whether it is a slave.
+    pub(crate) fn is_slave(&self) -> bool {
+        self.process.spec().role == Role::Slave
+    }
+
     /// How a client of the MySQL protocol logs in through the node.
     pub(crate) fn opts(&self, user: &str, password: &str) -> Opts {
         let address = self.ready.mysql_front;
@@ -86,6 +91,28 @@ impl TestNode {
     /// How the administrator logs in to the server behind the node, past it.
     pub(crate) fn server_opts(&self) -> Opts {
         managed::login(&self.process.spec().data_dir()).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Puts these `[[layer]]` blocks in the place of those in its file, or spoils the file if they are no TOML. The node
+    /// is not told.
+    pub(crate) fn write_layers(&self, blocks: &str) {
+        let spec = self.process.spec();
+        let file = spec.folder.join("config.toml");
+        let Ok(mut blocks) = blocks.parse::<Table>() else { return fs::write(file, blocks).expect("its file") };
+        let mut config: Table = fs::read_to_string(&file).expect("its file").parse().expect("as it was started");
+        let role = config[spec.role.as_str()].as_table_mut().expect("a role is a table");
+        role.insert("layer".to_owned(), blocks.remove("layer").unwrap_or_else(|| Value::Array(Vec::new())));
+        fs::write(file, config.to_string()).expect("its file");
+    }
+
+    /// A file in its folder.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.process.spec().folder.join(name)
+    }
+
+    /// Sends it SIGHUP.
+    pub(crate) fn hang_up(&self) {
+        kill_process(self.pid(), Signal::HUP).expect("it runs");
     }
 
     /// The end of its log, for a test that fails.

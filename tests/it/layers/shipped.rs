@@ -1,0 +1,163 @@
+//! All layers in one stack.
+
+use mysql_async::prelude::Queryable;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use super::{client, code, figure, http, master};
+use crate::support::eventually;
+
+const ALL: &str = "
+[[layer]]
+name = 'audit'
+file = 'audit.log'
+[[layer]]
+name = 'slow_log'
+threshold_ms = 100
+[[layer]]
+name = 'rules'
+rule = [
+    { table = 'shop.secret', action = 'deny', message = 'not for you' },
+    { regex = '(?i)^select 41', action = 'rewrite', with = 'SELECT 42' },
+    { regex = 'one at a time', action = 'limit', running_max = 1 },
+]
+[[layer]]
+name = 'limit'
+limit = [{ by = 'user', running_max = 50, waiting_max = 10 }, { by = 'all', per_second_max = 100000 }]
+[[layer]]
+name = 'cache'
+[[layer]]
+name = 'timeout'
+read_ms = 500
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_does_its_part_through_both_fronts() {
+    let node = master(ALL).await;
+    let mut conn = client(&node).await;
+
+    // rules: as text, prepared, and over HTTP.
+    assert_eq!(code(conn.query_drop("SELECT * FROM shop.secret").await), Some(1227));
+    assert_eq!(code(conn.exec_drop("SELECT * FROM shop.secret WHERE id = ?", (1,)).await), Some(1227));
+    let (_, refusal) = http(&node, "SELECT * FROM shop.secret WHERE id = ?", json!([1])).await;
+    assert_eq!(refusal["error"]["message"], "not for you");
+    assert_eq!(conn.query_first("SELECT 41").await.unwrap(), Some(42));
+    assert_eq!(conn.exec_first("SELECT 41", ()).await.unwrap(), Some(42));
+    assert_eq!(http(&node, "SELECT 41", json!([])).await.1["rows"], json!([[42]]));
+
+    // timeout: the command is ended at the server, and the session goes on.
+    for sql in [
+        "SELECT SLEEP(20)",
+        "SELECT SLEEP(20) FROM shop.item",
+        "SELECT n, SLEEP(n) FROM (SELECT 0 n UNION ALL SELECT 20) t",
+    ] {
+        assert_eq!(code(conn.query_drop(sql).await), Some(3024), "{sql}");
+        assert_eq!(conn.query_first("SELECT 1").await.unwrap(), Some(1), "after {sql}");
+        let (status, refusal) = http(&node, sql, json!([])).await;
+        assert_ne!(status, StatusCode::OK);
+        assert_eq!(refusal["error"]["code"], 3024, "{sql}: {refusal}");
+    }
+    assert_eq!(code(conn.exec_drop("SELECT SLEEP(?)", (20,)).await), Some(3024));
+    assert_eq!(figure(&node, "towline_layer_timeout_ended_total").await, 7);
+
+    // limit, by a rule: while one runs, another is refused.
+    let mut other = client(&node).await;
+    let slow = tokio::spawn(async move { other.query_drop("SELECT SLEEP(0.4) /* one at a time */").await });
+    let mut server = mysql_async::Conn::new(node.server_opts()).await.unwrap();
+    eventually("the server works on it", async || {
+        let sql = "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP(0.4)%'";
+        match server.query_first::<u64, _>(sql).await.unwrap() {
+            Some(1) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    assert_eq!(code(conn.query_drop("SELECT 2 /* one at a time */").await), Some(1226));
+    slow.await.unwrap().unwrap();
+    conn.query_drop("SELECT 2 /* one at a time */").await.unwrap();
+
+    // slow_log: what took time, by digest.
+    let status: Value = reqwest::get(node.url("/status")).await.unwrap().json().await.unwrap();
+    let top = &status["layer_status"]["slow_log"]["top"];
+    let sleep = top.as_array().unwrap().iter().find(|own| own["sql"].as_str().is_some_and(|sql| sql.contains("SLEEP")));
+    assert!(sleep.is_some_and(|own| own["p99_us"].as_u64().unwrap() >= 100_000), "{status:#}");
+    assert!(node.log().contains("slow command"), "{}", node.log());
+
+    // audit: who did what, without literals.
+    let (_, written) = http(&node, "INSERT INTO shop.item VALUES (?, ?, 0)", json!([3, "a secret word"])).await;
+    conn.query_drop("INSERT INTO shop.item VALUES (4, 'another secret word', 0)").await.unwrap();
+    let lines = eventually("the lines of both", async || {
+        let text = std::fs::read_to_string(node.file("audit.log")).unwrap_or_default();
+        let lines: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let inserts =
+            lines.into_iter().filter(|line| line["sql"].as_str().is_some_and(|sql| sql.starts_with("INSERT")));
+        let inserts: Vec<Value> = inserts.collect();
+        if inserts.len() == 2 { Ok(inserts) } else { Err(text) }
+    })
+    .await;
+    assert_eq!(lines[0]["position"], written["position"]);
+    assert_eq!((&lines[0]["front"], &lines[1]["front"]), (&json!("http"), &json!("mysql")));
+    assert!(lines.iter().all(|line| line["user"] == "app" && line["ok"] == true && line["affected_rows"] == 1));
+    let text = std::fs::read_to_string(node.file("audit.log")).unwrap();
+    assert!(!text.contains("secret word"), "{text}");
+    assert!(text.contains("\"error\":1227"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_masked_column_is_seen_by_nobody_in_any_way() {
+    let node =
+        master("[[layer]]\nname = 'mask'\ncolumn = [{ column = 'shop.item.name', users = ['app'], with = '***' }]")
+            .await;
+    let mut conn = client(&node).await;
+    let masked = Some((1, "***".to_owned()));
+    assert_eq!(conn.query_first("SELECT id, name FROM shop.item WHERE id = 1").await.unwrap(), masked);
+    assert_eq!(conn.exec_first("SELECT id, name AS x FROM shop.item i WHERE id = ?", (1,)).await.unwrap(), masked);
+    let all: Vec<(i64, String, i64)> = conn.query("SELECT * FROM shop.item").await.unwrap();
+    assert_eq!(all, [(1, "***".to_owned(), 0), (2, "***".to_owned(), 0)]);
+    assert_eq!(http(&node, "SELECT name FROM shop.item", json!([])).await.1["rows"], json!([["***"], ["***"]]));
+    assert_eq!(conn.query_first("SELECT COUNT(*) FROM shop.item").await.unwrap(), Some(2));
+    for sql in [
+        "SELECT UPPER(name) FROM shop.item",
+        "SELECT id FROM shop.item WHERE name LIKE 'x%'",
+        "SELECT id FROM shop.item ORDER BY name",
+        "SELECT name FROM shop.item UNION SELECT 'x'",
+        "SELECT 1, 2, 3 UNION SELECT * FROM shop.item",
+        "SELECT a FROM (SELECT name AS a FROM shop.item LIMIT 1) t",
+        "SELECT s.id FROM shop.secret s NATURAL JOIN shop.item",
+        "CREATE TABLE shop.copy AS SELECT * FROM shop.item",
+        "UPDATE shop.item SET n = LENGTH(name)",
+        "INSERT INTO shop.secret SELECT ASCII(`name`) FROM shop.item",
+    ] {
+        assert_eq!(code(conn.query_drop(sql).await), Some(1143), "{sql}");
+        assert_eq!(http(&node, sql, json!([])).await.1["error"]["code"], 1143, "{sql}");
+        if sql.starts_with("SELECT") {
+            assert_eq!(code(conn.exec_drop(sql, ()).await), Some(1143), "{sql}");
+        }
+    }
+    conn.query_drop("UPDATE shop.item SET n = 1 WHERE id = 1").await.unwrap();
+}
+
+#[test]
+fn the_stack_is_printed_as_it_will_run_and_what_can_not_run_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("node.toml");
+    let layers = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_towline"));
+        let output = command.args(["layers", "--role", "master", "--config"]).arg(&file).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, said, _) = layers("[[master.layer]]\nname = 'timeout'\nread_ms = 5\n[[slave.layer]]\nname = 'cache'");
+    let names: Vec<&str> = said.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+    assert_eq!((code, names), (Some(0), vec!["trace", "admission", "classify", "timeout", "guard", "fan_out"]));
+    assert!(said.contains("{\"read_ms\":5}"), "{said}");
+    for (text, wanted) in [
+        ("name = 'ruels'", "did you mean `rules`?"),
+        ("name = 'timeout'\nraed_ms = 5", "did you mean `read_ms`?"),
+        ("name = 'guard'", "part of every stack"),
+        ("name = 'cache'\n[[master.layer]]\nname = 'rules'\nrule = []", "`rules` must stand before `cache`"),
+    ] {
+        let (code, _, said) = layers(&format!("[[master.layer]]\n{text}"));
+        assert!(code == Some(2) && said.contains(wanted), "{text}: {said}");
+    }
+}
