@@ -114,6 +114,11 @@ impl CommandKind {
         }
     }
 
+    /// Whether it runs SQL: a query, or an execute of either kind.
+    pub fn runs_sql(self) -> bool {
+        matches!(self, Self::Query | Self::Execute | Self::BulkExecute)
+    }
+
     /// Whether the server answers it at all.
     pub fn has_reply(self) -> bool {
         !matches!(self, Self::Quit | Self::SendLongData | Self::CloseStatement)
@@ -249,15 +254,19 @@ impl Command {
     /// The values of an execute's parameters, in their order; none without parameters. `None` for another command, and
     /// when a value came by itself as long data, so that it is not in the packet.
     pub fn parameters(&self) -> Option<Vec<Value<'_>>> {
-        let (types, nulls, values) = self.prepared.as_ref()?.layout(&self.payload)?;
+        let (types, nulls, values) = self.executed()?.layout(&self.payload)?;
         rows::parameters(&types, nulls, values)
     }
 
     /// The bytes that tell an execute's parameters apart: their types, and all that stands behind the statement's id in
     /// the packet. `None` for another command, and when a value came by itself as long data.
     pub fn bound_parameters(&self) -> Option<(Bytes, Bytes)> {
-        let (types, ..) = self.prepared.as_ref()?.layout(&self.payload)?;
+        let (types, ..) = self.executed()?.layout(&self.payload)?;
         Some((types, self.payload.slice(5..)))
+    }
+
+    fn executed(&self) -> Option<&Arc<Prepared>> {
+        self.prepared.as_ref().filter(|_| self.kind == CommandKind::Execute)
     }
 
     /// Puts other SQL in the place of the client's and classifies it anew, so that no layer can carry a write past

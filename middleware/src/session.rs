@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -32,7 +32,7 @@ pub struct Session {
     peer: Option<SocketAddr>,
     classifier: Arc<dyn Classifier>,
     connection_id: AtomicU32,
-    capabilities: AtomicU32,
+    capabilities: AtomicU64,
     status: AtomicU16,
     ascii_unsafe_charset: AtomicBool,
     names: Mutex<Names>,
@@ -46,7 +46,7 @@ struct Names {
 }
 
 /// In a login: rows end in an OK packet in place of an EOF packet. Source: MySQL manual, "Capabilities Flags".
-const DEPRECATE_EOF: u32 = 1 << 24;
+const DEPRECATE_EOF: u64 = 1 << 24;
 
 /// Status flags of the server that the session follows. Source: the server's `SERVER_STATUS_flags_enum`.
 pub mod status {
@@ -75,7 +75,7 @@ impl Session {
             peer,
             classifier,
             connection_id: AtomicU32::new(0),
-            capabilities: AtomicU32::new(DEPRECATE_EOF),
+            capabilities: AtomicU64::new(DEPRECATE_EOF),
             status: AtomicU16::new(status::AUTOCOMMIT),
             ascii_unsafe_charset: AtomicBool::new(false),
             names: Mutex::new(Names { user: "".into(), schema: "".into() }),
@@ -174,8 +174,8 @@ impl Session {
         self.ascii_unsafe_charset.store(yes, Relaxed);
     }
 
-    /// What the client and the server have agreed on, as in the login packet.
-    pub fn capabilities(&self) -> u32 {
+    /// What the client and the server have agreed on, as in the login packet; MariaDB's own flags in the upper half.
+    pub fn capabilities(&self) -> u64 {
         self.capabilities.load(Relaxed)
     }
 
@@ -185,7 +185,7 @@ impl Session {
     }
 
     /// Records what the client and the server have agreed on.
-    pub fn set_capabilities(&self, capabilities: u32) {
+    pub fn set_capabilities(&self, capabilities: u64) {
         self.capabilities.store(capabilities, Relaxed);
     }
 

@@ -165,7 +165,8 @@ impl Audit {
     fn entry(&self, command: &Command) -> Option<Entry> {
         let session = command.session();
         let is_shown = match command.kind() {
-            CommandKind::Query | CommandKind::Execute | CommandKind::InitDb | CommandKind::ChangeUser => true,
+            kind if kind.runs_sql() => true,
+            CommandKind::InitDb | CommandKind::ChangeUser => true,
             // What is prepared is written down when it runs.
             CommandKind::Prepare => false,
             kind => matches!(kind, CommandKind::Unsupported(_)) || command.intent().may_write(),

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use towline_middleware::{
-    Command, CommandKind, Error, Figure, Intent, LayerProblem, LayerSetup, Next, Reply, ServerError, UserLayer, from_fn,
+    Command, Error, Figure, Intent, LayerProblem, LayerSetup, Next, Reply, ServerError, UserLayer, from_fn,
 };
 
 /// Above so many keys those that nobody uses are forgotten.
@@ -110,9 +110,8 @@ pub(super) fn layer(setup: &mut LayerSetup) -> Result<impl UserLayer + use<>, La
 }
 
 async fn call(limits: &[Limit], command: Command, next: Next) -> Result<Reply, Error> {
-    let counts = matches!(command.kind(), CommandKind::Query | CommandKind::Execute)
-        && command.intent() != Intent::Transaction
-        && !command.session().in_transaction();
+    let counts =
+        command.kind().runs_sql() && command.intent() != Intent::Transaction && !command.session().in_transaction();
     if !counts {
         return next.run(command).await;
     }

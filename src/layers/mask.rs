@@ -76,7 +76,7 @@ pub(super) fn layer(setup: &mut LayerSetup) -> Result<impl UserLayer + use<>, La
 }
 
 async fn call(masked: &[Arc<Masked>], command: Command, next: Next) -> Result<Reply, Error> {
-    if !matches!(command.kind(), CommandKind::Query | CommandKind::Prepare | CommandKind::Execute) {
+    if !command.kind().runs_sql() && command.kind() != CommandKind::Prepare {
         return next.run(command).await;
     }
     let concerns: Vec<Concern> = masked.iter().filter_map(|own| own.concern(&command)).collect();

@@ -132,7 +132,7 @@ impl Rules {
     }
 
     async fn call(&self, mut command: Command, next: Next) -> Result<Reply, Error> {
-        if !matches!(command.kind(), CommandKind::Query | CommandKind::Prepare | CommandKind::Execute) {
+        if !command.kind().runs_sql() && command.kind() != CommandKind::Prepare {
             return next.run(command).await;
         }
         match self.judge(&mut command) {

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use towline_middleware::{
-    Command, CommandKind, Error, Final, LayerProblem, LayerSetup, Next, Part, Reply, UserLayer, from_fn,
+    Command, Error, Final, LayerProblem, LayerSetup, Next, Part, Reply, UserLayer, from_fn,
     wire::frame::{HEADER_LEN, Header},
 };
 
@@ -83,7 +83,7 @@ pub(super) fn layer(setup: &mut LayerSetup) -> Result<impl UserLayer + use<>, La
 
 impl SlowLog {
     async fn call(self: Arc<Self>, command: Command, next: Next) -> Result<Reply, Error> {
-        if !matches!(command.kind(), CommandKind::Query | CommandKind::Execute) {
+        if !command.kind().runs_sql() {
             return next.run(command).await;
         }
         let rows = RowCount { deprecates_eof: command.session().deprecates_eof(), ..RowCount::default() };

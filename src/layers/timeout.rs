@@ -10,8 +10,8 @@ use mysql_async::{Conn, prelude::Queryable};
 use serde::Deserialize;
 use tokio::time::{Instant, timeout};
 use towline_middleware::{
-    BoxFuture, Command, CommandKind, Error, Figure, Final, LayerProblem, LayerSetup, Next, Part, Parts, Reply,
-    ServerError, Session, UserLayer, from_fn,
+    BoxFuture, Command, Error, Figure, Final, LayerProblem, LayerSetup, Next, Part, Parts, Reply, ServerError, Session,
+    UserLayer, from_fn,
 };
 
 use super::OwnServer;
@@ -57,7 +57,7 @@ pub(super) fn layer(setup: &mut LayerSetup, server: OwnServer) -> Result<impl Us
 impl Timeout {
     async fn call(self: Arc<Self>, command: Command, next: Next) -> Result<Reply, Error> {
         let allowed = if command.intent().may_write() { self.write } else { self.read };
-        let Some(left) = allowed.filter(|_| matches!(command.kind(), CommandKind::Query | CommandKind::Execute)) else {
+        let Some(left) = allowed.filter(|_| command.kind().runs_sql()) else {
             return next.run(command).await;
         };
         let session = command.session().clone();

@@ -100,7 +100,7 @@ async fn exchange(opening: &mut Opening, credentials: &Credentials, session: &Se
     let mut method = Method { plugin: plugin(&greeting.auth_plugin), salt: greeting.salt.clone() };
     let proof = method.proof(&credentials.password).unwrap_or_default();
     opening.set_client_capabilities(capabilities, 0);
-    session.set_capabilities(capabilities);
+    session.set_capabilities(capabilities.into());
     opening.send_login(login_packet(capabilities, credentials, &method, &proof)?).await?;
     for _ in 0..TURNS_MAX {
         let payload = opening.read().await?;

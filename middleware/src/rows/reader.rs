@@ -49,7 +49,7 @@ impl ResultReader {
     pub fn new(command: &Command, row_bytes_max: usize) -> Self {
         let rows_at_once = matches!(command.kind(), CommandKind::Fetch | CommandKind::FieldList);
         Self {
-            binary: command.kind() == CommandKind::Execute,
+            binary: matches!(command.kind(), CommandKind::Execute | CommandKind::BulkExecute),
             deprecates_eof: command.session().deprecates_eof(),
             state: if rows_at_once { State::Rows } else { State::Count },
             columns: Vec::new(),
@@ -88,7 +88,12 @@ impl ResultReader {
         let Some(payload) = self.payload()? else { return Ok(None) };
         Ok(Some(match self.state {
             State::Count => {
-                let count = Cursor::new(&payload).lenenc().filter(|count| *count > 0);
+                let mut cursor = Cursor::new(&payload);
+                let count = cursor.lenenc().filter(|count| *count > 0);
+                if cursor.u8() == Some(0) {
+                    // MariaDB's cached metadata, which is agreed on only by sessions that began without layers.
+                    return Err(malformed("result: its columns were left out, so no layer can read it; connect again"));
+                }
                 self.state = State::Columns(count.ok_or(malformed("column count"))?);
                 Packet::Frame(payload)
             }

@@ -48,7 +48,7 @@ impl<'a> ResultSet<'a> {
     /// # Errors
     /// A value is not of its column's type.
     pub fn reply(self, command: &Command) -> Result<Reply, WrongType> {
-        let binary = command.kind() == CommandKind::Execute;
+        let binary = matches!(command.kind(), CommandKind::Execute | CommandKind::BulkExecute);
         let status = command.session().status() & !OF_ONE_COMMAND;
         let (mut bytes, mut payload) = (Vec::new(), Vec::new());
         put_lenenc(&mut payload, self.columns.len() as u64);

@@ -134,7 +134,7 @@ async fn relay(
     let capabilities = login.capabilities & opening.greeting.offered();
     let mariadb = login.mariadb_capabilities & opening.greeting.offered_mariadb();
     client.set_capabilities(capabilities);
-    session.set_capabilities(capabilities);
+    session.set_capabilities(u64::from(capabilities) | u64::from(mariadb) << 32);
     opening.set_client_capabilities(capabilities, mariadb);
     let asked = capabilities & !capability::COMPRESS | capability::UPSTREAM;
     opening.send_login(login::for_upstream(&payload, asked, mariadb)).await?;

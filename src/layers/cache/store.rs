@@ -27,7 +27,7 @@ pub(super) struct Key {
     pub(super) user: Arc<str>,
     pub(super) schema: Arc<str>,
     pub(super) variables: Arc<[u8]>,
-    pub(super) capabilities: u32,
+    pub(super) capabilities: u64,
     pub(super) sql: Bytes,
     pub(super) parameters: Bytes,
 }

@@ -46,7 +46,7 @@ impl View {
     pub(super) fn follow(&self, command: &Command) {
         match command.kind() {
             CommandKind::ResetConnection | CommandKind::ChangeUser => *self.0.lock() = Known::default(),
-            CommandKind::Query | CommandKind::Execute => match effect(command) {
+            kind if kind.runs_sql() => match effect(command) {
                 Effect::None => {}
                 Effect::Variables => self.0.lock().variables = None,
                 Effect::Unknown => self.0.lock().is_closed = true,
