@@ -293,6 +293,14 @@ impl Command {
         }
     }
 
+    /// Makes an execute whole for the server: it names the types of its parameters only once, and the one that did may
+    /// have been answered by a layer.
+    pub(crate) fn complete(&mut self) {
+        if let Some(completed) = self.executed().and_then(|prepared| prepared.completed(&self.payload)) {
+            self.payload = completed;
+        }
+    }
+
     /// The classify layer's: attaches what it found.
     pub(crate) fn classified(&mut self, plan: Arc<Plan>) {
         self.plan = Some(plan);

@@ -22,6 +22,8 @@ pub struct Prepared {
     parameters: AtomicU16,
     /// Two bytes per parameter, from the last execute that told them.
     types: Mutex<Bytes>,
+    /// Those that the server was told. A layer may have answered the execute that told them.
+    told: Mutex<Bytes>,
     /// A parameter's value was sent by itself, and is not in the execute.
     has_long_data: AtomicBool,
 }
@@ -32,6 +34,7 @@ impl Prepared {
             text: Mutex::new((sql, plan)),
             parameters: AtomicU16::new(0),
             types: Mutex::default(),
+            told: Mutex::default(),
             has_long_data: AtomicBool::new(false),
         }
     }
@@ -67,6 +70,21 @@ impl Prepared {
                 *types = Bytes::copy_from_slice(told);
             }
         }
+    }
+
+    /// The execute as the server must get it: with the types, if it was not told them yet. `None` if it may stay as it is.
+    pub(crate) fn completed(&self, execute: &[u8]) -> Option<Bytes> {
+        let layout = Layout::of(execute, self.parameters())?;
+        let types = lock(&self.types).clone();
+        let mut told = lock(&self.told);
+        if layout.types.is_some() || types == *told {
+            *told = types;
+            return None;
+        }
+        let head = NULL_MAP + layout.nulls.len();
+        let completed = [&execute[..head], &[1], &types, layout.values].concat().into();
+        *told = types;
+        Some(completed)
     }
 
     /// The types and the rest of this execute: NULL map and values. `None` if something of it came otherwise.
@@ -122,6 +140,10 @@ mod tests {
             let (types, nulls, values) = prepared.layout(execute).expect("all is known");
             assert_eq!((&types[..], nulls, values), (&[3, 0][..], &[0][..], &value.to_le_bytes()[..]));
         }
+        // The server has seen neither: a layer has answered the first.
+        let completed = prepared.completed(&later).expect("the types are missing");
+        assert_eq!(completed, [&first[..first.len() - 4], &8u32.to_le_bytes()].concat());
+        assert_eq!(prepared.completed(&later), None, "now it knows them");
         for len in 0..first.len() - 4 {
             prepared.learn_types(&first[..len]);
         }

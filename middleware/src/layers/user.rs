@@ -220,7 +220,8 @@ impl<S> fmt::Debug for User<S> {
     }
 }
 
-/// What user layers hand their commands to: nothing goes on that was not classified.
+/// What user layers hand their commands to: nothing goes on that was not classified, or that the server could not read
+/// since a layer has answered an earlier command.
 struct Sealed<S>(Arc<Mutex<S>>);
 
 fn lock<S>(inner: &Mutex<S>) -> std::sync::MutexGuard<'_, S> {
@@ -241,6 +242,7 @@ impl<S: Router> Service<Command> for Sealed<S> {
         if command.plan().is_none() {
             command.classify();
         }
+        command.complete();
         lock(&self.0).call(command)
     }
 }
