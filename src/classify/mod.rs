@@ -189,10 +189,11 @@ impl Classifier for SqlClassifier {
     }
 
     fn without_literals(&self, sql: &[u8], mode: SqlMode) -> Option<String> {
-        if self.scanner.scan(sql, mode).flags.has(Flags::DOUBT) {
+        let scan = self.scanner.scan(sql, mode);
+        if scan.flags.has(Flags::DOUBT) {
             return None;
         }
-        let template = self.scanner.template(sql, mode, TEMPLATE_BYTES_MAX);
+        let template = self.scanner.template(sql, mode, &scan, TEMPLATE_BYTES_MAX);
         Some(String::from_utf8_lossy(&template.text).into_owned())
     }
 

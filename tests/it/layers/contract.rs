@@ -87,7 +87,7 @@ async fn rows_are_mapped_in_both_forms_and_all_else_keeps_its_bytes() {
     };
     assert_eq!(through.query::<Item, _>(sql).await.unwrap(), expected(direct.query(sql).await.unwrap()));
     assert_eq!(through.exec::<Item, _, _>(sql, ()).await.unwrap(), expected(direct.exec(sql, ()).await.unwrap()));
-    let many = "SELECT seq, REPEAT('x', 300) FROM shop.item JOIN seq_1_to_2000 WHERE id = 1 ORDER BY seq";
+    let many = "SELECT seq, REPEAT('x', 300) FROM shop.item JOIN shop.seq_1_to_2000 WHERE id = 1 ORDER BY seq";
     let rows: Vec<(u64, String)> = through.query(many).await.unwrap();
     assert_eq!(rows, direct.query::<(u64, String), _>(many).await.unwrap());
 }
@@ -116,7 +116,7 @@ async fn parameters_are_seen_with_their_types() {
 async fn a_reply_that_is_not_read_to_its_end_never_becomes_the_next_commands() {
     let layer = from_fn(async |command: Command, next: Next| {
         if asks(&command, "two at once") {
-            let ask = Command::query(command.session(), "SELECT REPEAT('x', 1000) FROM seq_1_to_1000");
+            let ask = Command::query(command.session(), "SELECT REPEAT('x', 1000) FROM shop.seq_1_to_1000");
             let unread = next.run(ask).await?;
             let second = next.run(command).await;
             drop(unread);
