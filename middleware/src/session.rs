@@ -35,6 +35,7 @@ pub struct Session {
     capabilities: AtomicU64,
     status: AtomicU16,
     ascii_unsafe_charset: AtomicBool,
+    ansi_quotes: AtomicBool,
     names: Mutex<Names>,
     states: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
@@ -78,6 +79,7 @@ impl Session {
             capabilities: AtomicU64::new(DEPRECATE_EOF),
             status: AtomicU16::new(status::AUTOCOMMIT),
             ascii_unsafe_charset: AtomicBool::new(false),
+            ansi_quotes: AtomicBool::new(false),
             names: Mutex::new(Names { user: "".into(), schema: "".into() }),
             states: Mutex::default(),
         }
@@ -133,7 +135,7 @@ impl Session {
         let flags = self.status();
         SqlMode {
             no_backslash_escapes: flags & status::NO_BACKSLASH_ESCAPES != 0,
-            ansi_quotes: flags & status::ANSI_QUOTES != 0,
+            ansi_quotes: flags & status::ANSI_QUOTES != 0 || self.ansi_quotes.load(Relaxed),
             ascii_unsafe_charset: self.ascii_unsafe_charset.load(Relaxed),
         }
     }
@@ -167,6 +169,11 @@ impl Session {
     /// Records the status flags of an OK.
     pub fn set_status(&self, flags: u16) {
         self.status.store(flags, Relaxed);
+    }
+
+    /// Records whether double quotes are identifiers, where the status flags don't say so.
+    pub fn set_ansi_quotes(&self, yes: bool) {
+        self.ansi_quotes.store(yes, Relaxed);
     }
 
     /// Records that the client's character set changed.

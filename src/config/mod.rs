@@ -335,6 +335,9 @@ pub struct Limits {
     /// How long a client may take to log in.
     #[serde(rename = "handshake_timeout_ms", deserialize_with = "values::milliseconds")]
     pub handshake_timeout: Duration,
+    /// How long a MySQL client may go without a command. MySQL's own wait_timeout holds besides.
+    #[serde(rename = "idle_timeout_ms", deserialize_with = "values::milliseconds")]
+    pub idle_timeout: Duration,
     /// How long a MySQL client may take nothing of its reply.
     #[serde(rename = "write_timeout_ms", deserialize_with = "values::milliseconds")]
     pub write_timeout: Duration,
@@ -349,6 +352,7 @@ impl Default for Limits {
             connections_max: const { NonZeroU32::new(500).unwrap() },
             packet_bytes_max: const { NonZeroUsize::new(64 << 20).unwrap() },
             handshake_timeout: Duration::from_secs(8),
+            idle_timeout: Duration::from_secs(8 * 60 * 60),
             write_timeout: Duration::from_secs(60),
             shutdown_grace: Duration::from_secs(10),
         }

@@ -221,6 +221,7 @@ impl NodeBuilder {
                 connections_max: config.limits.connections_max.get() as usize,
                 handshake_timeout: config.limits.handshake_timeout,
                 packet_bytes_max: config.limits.packet_bytes_max.get(),
+                idle_timeout: config.limits.idle_timeout,
                 write_timeout: config.limits.write_timeout,
                 shutdown_grace: config.limits.shutdown_grace,
             },

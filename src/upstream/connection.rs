@@ -4,12 +4,13 @@ use std::io;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use towline_middleware::{CommandKind, Error, ServerError};
+use towline_middleware::{CommandKind, Error, ServerError, Session};
 
 use super::{
     Endpoint, Fence, Killer,
     password_bridge::PasswordBridge,
     reader::{Form, ReplyReader},
+    tracking::{Wanted, learn},
 };
 use crate::{
     transport::Transport,
@@ -110,8 +111,8 @@ pub struct Upstream {
     /// What the client on the other side can do; decides the form of replies.
     pub(super) client_capabilities: u32,
     client_mariadb_capabilities: u32,
-    /// Whether the client has asked for the GTID reports by itself.
-    pub(super) client_wants_gtids: bool,
+    /// Which of the node's own reports the client has asked for by itself.
+    pub(super) client_wants: Wanted,
     /// Translates passwords at COM_CHANGE_USER; none for a session that has none.
     pub(super) passwords: Option<Box<PasswordBridge>>,
 }
@@ -136,7 +137,7 @@ impl Upstream {
             killer: None,
             client_capabilities: 0,
             client_mariadb_capabilities: 0,
-            client_wants_gtids: false,
+            client_wants: Wanted::default(),
             passwords: None,
         };
         let (_, payload) = upstream.read_packet().await.map_err(|error| match error {
@@ -191,19 +192,24 @@ impl Upstream {
         !self.fence_is_up
     }
 
-    /// Puts the fence up (see [`Fence`]). To be called after the login, before the client's first command.
+    /// Puts the fence up (see [`Fence`]), and takes from the answer how the server reads the session's SQL. To be called
+    /// after the login, before the client's first command.
     ///
     /// # Errors
     /// The session is over: without its fence it must not be used.
-    pub async fn put_up_fence(&mut self) -> Result<(), Error> {
+    pub async fn put_up_fence(&mut self, session: &Session) -> Result<(), Error> {
         let statement = self.fence.statement(self.mariadb);
         let mut payload = vec![CommandKind::Query.to_byte()];
         payload.extend_from_slice(statement.as_bytes());
         self.write_packet(0, &payload).await?;
         let (_, answer) = self.read_packet().await?;
         self.fence_is_up = answer.first() == Some(&ok::HEADER);
+        if self.fence_is_up {
+            let malformed = |error: Malformed| Error::Protocol { peer: "MySQL", what: error.0 };
+            learn(&mut ok::decode(&answer).map_err(malformed)?, session, Wanted::default());
+            return Ok(());
+        }
         match err::decode(&answer) {
-            _ if self.fence_is_up => Ok(()),
             // With an expired password the server takes nothing but a new one, so there is nothing to fence yet.
             Ok(error) if error.code == MUST_CHANGE_PASSWORD => Ok(()),
             refusal => {

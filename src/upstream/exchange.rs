@@ -9,7 +9,7 @@ use towline_middleware::{BoxFuture, Command, CommandKind, Error, Final, Head, In
 use super::{
     Turn, Upstream,
     reader::{ReplyReader, Step},
-    tracking,
+    tracking::{self, Wanted},
 };
 use crate::wire::{Malformed, change_user::ChangeUser, frame::HEADER_LEN};
 
@@ -80,8 +80,8 @@ struct After {
     session: Arc<Session>,
     /// The command may have taken the fence down.
     fence: bool,
-    /// The client asks by itself for the reports that the fence switches on.
-    wants_gtids: bool,
+    /// Which reports that the fence switches on the client asks for by itself.
+    wanted: Wanted,
     /// The session's new account and schema.
     login: Option<Bytes>,
     schema: Option<Bytes>,
@@ -96,7 +96,7 @@ impl After {
         Self {
             session: command.session().clone(),
             fence: resets || touches,
-            wants_gtids: touches && tracking::asks_for_gtids(command.sql()),
+            wanted: if touches { Wanted::by(command.sql()) } else { Wanted::default() },
             login: (kind == CommandKind::ChangeUser).then(|| command.payload().clone()),
             schema: (kind == CommandKind::InitDb).then(|| command.payload().slice(1..)),
         }
@@ -125,8 +125,7 @@ impl Rest {
             passwords.of_server(packet.get(HEADER_LEN..).unwrap_or_default());
         }
         if let Step::Part(Part::Final { end: Final::Ok(completion), .. }) = &mut step {
-            let wants_gtids = self.lease.0.client_wants_gtids;
-            tracking::learn(completion, &self.after.session, wants_gtids);
+            tracking::learn(completion, &self.after.session, self.lease.0.client_wants);
             if !completion.has_more() {
                 self.succeeded().await?;
             }
@@ -159,10 +158,10 @@ impl Rest {
             self.after.session.set_ascii_unsafe_charset(tracking::is_ascii_unsafe_collation(collation));
         }
         if self.after.fence {
-            upstream.client_wants_gtids = self.after.wants_gtids;
+            upstream.client_wants = self.after.wanted;
         }
         if self.after.fence || upstream.wants_fence() {
-            upstream.put_up_fence().await?;
+            upstream.put_up_fence(&self.after.session).await?;
         }
         Ok(())
     }

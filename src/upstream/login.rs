@@ -9,7 +9,7 @@ use bytes::Bytes;
 use mysql_common::packets::AuthPlugin;
 use towline_middleware::{Error, ServerError, Session};
 
-use super::{Opening, Upstream, learn, rsa_key};
+use super::{Opening, Upstream, Wanted, learn, rsa_key};
 use crate::wire::{
     Cursor, Malformed,
     capability::{self, LONG_PASSWORD, MULTI_RESULTS, PLUGIN_AUTH, PS_MULTI_RESULTS, SECURE_CONNECTION},
@@ -83,7 +83,7 @@ pub async fn log_in(
     match exchange(&mut opening, credentials, session).await {
         Ok(()) => {
             let mut upstream = opening.into_upstream();
-            upstream.put_up_fence().await?;
+            upstream.put_up_fence(session).await?;
             Ok(upstream)
         }
         Err(error) => {
@@ -107,7 +107,7 @@ async fn exchange(opening: &mut Opening, credentials: &Credentials, session: &Se
         let answer = match payload.first() {
             Some(&ok::HEADER) => {
                 let mut completion = ok::decode(&payload).map_err(malformed)?;
-                learn(&mut completion, session, false);
+                learn(&mut completion, session, Wanted::default());
                 session.set_connection_id(connection_id);
                 session.set_user(&credentials.user);
                 return Ok(());

@@ -1,5 +1,7 @@
 //! Towards this node's MySQL: connecting, and one command's exchange on a connection.
 
+#[cfg(test)]
+mod captures;
 mod connection;
 mod endpoint;
 mod exchange;
@@ -20,4 +22,4 @@ pub use opening::Opening;
 pub(crate) use password_bridge::{PasswordBridge, Turn};
 pub use rsa_key::LoginKey;
 pub use tracking::Fence;
-pub(crate) use tracking::{is_ascii_unsafe_collation, learn};
+pub(crate) use tracking::{Wanted, is_ascii_unsafe_collation, learn};

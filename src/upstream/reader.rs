@@ -504,6 +504,19 @@ mod tests {
     }
 
     #[test]
+    fn reports_on_progress_pass_before_the_reply_and_within_it() {
+        let report = b"\xff\xff\xff\x01\x01\x02\x10\x27\x00\x05stage";
+        let mut bytes = Vec::new();
+        put_packet(&mut bytes, 1, report);
+        put_packet(&mut bytes, 2, report);
+        let whole = [bytes, result(3, &[b"\x01x\x01y"], 2)].concat();
+        for chunk in 1..whole.len() {
+            let (packets, finals) = read(CommandKind::Query, true, &whole, chunk);
+            assert_eq!((sequences(&packets), finals[0].1), (vec![1, 2, 3, 4, 5, 6], 7), "in pieces of {chunk}");
+        }
+    }
+
+    #[test]
     fn what_no_server_sends_is_an_error() {
         for payload in [&b""[..], b"\x00"] {
             let mut buf = BytesMut::new();

@@ -17,6 +17,18 @@ pub(crate) fn is_ascii_unsafe_collation(id: u16) -> bool {
     ASCII_UNSAFE_COLLATIONS.contains(&(id & !1024))
 }
 
+/// The part of MySQL's statement that both roles have.
+macro_rules! report_to_mysql_fence {
+    () => {
+        "session_track_system_variables=\
+         IF(@@session_track_system_variables='*','*',CONCAT_WS(',',NULLIF(@@session_track_system_variables,''),\
+         IF(FIND_IN_SET('character_set_client',REPLACE(@@session_track_system_variables,' ','')),NULL,\
+         'character_set_client'),\
+         IF(FIND_IN_SET('sql_mode',REPLACE(@@session_track_system_variables,' ','')),NULL,'sql_mode'))),\
+         sql_mode=@@sql_mode,character_set_client=@@character_set_client"
+    };
+}
+
 /// What a connection is set to before a client's first byte, and again after whatever resets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fence {
@@ -35,32 +47,25 @@ impl Fence {
         }
     }
 
-    /// The one statement that puts it up. `character_set_client` is asked for again, since classification hangs on it
-    /// and a client may have taken it off the list. MySQL takes no name twice, and its default list has this one.
+    /// The one statement that puts it up. It also has the server report what classification hangs on, from the start:
+    /// a variable that is set is reported, be it to the value that it has. A client may have taken these off the list;
+    /// MySQL takes no name twice. MariaDB tells of its sql_mode by the status flags, MySQL only by reports.
     pub(crate) fn statement(self, mariadb: bool) -> &'static str {
         match (self, mariadb) {
             (Self::ReportCommits, true) => {
                 "SET SESSION session_track_system_variables=\
-                 CONCAT_WS(',',NULLIF(@@session_track_system_variables,''),'character_set_client,last_gtid')"
-            }
-            (Self::ReportCommits, false) => {
-                "SET SESSION session_track_gtids=OWN_GTID,session_track_system_variables=\
-                 IF(@@session_track_system_variables='*' OR \
-                 FIND_IN_SET('character_set_client',REPLACE(@@session_track_system_variables,' ','')),\
-                 @@session_track_system_variables,\
-                 CONCAT_WS(',',NULLIF(@@session_track_system_variables,''),'character_set_client'))"
+                 CONCAT_WS(',',NULLIF(@@session_track_system_variables,''),'character_set_client,last_gtid'),\
+                 character_set_client=@@character_set_client"
             }
             (Self::ReadOnly, true) => {
                 "SET SESSION tx_read_only=1,session_track_system_variables=\
-                 CONCAT_WS(',',NULLIF(@@session_track_system_variables,''),'character_set_client')"
+                 CONCAT_WS(',',NULLIF(@@session_track_system_variables,''),'character_set_client'),\
+                 character_set_client=@@character_set_client"
             }
-            (Self::ReadOnly, false) => {
-                "SET SESSION transaction_read_only=1,session_track_system_variables=\
-                 IF(@@session_track_system_variables='*' OR \
-                 FIND_IN_SET('character_set_client',REPLACE(@@session_track_system_variables,' ','')),\
-                 @@session_track_system_variables,\
-                 CONCAT_WS(',',NULLIF(@@session_track_system_variables,''),'character_set_client'))"
+            (Self::ReportCommits, false) => {
+                concat!("SET SESSION session_track_gtids=OWN_GTID,", report_to_mysql_fence!())
             }
+            (Self::ReadOnly, false) => concat!("SET SESSION transaction_read_only=1,", report_to_mysql_fence!()),
         }
     }
 }
@@ -70,9 +75,23 @@ pub(crate) fn touches_tracking(sql: &[u8]) -> bool {
     contains_ignoring_case(sql, b"session_track")
 }
 
-/// Whether a statement asks for the GTID reports that the node otherwise keeps to itself.
-pub(crate) fn asks_for_gtids(sql: &[u8]) -> bool {
-    contains_ignoring_case(sql, b"last_gtid") || contains_ignoring_case(sql, b"session_track_gtids")
+/// What the node has the server report for itself, and a client may ask for besides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// The GTIDs of commits.
+    gtids: bool,
+    /// MySQL's sql_mode.
+    sql_mode: bool,
+}
+
+impl Wanted {
+    /// What a statement that touches tracking asks for.
+    pub(crate) fn by(sql: &[u8]) -> Self {
+        Self {
+            gtids: contains_ignoring_case(sql, b"last_gtid") || contains_ignoring_case(sql, b"session_track_gtids"),
+            sql_mode: contains_ignoring_case(sql, b"sql_mode") || sql.contains(&b'*'),
+        }
+    }
 }
 
 fn contains_ignoring_case(text: &[u8], word: &[u8]) -> bool {
@@ -80,8 +99,8 @@ fn contains_ignoring_case(text: &[u8], word: &[u8]) -> bool {
 }
 
 /// Reads the session state of an OK: the GTID goes into the completion, schema and character set into the session.
-/// What the client has not asked for is taken out of the state that it gets.
-pub(crate) fn learn(completion: &mut Completion, session: &Session, client_wants_gtids: bool) {
+/// What the client has not wanted is taken out of the state that it gets.
+pub(crate) fn learn(completion: &mut Completion, session: &Session, wanted: Wanted) {
     session.set_status(completion.status);
     if completion.state.is_empty() {
         return;
@@ -92,15 +111,19 @@ pub(crate) fn learn(completion: &mut Completion, session: &Session, client_wants
         let keep = match change {
             Change::Variable { name: b"last_gtid", value } => {
                 completion.gtid = gtid(value);
-                client_wants_gtids
+                wanted.gtids
             }
             Change::Gtids(value) => {
                 completion.gtid = gtid(value);
-                client_wants_gtids
+                wanted.gtids
             }
             Change::Variable { name: b"character_set_client", value } => {
                 session.set_ascii_unsafe_charset(ASCII_UNSAFE.contains(&value));
                 true
+            }
+            Change::Variable { name: b"sql_mode", value } => {
+                session.set_ansi_quotes(value.split(|byte| *byte == b',').any(|mode| mode == b"ANSI_QUOTES"));
+                wanted.sql_mode
             }
             Change::Schema(name) => {
                 session.set_schema(&String::from_utf8_lossy(name));
@@ -138,7 +161,7 @@ mod tests {
     fn the_gtid_is_the_nodes_and_the_rest_the_clients() {
         let session = testing::session(Role::Master);
         let mut completion = reported();
-        learn(&mut completion, &session, false);
+        learn(&mut completion, &session, Wanted::default());
         assert_eq!(completion.gtid.as_deref(), Some("0-1-5"));
         assert!(session.sql_mode().ascii_unsafe_charset);
         assert_eq!(&*session.schema(), "shop");
@@ -148,8 +171,21 @@ mod tests {
         assert_eq!(completion.state, kept);
 
         let mut completion = reported();
-        learn(&mut completion, &session, true);
+        learn(&mut completion, &session, Wanted::by(b"SET session_track_gtids"));
         assert_eq!(completion.state, reported().state, "a client that asked for GTIDs gets them");
+    }
+
+    #[test]
+    fn the_sql_mode_is_followed_and_kept_from_a_client_that_has_not_asked() {
+        let session = testing::session(Role::Master);
+        for (mode, quotes, wanted) in [("ANSI_QUOTES,ANSI", true, Wanted::default()), ("", false, Wanted::by(b"*"))] {
+            let mut state = Vec::new();
+            put_variable(&mut state, b"sql_mode", mode.as_bytes());
+            let mut completion = Completion { state: state.clone().into(), ..Completion::default() };
+            learn(&mut completion, &session, wanted);
+            assert_eq!(session.sql_mode().ansi_quotes, quotes);
+            assert_eq!(completion.state.is_empty(), !wanted.sql_mode);
+        }
     }
 
     #[test]

@@ -9,6 +9,8 @@ use super::{Malformed, frame::PAYLOAD_MAX};
 
 /// Bytes in front of each piece.
 pub const HEADER_LEN: usize = 7;
+/// No zlib stream becomes longer than this many times its length, so that a longer one need not be made room for.
+const RATIO_MAX: usize = 1032;
 /// A shorter piece is sent as it is, as the servers do.
 const COMPRESS_MIN: usize = 50;
 
@@ -83,6 +85,9 @@ pub fn decode(out: &mut Vec<u8>, header: Header, piece: &[u8]) -> Result<(), Mal
     if header.uncompressed_len == 0 {
         out.extend_from_slice(piece);
         return Ok(());
+    }
+    if header.uncompressed_len / RATIO_MAX > piece.len() {
+        return Err(Malformed("compressed packet"));
     }
     let start = out.len();
     out.resize(start + header.uncompressed_len, 0);

@@ -28,6 +28,9 @@ pub(super) struct Client {
     write: Vec<u8>,
     capabilities: u32,
     packet_bytes_max: usize,
+    /// A packet of several frames, as far as it has come, and how many of them.
+    long: BytesMut,
+    frames: u8,
     /// The number of the next packet of the login, in either direction.
     next: u8,
 }
@@ -36,7 +39,16 @@ impl Client {
     /// `write_timeout` bounds how long the client may take nothing of what is written to it.
     pub(super) fn new(transport: Transport, packet_bytes_max: usize, write_timeout: Duration) -> Self {
         let stream = ClientStream::new(transport, write_timeout);
-        Self { stream, read: BytesMut::new(), write: Vec::new(), capabilities: 0, packet_bytes_max, next: 0 }
+        Self {
+            stream,
+            read: BytesMut::new(),
+            write: Vec::new(),
+            capabilities: 0,
+            packet_bytes_max,
+            long: BytesMut::new(),
+            frames: 0,
+            next: 0,
+        }
     }
 
     /// The address of the other end of its connection; none over a Unix socket.
@@ -117,31 +129,31 @@ impl Client {
     /// The connection broke, the packet is too large or its numbers are wrong; [`Error::to_client`] tells the client.
     ///
     /// # Cancel safety
-    /// Safe while nothing of the packet has arrived, and after one frame; a packet of several frames must be read on.
+    /// A dropped future loses nothing.
     pub(super) async fn read_packet(&mut self, expected: u8) -> Result<Option<Bytes>, Error> {
-        let Some((payload, mut continues)) = self.read_frame(expected, 0).await? else { return Ok(None) };
-        if !continues {
-            return Ok(Some(payload));
+        loop {
+            let number = expected.wrapping_add(self.frames);
+            let Some((payload, continues)) = self.read_frame(number).await? else { return Ok(None) };
+            if self.frames == 0 && !continues {
+                return Ok(Some(payload));
+            }
+            self.long.extend_from_slice(&payload);
+            self.frames = self.frames.wrapping_add(1);
+            if !continues {
+                self.frames = 0;
+                return Ok(Some(std::mem::take(&mut self.long).freeze()));
+            }
         }
-        let mut whole = BytesMut::from(payload);
-        let mut expected = expected;
-        while continues {
-            expected = expected.wrapping_add(1);
-            let Some((payload, more)) = self.read_frame(expected, whole.len()).await? else { return Ok(None) };
-            whole.extend_from_slice(&payload);
-            continues = more;
-        }
-        Ok(Some(whole.freeze()))
     }
 
-    async fn read_frame(&mut self, expected: u8, before: usize) -> Result<Option<(Bytes, bool)>, Error> {
+    async fn read_frame(&mut self, expected: u8) -> Result<Option<(Bytes, bool)>, Error> {
         loop {
             if let Some(header) = Header::decode(&self.read) {
                 // Under compression the pieces are what counts: within them clients number as they like.
                 if header.sequence != expected && !self.stream.is_compressed() {
                     return Err(Error::Protocol { peer: "client", what: "packets out of order" });
                 }
-                if before + header.len > self.packet_bytes_max {
+                if self.long.len() + header.len > self.packet_bytes_max {
                     return Err(Error::PacketTooLarge { limit_bytes: self.packet_bytes_max });
                 }
                 if self.read.len() >= HEADER_LEN + header.len {
@@ -155,7 +167,7 @@ impl Client {
                 self.stream.readable().await.map_err(Error::Client)?;
             }
             if self.stream.read(&mut self.read).await.map_err(Error::Client)? == 0 {
-                return match self.read.is_empty() && before == 0 {
+                return match self.read.is_empty() && self.long.is_empty() {
                     true => Ok(None),
                     false => Err(Error::Client(io::ErrorKind::UnexpectedEof.into())),
                 };

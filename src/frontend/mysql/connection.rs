@@ -2,11 +2,13 @@
 
 use std::{
     future::{Future, poll_fn},
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::Poll,
+    time::Duration,
 };
 
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
 use towline_middleware::{Command, CommandKind, Error, Front, Part, Reply, ServerError, Session};
@@ -44,7 +46,10 @@ pub(super) async fn serve_client(stream: Transport, front: Arc<MySqlFront>, stop
             let router = Router::new(*upstream);
             let mut commands = front.stack.session(router.clone());
             match welcome(&mut client, last).await {
-                Ok(()) => serve_commands(&mut client, &session, &router, &mut commands, &stop).await,
+                Ok(()) => {
+                    let idle = IdleTimer::new(front.limits.idle_timeout);
+                    serve_commands(&mut client, &session, &router, &mut commands, idle, &stop).await
+                }
                 Err(error) => Err(error),
             }
         }
@@ -70,12 +75,14 @@ async fn serve_commands<S>(
     session: &Arc<Session>,
     router: &Router,
     commands: &mut S,
+    mut idle: IdleTimer,
     stop: &CancellationToken,
 ) -> Result<(), Error>
 where
     S: Service<Command, Response = Reply, Error = Error>,
 {
     loop {
+        idle.begin();
         let packet = tokio::select! {
             biased;
             packet = client.read_packet(0) => packet,
@@ -88,6 +95,10 @@ where
                 if let Some((sequence, payload)) = farewell {
                     client.put_packet(sequence, &payload);
                 }
+                return client.flush().await;
+            }
+            () = idle.expired() => {
+                client.put_error(0, &idle_too_long());
                 return client.flush().await;
             }
         };
@@ -181,6 +192,44 @@ async fn next_part(client: &mut Client, reply: &mut Reply) -> Result<Option<Part
             }
         }
     }
+}
+
+/// Tells when a session has been without a command for too long. One timer a session, which is set anew only when it
+/// goes off: a command costs it a look at the clock.
+#[derive(Debug)]
+struct IdleTimer {
+    timeout: Duration,
+    since: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl IdleTimer {
+    fn new(timeout: Duration) -> Self {
+        Self { timeout, since: Instant::now(), timer: Box::pin(sleep(timeout)) }
+    }
+
+    fn begin(&mut self) {
+        self.since = Instant::now();
+    }
+
+    async fn expired(&mut self) {
+        loop {
+            self.timer.as_mut().await;
+            let end = self.since + self.timeout;
+            if end <= Instant::now() {
+                return;
+            }
+            self.timer.as_mut().reset(end);
+        }
+    }
+}
+
+fn idle_too_long() -> ServerError {
+    ServerError::new(
+        4031,
+        b"HY000",
+        "The client was disconnected by this Towline node because of inactivity (limits.idle_timeout_ms)",
+    )
 }
 
 /// Tells the client why its session ends, if it can be told.

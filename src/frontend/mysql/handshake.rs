@@ -8,7 +8,7 @@ use towline_middleware::{Error, Final, Part, ServerError, Session};
 
 use super::{MySqlFront, client::Client};
 use crate::{
-    upstream::{Fence, Opening, PasswordBridge, Turn, Upstream, is_ascii_unsafe_collation, learn},
+    upstream::{Fence, Opening, PasswordBridge, Turn, Upstream, Wanted, is_ascii_unsafe_collation, learn},
     wire::{
         capability, err,
         login::{self, Login},
@@ -60,7 +60,7 @@ pub(super) async fn handshake(
             let mut upstream = opening.into_upstream();
             upstream.kill_when_abandoned(front.killer.clone(), connection_id);
             upstream.set_passwords(passwords);
-            if let Err(error) = upstream.put_up_fence().await {
+            if let Err(error) = upstream.put_up_fence(session).await {
                 tell(client, front, error.to_client()).await;
                 return Err(error);
             }
@@ -189,7 +189,7 @@ async fn relay_method(
         match payload.first() {
             Some(&ok::HEADER) => {
                 let mut completion = ok::decode(&payload).map_err(malformed)?;
-                learn(&mut completion, session, false);
+                learn(&mut completion, session, Wanted::default());
                 let last = Part::Final { end: Final::Ok(completion), sequence: client.next_number() };
                 return Ok(Relayed::Ok(passwords, last));
             }

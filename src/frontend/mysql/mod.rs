@@ -60,6 +60,8 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// The largest packet of a client.
     pub packet_bytes_max: usize,
+    /// How long a client may go without a command.
+    pub idle_timeout: Duration,
     /// How long a client may take nothing of its reply.
     pub write_timeout: Duration,
     /// How long running commands may go on when the node stops.

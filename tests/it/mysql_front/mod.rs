@@ -1,8 +1,10 @@
 //! The MySQL front before a real server.
 
+mod charsets;
 mod endings;
 mod forms;
 mod hostile;
+mod limits;
 mod local_infile;
 mod login;
 mod probes;

@@ -115,6 +115,7 @@ impl TestFront {
             connections_max: 50,
             handshake_timeout: Duration::from_secs(10),
             packet_bytes_max: 64 << 20,
+            idle_timeout: Duration::from_secs(600),
             write_timeout: Duration::from_secs(60),
             shutdown_grace: Duration::from_secs(10),
         };
