@@ -55,7 +55,8 @@ fn finals(c: &mut Criterion) {
 }
 
 fn compression(c: &mut Criterion) {
-    let text: Vec<u8> = (0..1000).flat_map(|n| format!("{n}, some row of text, {}\n", n * 7919 % 1000).into_bytes()).collect();
+    let text: Vec<u8> =
+        (0..1000).flat_map(|n| format!("{n}, some row of text, {}\n", n * 7919 % 1000).into_bytes()).collect();
     let mut packed = Vec::new();
     compressed::encode(&mut packed, 0, &text);
     let header = compressed::Header::decode(&packed).expect("a whole header");
