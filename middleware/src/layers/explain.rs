@@ -80,7 +80,7 @@ mod tests {
     fn the_answer_is_a_select_of_hexadecimal_strings() {
         let hex = |text: &str| text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
         for (role, runs_on, layer) in [(Role::Master, "master", "classify"), (Role::Slave, "nowhere", "guard")] {
-            let sql = answer(&testing::session(role), b"SELECT 1");
+            let sql = answer(&testing::session(role), b"FROBNICATE 1");
             assert!(sql.starts_with("SELECT CONVERT(x'"), "{sql}");
             for (name, value) in [("class", "unknown"), ("runs_on", runs_on), ("layer", layer), ("cached", "no")] {
                 assert!(
