@@ -1,4 +1,4 @@
-.PHONY: demo test check fix bench
+.PHONY: demo test corpus check fix bench
 
 # A master and two slaves on this machine, each with a private MariaDB. `make demo ARGS=--once` ends by itself.
 demo:
@@ -9,6 +9,11 @@ demo:
 test:
 	scripts/install-mariadb.sh mariadb curl
 	cargo test --workspace --locked
+
+# Whether what is called a read reads: MariaDB's own test suites, judged by scratch servers. Takes minutes.
+corpus:
+	scripts/install-mariadb.sh mariadb-test-data
+	cargo test --locked --test it -- --ignored --nocapture corpus::
 
 # What CI checks besides the tests; writes nothing.
 check:

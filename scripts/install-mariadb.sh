@@ -1,17 +1,19 @@
 #!/bin/sh
 # Installs what is missing of MariaDB: `mariadbd`, which a node's private server needs, and what the arguments name:
-# `mariadb` (the client) and `curl` for tests, `sysbench` for the bench. Starts no service; does nothing when all is there.
+# `mariadb` (the client), `curl` and `mariadb-test-data` (the server's own test suites) for tests, `sysbench` for the
+# bench. Starts no service; does nothing when all is there.
 set -eu
 
 PATH="$PATH:/usr/sbin:/usr/local/sbin:/usr/libexec"
 wanted=
 for program in mariadbd "$@"; do
+    [ "$program" = mariadb-test-data ] && [ -d /usr/share/mysql/mysql-test/suite ] && continue
     command -v "$program" > /dev/null && continue
     case $program in
         mariadbd) wanted="$wanted mariadb-server-core" ;;
         mariadb) wanted="$wanted mariadb-client-core" ;;
-        curl | sysbench) wanted="$wanted $program" ;;
-        *) echo "usage: $0 [mariadb] [curl] [sysbench]" >&2; exit 2 ;;
+        curl | sysbench | mariadb-test-data) wanted="$wanted $program" ;;
+        *) echo "usage: $0 [mariadb] [curl] [mariadb-test-data] [sysbench]" >&2; exit 2 ;;
     esac
 done
 [ -n "$wanted" ] || exit 0

@@ -7,6 +7,7 @@ mod capture;
 mod check;
 mod cli;
 mod cluster;
+mod corpus;
 mod guard;
 mod http;
 mod hub;
