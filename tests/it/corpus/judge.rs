@@ -37,6 +37,8 @@ fn server_args(files: &Path) -> Vec<String> {
         "--sync-binlog=0",
         "--innodb-flush-log-at-trx-commit=0",
         "--innodb-doublewrite=0",
+        "--innodb-flush-method=nosync",
+        "--debug-no-sync",
         "--innodb-buffer-pool-size=32M",
         "--binlog-annotate-row-events=OFF",
         "--event-scheduler=OFF",
