@@ -99,8 +99,9 @@ impl Error {
     pub fn to_client(&self) -> Option<ServerError> {
         match self {
             Self::Client(_) => None,
+            // Not 2013, a number of the client's own: MariaDB's C library takes that from a peer for a malformed packet.
             Self::Upstream(_) => Some(ServerError::new(
-                2013,
+                1053,
                 b"08S01",
                 "Lost connection to the MySQL server behind this Towline node; reconnect",
             )),

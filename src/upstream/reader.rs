@@ -13,6 +13,8 @@ use crate::wire::{
 
 /// The first byte of "send me this file".
 const INFILE: u8 = 0xfb;
+/// The answer to a prepare that worked. MySQL 9 answers some that it refuses by a plain OK, which is shorter.
+const PREPARE_OK_LEN: usize = 12;
 /// Flags about one query: no good index, no index, last row sent, slow.
 const OF_ONE_QUERY: u16 = 0x0010 | 0x0020 | 0x0080 | 0x0800;
 
@@ -236,7 +238,7 @@ impl ReplyReader {
                 let packet = self.renumbered(packet);
                 Ok(Step::Part(if goes_on { Part::Packets(packet) } else { Part::Turn(packet) }))
             }
-            (CommandKind::Prepare, ok::HEADER) => self.prepare_ok(packet),
+            (CommandKind::Prepare, ok::HEADER) if payload.len() >= PREPARE_OK_LEN => self.prepare_ok(packet),
             (CommandKind::Query | CommandKind::Execute, INFILE) => {
                 self.head.get_or_insert(Head::Turn);
                 self.state = State::Infile;
@@ -480,6 +482,14 @@ mod tests {
         assert_eq!((sequences(&packets), finals.len()), (vec![1, 2, 3, 4], 0));
         let (packets, _) = read(CommandKind::Prepare, false, &bytes, 3);
         assert_eq!(sequences(&packets), [1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn a_prepare_may_be_answered_by_a_plain_ok() {
+        let mut bytes = Vec::new();
+        put_packet(&mut bytes, 1, &[0, 0, 0, 2, 0, 0, 0]);
+        let (packets, finals) = read(CommandKind::Prepare, true, &bytes, 3);
+        assert_eq!((packets.len(), finals.len()), (0, 1));
     }
 
     #[test]

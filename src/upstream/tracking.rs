@@ -49,17 +49,18 @@ impl Fence {
 
     /// The one statement that puts it up. It also has the server report what classification hangs on, from the start:
     /// a variable that is set is reported, be it to the value that it has. A client may have taken these off the list;
-    /// MySQL takes no name twice. MariaDB tells of its sql_mode by the status flags, MySQL only by reports.
+    /// `*` is every variable and takes no other beside it, and MySQL takes no name twice. MariaDB tells of its sql_mode
+    /// by the status flags, MySQL only by reports.
     pub(crate) fn statement(self, mariadb: bool) -> &'static str {
         match (self, mariadb) {
             (Self::ReportCommits, true) => {
-                "SET SESSION session_track_system_variables=\
-                 CONCAT_WS(',',NULLIF(@@session_track_system_variables,''),'character_set_client,last_gtid'),\
+                "SET SESSION session_track_system_variables=IF(@@session_track_system_variables='*','*',\
+                 CONCAT_WS(',',NULLIF(@@session_track_system_variables,''),'character_set_client,last_gtid')),\
                  character_set_client=@@character_set_client"
             }
             (Self::ReadOnly, true) => {
-                "SET SESSION tx_read_only=1,session_track_system_variables=\
-                 CONCAT_WS(',',NULLIF(@@session_track_system_variables,''),'character_set_client'),\
+                "SET SESSION tx_read_only=1,session_track_system_variables=IF(@@session_track_system_variables='*','*',\
+                 CONCAT_WS(',',NULLIF(@@session_track_system_variables,''),'character_set_client')),\
                  character_set_client=@@character_set_client"
             }
             (Self::ReportCommits, false) => {
@@ -82,6 +83,8 @@ pub(crate) struct Wanted {
     gtids: bool,
     /// MySQL's sql_mode.
     sql_mode: bool,
+    /// Every variable, and so MariaDB's `last_gtid` too.
+    every_variable: bool,
 }
 
 impl Wanted {
@@ -89,7 +92,8 @@ impl Wanted {
     pub(crate) fn by(sql: &[u8]) -> Self {
         Self {
             gtids: contains_ignoring_case(sql, b"last_gtid") || contains_ignoring_case(sql, b"session_track_gtids"),
-            sql_mode: contains_ignoring_case(sql, b"sql_mode") || sql.contains(&b'*'),
+            sql_mode: contains_ignoring_case(sql, b"sql_mode"),
+            every_variable: sql.contains(&b'*'),
         }
     }
 }
@@ -111,7 +115,7 @@ pub(crate) fn learn(completion: &mut Completion, session: &Session, wanted: Want
         let keep = match change {
             Change::Variable { name: b"last_gtid", value } => {
                 completion.gtid = gtid(value);
-                wanted.gtids
+                wanted.gtids || wanted.every_variable
             }
             Change::Gtids(value) => {
                 completion.gtid = gtid(value);
@@ -123,7 +127,7 @@ pub(crate) fn learn(completion: &mut Completion, session: &Session, wanted: Want
             }
             Change::Variable { name: b"sql_mode", value } => {
                 session.set_ansi_quotes(value.split(|byte| *byte == b',').any(|mode| mode == b"ANSI_QUOTES"));
-                wanted.sql_mode
+                wanted.sql_mode || wanted.every_variable
             }
             Change::Schema(name) => {
                 session.set_schema(&String::from_utf8_lossy(name));

@@ -44,6 +44,9 @@ async fn commits_are_reported_whatever_the_client_resets() {
         client.run("SET SESSION session_track_system_variables = ''").await;
         client.run(WRITE).await;
         assert_eq!(front.seen.take().len(), 1, "after the client's own list");
+        client.run("SET SESSION session_track_system_variables = '*'").await;
+        client.run(WRITE).await;
+        assert_eq!(front.seen.take().len(), 1, "after the client's list of all");
         client.run("BEGIN").await;
         client.run(WRITE).await;
         assert_eq!(front.seen.take().len(), 0, "inside a transaction");
@@ -64,7 +67,10 @@ async fn a_client_that_asks_for_gtids_gets_them_and_no_other_does() {
     assert!(!shows_gtid(&client.query(WRITE).await[0].payload));
     client.run("SET SESSION session_track_system_variables = 'last_gtid'").await;
     assert!(shows_gtid(&client.query(WRITE).await[0].payload));
-    assert_eq!(front.seen.take().len(), 2, "the node sees them either way");
+    client.command(b"\x1f").await;
+    client.run("SET SESSION session_track_system_variables = '*'").await;
+    assert!(shows_gtid(&client.query(WRITE).await[0].payload), "one of all");
+    assert_eq!(front.seen.take().len(), 3, "the node sees them either way");
 }
 
 /// Takes every text for a read: the guard is fooled, and only the server's fence is left.
