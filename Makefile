@@ -1,4 +1,4 @@
-.PHONY: demo test corpus check fix bench
+.PHONY: demo test test-clients corpus check fix bench soak
 
 # A master and two slaves on this machine, each with a private MariaDB. `make demo ARGS=--once` ends by itself.
 demo:
@@ -15,6 +15,12 @@ corpus:
 	scripts/install-mariadb.sh mariadb-test-data
 	cargo test --locked --test it -- --ignored --nocapture corpus::
 
+# Every client of the README's table, directly at MariaDB and MySQL and through Towline, compared.
+test-clients:
+	scripts/install-clients.sh
+	cargo build --locked
+	tests/clients/run $(ARGS)
+
 # What CI checks besides the tests; writes nothing.
 check:
 	cargo fmt --all --check
@@ -26,6 +32,11 @@ fix:
 	cargo fmt --all
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
-# Point select, read-write and write-only through Towline and directly, in turns, with CPU time per query.
+# Point select, read-write, write-only and long results directly, through HAProxy and through Towline, in turns, with CPU
+# time per query.
 bench:
-	scripts/bench.sh
+	scripts/bench.sh $(ARGS)
+
+# Clients in great number, in great haste and of bad manners.
+soak:
+	scripts/soak.sh $(ARGS)

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what is missing of MariaDB: `mariadbd`, which a node's private server needs, and what the arguments name:
-# `mariadb` (the client), `curl` and `mariadb-test-data` (the server's own test suites) for tests, `sysbench` for the
-# bench. Starts no service; does nothing when all is there.
+# `mariadb` (the client), `curl` and `mariadb-test-data` (the server's own test suites) for tests, `sysbench`, `haproxy` and
+# `python3` for the benches. Starts no service; does nothing when all is there.
 set -eu
 
 PATH="$PATH:/usr/sbin:/usr/local/sbin:/usr/libexec"
@@ -12,8 +12,8 @@ for program in mariadbd "$@"; do
     case $program in
         mariadbd) wanted="$wanted mariadb-server-core" ;;
         mariadb) wanted="$wanted mariadb-client-core" ;;
-        curl | sysbench | mariadb-test-data) wanted="$wanted $program" ;;
-        *) echo "usage: $0 [mariadb] [curl] [mariadb-test-data] [sysbench]" >&2; exit 2 ;;
+        curl | sysbench | haproxy | python3 | mariadb-test-data) wanted="$wanted $program" ;;
+        *) echo "usage: $0 [mariadb] [curl] [mariadb-test-data] [sysbench] [haproxy] [python3]" >&2; exit 2 ;;
     esac
 done
 [ -n "$wanted" ] || exit 0
