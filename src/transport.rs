@@ -35,6 +35,17 @@ pub enum Transport {
     Closed,
 }
 
+/// What keeps others from listening in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protection {
+    /// Nothing.
+    Clear,
+    /// The stream does not leave this machine.
+    Socket,
+    /// TLS.
+    Tls,
+}
+
 impl Transport {
     /// The address of the other end; none over a Unix socket.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
@@ -51,10 +62,13 @@ impl Transport {
         }
     }
 
-    /// Whether nobody can listen in: under TLS, and within this machine over a Unix socket. Clients and servers send a
-    /// password in clear over such a stream and over no other.
-    pub fn is_secure(&self) -> bool {
-        matches!(self, Self::Tls(_) | Self::Plain(Socket::Unix(_)))
+    /// What keeps others from listening in.
+    pub fn protection(&self) -> Protection {
+        match self {
+            Self::Tls(_) => Protection::Tls,
+            Self::Plain(Socket::Unix(_)) => Protection::Socket,
+            Self::Plain(Socket::Tcp(_)) | Self::Closed => Protection::Clear,
+        }
     }
 
     /// The socket underneath; none when closed.

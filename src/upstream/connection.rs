@@ -13,7 +13,7 @@ use super::{
     tracking::{Wanted, learn},
 };
 use crate::{
-    transport::Transport,
+    transport::{Protection, Transport},
     wire::{
         Malformed, capability, err,
         frame::{HEADER_LEN, Header, PAYLOAD_MAX, put_packet},
@@ -155,9 +155,9 @@ impl Upstream {
         Ok((upstream, greeting))
     }
 
-    /// Whether nobody can listen in on the way to the server.
-    pub(super) fn is_secure(&self) -> bool {
-        self.stream.is_secure()
+    /// What keeps others from listening in on the way to the server.
+    pub(super) fn protection(&self) -> Protection {
+        self.stream.protection()
     }
 
     /// The stream, to be put under TLS.

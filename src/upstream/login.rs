@@ -10,10 +10,13 @@ use mysql_common::packets::AuthPlugin;
 use towline_middleware::{Error, ServerError, Session};
 
 use super::{Opening, Upstream, Wanted, learn, rsa_key};
-use crate::wire::{
-    Cursor, Malformed,
-    capability::{self, LONG_PASSWORD, MULTI_RESULTS, PLUGIN_AUTH, PS_MULTI_RESULTS, SECURE_CONNECTION},
-    err, ok,
+use crate::{
+    transport::Protection,
+    wire::{
+        Cursor, Malformed,
+        capability::{self, LONG_PASSWORD, MULTI_RESULTS, PLUGIN_AUTH, PS_MULTI_RESULTS, SECURE_CONNECTION},
+        err, ok,
+    },
 };
 
 /// The id of `utf8mb4_general_ci`, which every server since 5.5.3 has.
@@ -117,7 +120,9 @@ async fn exchange(opening: &mut Opening, credentials: &Credentials, session: &Se
                 method = Method::of_switch(&payload).ok_or(malformed(Malformed("login switch")))?;
                 Some(method.proof(&credentials.password).ok_or_else(|| method.unknown())?)
             }
-            Some(&MORE_DATA) => method.step(&payload[1..], &credentials.password, opening.is_secure())?,
+            Some(&MORE_DATA) => {
+                method.step(&payload[1..], &credentials.password, opening.protection() != Protection::Clear)?
+            }
             _ => return Err(malformed(Malformed("login packet")).into()),
         };
         if let Some(answer) = answer {

@@ -8,6 +8,7 @@ use towline_middleware::{CommandKind, Error};
 use super::{ConnectError, Endpoint, Fence, Upstream, connection::unreachable};
 use crate::{
     tls::{Connector, HandshakeError},
+    transport::Protection,
     wire::{
         Cursor, Malformed, capability, err,
         greeting::Greeting,
@@ -152,9 +153,9 @@ impl Opening {
         matches!(self.stage, Stage::OursAtSwitch | Stage::OursAtStep)
     }
 
-    /// Whether nobody can listen in on the way to the server, once the login packet has been sent.
-    pub fn is_secure(&self) -> bool {
-        self.upstream.is_secure()
+    /// What keeps others from listening in on the way to the server, once the login packet has been sent.
+    pub fn protection(&self) -> Protection {
+        self.upstream.protection()
     }
 
     /// The connection, once the server has said OK.

@@ -10,7 +10,7 @@
 use bytes::Bytes;
 
 use super::rsa_key::{self, LoginKey};
-use crate::wire::Cursor;
+use crate::{transport::Protection, wire::Cursor};
 
 const CACHING_SHA2: &[u8] = b"caching_sha2_password";
 const SHA256: &[u8] = b"sha256_password";
@@ -48,6 +48,15 @@ enum Method {
 }
 
 impl Method {
+    /// Whether both ends of such a stream let the password pass in clear.
+    fn trusts(self, protection: Protection) -> bool {
+        match protection {
+            Protection::Clear => false,
+            Protection::Socket => self != Self::Sha256,
+            Protection::Tls => true,
+        }
+    }
+
     /// Asks the server for its public key.
     fn key_request(self) -> &'static [u8] {
         match self {
@@ -70,8 +79,8 @@ enum State {
 /// Follows the logins of one session, the first and those of COM_CHANGE_USER.
 #[derive(Debug)]
 pub(crate) struct PasswordBridge {
-    client_is_secure: bool,
-    server_is_secure: bool,
+    client: Protection,
+    server: Protection,
     key: LoginKey,
     salt: Vec<u8>,
     method: Method,
@@ -81,10 +90,10 @@ pub(crate) struct PasswordBridge {
 
 impl PasswordBridge {
     /// A bridge for a session whose greeting had this salt.
-    pub(crate) fn new(client_is_secure: bool, server_is_secure: bool, key: LoginKey, salt: &[u8]) -> Self {
+    pub(crate) fn new(client: Protection, server: Protection, key: LoginKey, salt: &[u8]) -> Self {
         Self {
-            client_is_secure,
-            server_is_secure,
+            client,
+            server,
             key,
             salt: salt.to_vec(),
             method: Method::CachingSha2,
@@ -113,7 +122,7 @@ impl PasswordBridge {
     /// Takes a client's answer.
     pub(crate) async fn of_client(&mut self, answer: Bytes) -> Turn {
         let key_request = self.method.key_request();
-        match (self.state, self.client_is_secure, self.server_is_secure) {
+        match (self.state, self.method.trusts(self.client), self.method.trusts(self.server)) {
             (State::PasswordWanted, ..) if *answer == NO_PASSWORD => Turn::Forward(answer),
             (State::PasswordWanted, _, true) if answer == key_request => self.show_key().await,
             // A client that has no need of a key sends the password; one that has it may ask nonetheless.
@@ -147,12 +156,12 @@ impl PasswordBridge {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Protection::*, *};
 
     const SALT: &[u8] = b"12345678901234567890";
 
-    fn bridge(client_is_secure: bool, server_is_secure: bool, key: &LoginKey) -> PasswordBridge {
-        let mut bridge = PasswordBridge::new(client_is_secure, server_is_secure, key.clone(), b"the greeting's");
+    fn bridge(client: Protection, server: Protection, key: &LoginKey) -> PasswordBridge {
+        let mut bridge = PasswordBridge::new(client, server, key.clone(), b"the greeting's");
         bridge.of_server(&[b"\xfecaching_sha2_password\0", SALT, b"\0"].concat());
         bridge
     }
@@ -164,11 +173,11 @@ mod tests {
     #[tokio::test]
     async fn where_both_streams_are_alike_all_is_passed_on() {
         let key = LoginKey::default();
-        let mut secure = bridge(true, true, &key);
+        let mut secure = bridge(Socket, Tls, &key);
         passes(&mut secure, b"scramble").await;
         secure.of_server(&PASSWORD_WANTED);
         passes(&mut secure, b"secret\0").await;
-        let mut clear = bridge(false, false, &key);
+        let mut clear = bridge(Clear, Clear, &key);
         clear.of_server(&PASSWORD_WANTED);
         passes(&mut clear, b"\x02").await;
         clear.of_server(b"\x01-----BEGIN PUBLIC KEY-----");
@@ -178,7 +187,7 @@ mod tests {
     #[tokio::test]
     async fn a_password_in_clear_is_encrypted_for_a_server_that_wants_it_so() {
         let (key, servers) = (LoginKey::default(), LoginKey::default());
-        let mut bridge = bridge(true, false, &key);
+        let mut bridge = bridge(Tls, Clear, &key);
         bridge.of_server(&PASSWORD_WANTED);
         assert_eq!(bridge.of_client(Bytes::from_static(b"secret\0")).await, Turn::Encrypt(b"\x02"));
         let pem = servers.public_pem().await.expect("a key");
@@ -190,7 +199,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_in_clear_gets_the_nodes_key_and_the_server_the_password() {
         let key = LoginKey::default();
-        let mut bridge = bridge(false, true, &key);
+        let mut bridge = bridge(Clear, Socket, &key);
         bridge.of_server(&PASSWORD_WANTED);
         let Turn::Reply(shown) = bridge.of_client(Bytes::from_static(b"\x02")).await else { panic!("no key") };
         let sent = rsa_key::encrypt(b"secret\0".to_vec(), SALT, &shown[1..]).expect("a usable key");
@@ -201,22 +210,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn by_sha256_the_password_is_wanted_at_once() {
+    async fn by_sha256_the_password_is_wanted_at_once_and_only_tls_is_trusted() {
         let key = LoginKey::default();
         let switch = [b"\xfesha256_password\0", SALT, b"\0"].concat();
-        let mut bridge = PasswordBridge::new(true, false, key.clone(), b"");
+        let mut bridge = PasswordBridge::new(Tls, Socket, key.clone(), b"");
         bridge.of_server(&switch);
         assert_eq!(bridge.of_client(Bytes::from_static(b"secret\0")).await, Turn::Encrypt(b"\x01"));
         bridge.of_server(&switch);
         passes(&mut bridge, &NO_PASSWORD).await;
-        let mut bridge = PasswordBridge::new(false, true, key, b"");
+        let mut bridge = PasswordBridge::new(Socket, Tls, key, b"");
         bridge.of_server(&switch);
         assert!(matches!(bridge.of_client(Bytes::from_static(b"\x01")).await, Turn::Reply(_)));
     }
 
     #[tokio::test]
     async fn other_methods_are_none_of_its_business() {
-        let mut bridge = bridge(true, false, &LoginKey::default());
+        let mut bridge = bridge(Tls, Clear, &LoginKey::default());
         bridge.of_server(b"\xfemysql_clear_password\0");
         passes(&mut bridge, b"secret\0").await;
         bridge.of_server(&PASSWORD_WANTED);

@@ -8,7 +8,7 @@ use towline_middleware::{Error, Final, Part, ServerError};
 use super::stream::ClientStream;
 use crate::{
     tls::{Acceptor, HandshakeError},
-    transport::Transport,
+    transport::{Protection, Transport},
     wire::{
         capability, err,
         frame::{HEADER_LEN, Header, put_packet, put_short_packet},
@@ -56,9 +56,9 @@ impl Client {
         self.stream.transport().peer_addr()
     }
 
-    /// Whether nobody can listen in on the way to the client.
-    pub(super) fn is_secure(&self) -> bool {
-        self.stream.transport().is_secure()
+    /// What keeps others from listening in on the way to the client.
+    pub(super) fn protection(&self) -> Protection {
+        self.stream.transport().protection()
     }
 
     /// Puts the stream under TLS, as the client has just asked.

@@ -8,6 +8,7 @@ use towline_middleware::{Error, Final, Part, ServerError, Session};
 
 use super::{MySqlFront, client::Client};
 use crate::{
+    transport::Protection,
     upstream::{Fence, Opening, PasswordBridge, Turn, Upstream, Wanted, is_ascii_unsafe_collation, learn},
     wire::{
         capability, err,
@@ -139,7 +140,7 @@ async fn relay(
     let asked = capabilities & !capability::COMPRESS | capability::UPSTREAM;
     opening.send_login(login::for_upstream(&payload, asked, mariadb)).await?;
     let salt = &opening.greeting.salt;
-    let passwords = PasswordBridge::new(client.is_secure(), opening.is_secure(), front.login_key.clone(), salt);
+    let passwords = PasswordBridge::new(client.protection(), opening.protection(), front.login_key.clone(), salt);
     relay_method(client, opening, passwords, session).await
 }
 
@@ -161,7 +162,7 @@ async fn read_login(client: &mut Client, front: &MySqlFront) -> Result<Result<By
             None => return Ok(Err(None)),
         }
     }
-    if front.tls_required && !client.is_secure() {
+    if front.tls_required && client.protection() == Protection::Clear {
         let text = "Connections using insecure transport are prohibited: this Towline node wants TLS (tls.required)";
         return Ok(Err(Some(ServerError::new(3159, b"HY000", text))));
     }
