@@ -15,6 +15,7 @@ use crate::{
     layers::Layers,
     managed::{self, ManagedError, ManagedServer},
     node::{Node, NodeError},
+    replication::verify::{Difference, Verified},
     tls::TlsError,
 };
 
@@ -46,6 +47,8 @@ enum Command {
     Explain(ExplainArgs),
     /// Read statements from the standard input and print what Towline makes of each, one a line.
     Classify(ClassifyArgs),
+    /// Compare every slave with its master, table by table, while clients go on writing. Exits with 1 if one differs.
+    Verify(VerifyArgs),
     /// Run a master and its slaves on this machine, each with a private MariaDB, and show them at work.
     Demo(DemoOptions),
 }
@@ -71,6 +74,17 @@ struct StatusArgs {
     /// The node's administration: where its /status is.
     #[arg(long, default_value = "http://127.0.0.1:5000")]
     url: String,
+}
+
+#[derive(Debug, Args)]
+struct VerifyArgs {
+    /// The master's configuration file, for its address and the cluster's secret. Without it, the defaults and
+    /// TOWLINE_… variables hold.
+    #[arg(long, value_name = "FILE", env = "TOWLINE_CONFIG")]
+    config: Option<PathBuf>,
+    /// The master's administration. Without it, where the configuration says.
+    #[arg(long)]
+    url: Option<String>,
 }
 
 /// Carries out the command line and says how the process is to end.
@@ -107,6 +121,7 @@ fn execute(command: Command, layers: Layers) -> anyhow::Result<ExitCode> {
         Command::Explain(args) => return explain::explain(&args),
         Command::Classify(args) => return explain::classify(&args),
         Command::Status(args) => runtime.block_on(print_status(&args.url))?,
+        Command::Verify(args) => return runtime.block_on(verify(&args)),
         Command::Demo(options) => runtime.block_on(demo::run(options))?,
     }
     Ok(ExitCode::SUCCESS)
@@ -163,6 +178,59 @@ fn log_to_stderr(log: &Log) -> anyhow::Result<()> {
         LogFormat::Json => lines.json().init(),
     }
     Ok(())
+}
+
+async fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
+    let config = Config::load(args.config.as_deref(), Role::Master)?;
+    let listens = config.admin_listen().unwrap_or(config.http.listen);
+    let url = args.url.clone().unwrap_or_else(|| format!("http://{listens}"));
+    let mut request = reqwest::Client::new().post(format!("{}/admin/verify", url.trim_end_matches('/')));
+    if let Some(secret) = &config.cluster.secret {
+        request = request.bearer_auth(secret.reveal());
+    }
+    let mut answer = request.send().await.with_context(|| format!("no node answers at {url}"))?;
+    if !answer.status().is_success() {
+        anyhow::bail!("the node at {url} answers {}: {}", answer.status(), answer.text().await.unwrap_or_default());
+    }
+    let mut text = Vec::new();
+    while let Some(chunk) = answer.chunk().await.context("the node went away")? {
+        text.extend_from_slice(&chunk);
+        while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = text.drain(..=end).collect();
+            if let Some(code) = print_verified(serde_json::from_slice(&line).context("an answer of another program")?) {
+                return Ok(code);
+            }
+        }
+    }
+    anyhow::bail!("the node at {url} went away before all tables were compared")
+}
+
+/// Prints what was found; the exit code if that was the last.
+fn print_verified(verified: Verified) -> Option<ExitCode> {
+    match verified {
+        Verified::Table(table) => {
+            let word = if table.differences.is_empty() { "equal  " } else { "DIFFERS" };
+            println!("{word}  {}: {} rows", table.table, table.rows);
+            for Difference { slave, position, what, keys } in &table.differences {
+                println!("  {slave} at {position}: {what}");
+                keys.iter().for_each(|key| println!("    key {key}"));
+            }
+            None
+        }
+        Verified::Done(summary) => {
+            for (slave, why) in &summary.not_compared {
+                println!("NOT COMPARED  {slave}: {why}");
+            }
+            for (slave, tables) in &summary.differing_tables {
+                println!("{slave}: {tables} of {} tables differ", summary.tables);
+            }
+            Some(if summary.is_equal() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+        }
+        Verified::Failed { error } => {
+            eprintln!("towline: {error}");
+            Some(ExitCode::from(FAILED))
+        }
+    }
 }
 
 async fn print_status(url: &str) -> anyhow::Result<()> {

@@ -14,6 +14,7 @@ use crate::replication::{
     hub::{HubState, HubStatus},
     progress::{ApplyState, Progress},
     slave_status::{SlaveState, SlaveStatus},
+    verify::Summary,
 };
 
 /// One metric: its name, whether it only rises, and what it says.
@@ -50,6 +51,8 @@ metrics! {
     SLAVE_LAG_SECONDS "gauge" "towline_slave_lag_seconds" "Age of the oldest transaction that a slave lacks, by slave."
     SLAVE_STREAMING "gauge" "towline_slave_streaming" "Whether a slave gets the newest transactions from memory, by slave."
     SLAVE_PUSHED "counter" "towline_slave_pushed_transactions_total" "Transactions that a slave has confirmed, by slave."
+    SLAVE_DIFFERING_TABLES "gauge" "towline_slave_differing_tables" "Tables in which a slave was found to differ when it was last verified, by slave."
+    APPLY_REFUSED "counter" "towline_apply_refused_total" "Pushes refused, by why."
     APPLY_RUNNING "gauge" "towline_apply_running" "Whether this slave applies what it is pushed."
     APPLY_LAG_SECONDS "gauge" "towline_apply_lag_seconds" "Age of the oldest transaction that this slave knows of and lacks."
     APPLY_BATCHES "counter" "towline_apply_batches_total" "Batches applied."
@@ -116,6 +119,13 @@ impl Page {
         each(&SLAVE_PUSHED, |slave| Some(slave.pushed));
     }
 
+    /// Adds what the last verification has found.
+    pub fn verified(&mut self, summary: &Summary) {
+        for (slave, tables) in &summary.differing_tables {
+            self.put(&SLAVE_DIFFERING_TABLES, &[("slave", slave)], *tables);
+        }
+    }
+
     /// Adds a slave's applier.
     pub fn applier(&mut self, progress: &Progress) {
         self.put(&APPLY_RUNNING, &[], u64::from(progress.state == ApplyState::Running));
@@ -125,6 +135,9 @@ impl Page {
         self.put(&APPLY_SCHEMA_CHANGES, &[], progress.counts.schema_changes);
         self.put(&APPLY_LOCK_RETRIES, &[], progress.counts.lock_retries);
         self.put(&APPLY_BLOCKERS_ENDED, &[], progress.counts.blockers_ended);
+        for (refusal, count) in &progress.refused {
+            self.put(&APPLY_REFUSED, &[("refusal", &refusal.word())], *count);
+        }
     }
 
     /// Adds what the layers count.

@@ -6,7 +6,7 @@ use towline_middleware::{Epoch, Position, Sequence};
 
 use super::{
     CaptureError, CaptureOptions, Captured, Place,
-    context::{self, Family, Invoker},
+    context::{self, Invoker},
     event::{Event, Query, kind},
     flavor::{Group, Gtid, Source},
     format,
@@ -14,7 +14,7 @@ use super::{
     statement::{self, Statement},
     unpack,
 };
-use crate::replication::protocol::{Binary, Change, Context, Format, SchemaChange, Transaction};
+use crate::replication::protocol::{Binary, Change, Context, Family, Format, SchemaChange, Transaction};
 
 /// Makes transactions of the events that [`Self::push`] is given in the order of the binlog.
 ///
@@ -178,7 +178,12 @@ impl Assembler {
             {
                 open.rows.rows(event, &mut open.changes)
             }
+            // The reader gives the events in it next, unpacked.
+            kind::TRANSACTION_PAYLOAD => Ok(()),
             kind::XID if is_transaction => return self.commit(&event),
+            kind::XA_PREPARE if is_transaction && event.body().first() == Some(&XA_IN_ONE_PHASE) => {
+                return self.commit(&event);
+            }
             kind::QUERY => return self.query(&event),
             _ => return Err(self.refusal(&event)),
         };
@@ -199,11 +204,12 @@ impl Assembler {
         let excerpt = || statement::excerpt(query.sql, sql_mode);
         let statement = statement::classify(query.sql, sql_mode, query.schema);
         if open.gtid.group == Group::Untold {
-            let begins = statement == Statement::Begin;
+            let begins = matches!(statement, Statement::Begin | Statement::XaStart);
             open.gtid.group = if begins { Group::Transaction } else { Group::Single };
         }
         match (statement, open.gtid.group == Group::Transaction) {
-            (Statement::Begin, true) if open.changes.is_empty() => Ok(()),
+            (Statement::Begin | Statement::XaStart, true) if open.changes.is_empty() => Ok(()),
+            (Statement::XaEnd, true) => Ok(()),
             (Statement::Commit, true) => self.commit(event),
             (Statement::Rollback, true) => {
                 // Row events of tables without transactions stand in groups of their own, so no row here was kept. The
@@ -227,7 +233,9 @@ impl Assembler {
                 mend: "change them by statements of their own; the slaves need a snapshot from after it",
             }),
             (Statement::System, _) => Err(CaptureError::SystemTable { place, table: format!("mysql ({})", excerpt()) }),
-            (Statement::Xa, _) => Err(CaptureError::Unsupported { place, event: "an XA transaction", mend: XA_MEND }),
+            (Statement::Xa | Statement::XaStart | Statement::XaEnd, _) => {
+                Err(CaptureError::Unsupported { place, event: "an XA transaction", mend: XA_MEND })
+            }
             (Statement::Data | Statement::Temporary, _) => Err(CaptureError::StatementLogged { place, sql: excerpt() }),
             _ => Err(CaptureError::UnknownStatement { place, sql: excerpt() }),
         }
@@ -250,14 +258,12 @@ impl Assembler {
         let mut ends = true;
         match open.gtid.group {
             Group::AlterNotice => return self.commit(event),
-            // MariaDB's CREATE … SELECT: the rows follow, and the commit.
-            Group::Transaction if is_mariadb && *statement == Statement::Schema && open.changes.is_empty() => {
-                ends = false
-            }
+            // CREATE … SELECT: the rows follow, and the commit.
+            Group::Transaction if *statement == Statement::Schema && open.changes.is_empty() => ends = false,
             Group::Transaction => {
                 return unsupported(
-                    "a schema change inside a transaction (CREATE … SELECT)",
-                    "create the table first, then insert into it; the slaves need a snapshot from after it",
+                    "a schema change behind other changes of its transaction",
+                    "the slaves need a snapshot from after it",
                 );
             }
             _ if query.error != 0 => {
@@ -274,7 +280,7 @@ impl Assembler {
         }
         let sql = match statement {
             Statement::Account => statement::with_invoker(query.sql, context.sql_mode.unwrap_or(0), invoker),
-            _ => Some(query.sql.into()),
+            _ => Some(statement::with_definer(query.sql, context.sql_mode.unwrap_or(0), invoker)),
         };
         let Some(sql) = sql else {
             return unsupported(
@@ -330,10 +336,6 @@ impl Assembler {
             kind::MARIADB_START_ENCRYPTION => {
                 ("the start of an encrypted file", "set encrypt_binlog=OFF, then FLUSH BINARY LOGS")
             }
-            kind::TRANSACTION_PAYLOAD => (
-                "a compressed transaction",
-                "set binlog_transaction_compression=OFF; the slaves need a snapshot from after it",
-            ),
             kind::GTID_TAGGED => {
                 ("a GTID with a tag", "set gtid_next without a tag; the slaves need a snapshot from after it")
             }
@@ -346,6 +348,8 @@ impl Assembler {
     }
 }
 
+/// The first byte of MySQL's XA_prepare event when it is the end of the transaction.
+const XA_IN_ONE_PHASE: u8 = 1;
 const XA_MEND: &str = "XA is not replicated yet: use plain transactions; the slaves need a snapshot from after it";
 
 #[cfg(test)]
@@ -446,7 +450,9 @@ mod tests {
         let outside = [&outside[..], &[kind::IGNORABLE, kind::PREVIOUS_GTIDS, kind::GTID, 161, 162, 163]].concat();
         let inside =
             [kind::QUERY, kind::ROTATE, kind::FORMAT_DESCRIPTION, kind::XID, kind::HEARTBEAT, kind::HEARTBEAT_V2];
-        let inside = [&inside[..], &[kind::IGNORABLE, kind::ROWS_QUERY, kind::TABLE_MAP, 160]].concat();
+        let inside =
+            [&inside[..], &[kind::IGNORABLE, kind::ROWS_QUERY, kind::TABLE_MAP, kind::TRANSACTION_PAYLOAD, 160]]
+                .concat();
         let rows = [kind::PARTIAL_UPDATE_ROWS, 23, 24, 25, 30, 31, 32];
         // What is taken may still be malformed here; what is not must be refused as itself.
         let refused_as_itself = |error: &CaptureError| {

@@ -1,7 +1,7 @@
 //! The session state that a Query event carries, as a [`Context`].
 
 use super::event::{Fields, Query};
-use crate::replication::protocol::Context;
+use crate::replication::protocol::{Context, Family};
 
 // Bits of Q_FLAGS2. The two servers agree on those that both have.
 // Source: MariaDB 10.11 and MySQL 9.7, each bit read from a binlog written under the setting.
@@ -11,15 +11,6 @@ const EXPLICIT_DEFAULTS_FOR_TIMESTAMP: u32 = 1 << 24;
 const NO_FOREIGN_KEY_CHECKS: u32 = 1 << 26;
 const RELAXED_UNIQUE_CHECKS: u32 = 1 << 27;
 const IF_EXISTS: u32 = 1 << 28;
-
-/// Where a Query event comes from decides what its bits mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
-    /// MariaDB.
-    MariaDb,
-    /// MySQL.
-    MySql,
-}
 
 /// The account under which a statement ran, where the binlog names it.
 #[derive(Clone, Debug, PartialEq, Eq)]

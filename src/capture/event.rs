@@ -78,6 +78,17 @@ impl Event {
         Some(Self(bytes))
     }
 
+    /// Makes an event of one that has no CRC32, whose header does not count one either.
+    pub(super) fn without_checksum(event: &[u8]) -> Option<Self> {
+        let mut bytes = Vec::with_capacity(event.len() + CRC);
+        bytes.extend_from_slice(event);
+        let size = u32::try_from(event.len() + CRC).ok()?;
+        bytes.get_mut(9..13)?.copy_from_slice(&size.to_le_bytes());
+        let crc = crc32fast::hash(&bytes);
+        bytes.extend_from_slice(&crc.to_le_bytes());
+        Self::new(bytes)
+    }
+
     /// All of it.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.0

@@ -6,10 +6,9 @@ use mysql_async::{Conn, prelude::Queryable};
 
 use super::{
     CaptureError,
-    context::Family,
     event::{Event, Fields, kind},
 };
-use crate::replication::protocol::Mark;
+use crate::replication::protocol::{Family, Mark};
 
 /// The one origin whose transactions are captured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +21,7 @@ pub(crate) enum Source {
 
 impl Source {
     /// Which family of servers it is.
-    pub(super) fn family(self) -> Family {
+    pub(crate) fn family(self) -> Family {
         match self {
             Self::Domain(_) => Family::MariaDb,
             Self::Uuid(_) => Family::MySql,

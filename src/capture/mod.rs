@@ -1,8 +1,8 @@
 //! The master's binlog, made into transactions.
 //!
 //! [`Capture`] tails the binlog over a replication connection: `stream` opens it and checks each event as it comes in,
-//! `format` and `flavor` know what a file begins with and what differs between MariaDB and MySQL, `event` reads the bytes, `unpack` undoes compression,
-//! `statement` (on `tokens`) tells what a Query event is, `context` reads the session state that it carries, `rows`
+//! `format` and `flavor` know what a file begins with and what differs between MariaDB and MySQL, `event` reads the
+//! bytes, `unpack` undoes MariaDB's compression, `statement` (on `tokens`) tells what a Query event is, `context` reads the session state that it carries, `rows`
 //! collects a statement's row events, and `assemble` makes whole transactions of it all.
 //!
 //! The rule behind every line here: an event that is not understood stops capture with its place in the binlog.

@@ -28,7 +28,11 @@ pub(super) enum Statement<'a> {
     RollbackTo(Cow<'a, [u8]>),
     /// `RELEASE SAVEPOINT x`
     ReleaseSavepoint,
-    /// `XA …`
+    /// `XA START …`
+    XaStart,
+    /// `XA END …`
+    XaEnd,
+    /// Any other `XA …`
     Xa,
     /// `ANALYZE TABLE` and the like: changes no data.
     Maintenance,
@@ -112,6 +116,27 @@ pub(super) fn with_invoker<'a>(sql: &'a [u8], sql_mode: u64, invoker: Option<&In
     Some(Cow::Owned(replaced))
 }
 
+/// A statement on an event that names no definer, with the account that ran it as its definer: it would become that of
+/// whoever applies it. Any other statement as it is; the servers name the definers of all other objects themselves.
+pub(super) fn with_definer<'a>(sql: &'a [u8], sql_mode: u64, invoker: Option<&Invoker<'_>>) -> Cow<'a, [u8]> {
+    let mut tokens = Tokens::new(sql, sql_mode);
+    let Some(invoker) = invoker.filter(|invoker| !invoker.host.is_empty()) else { return Cow::Borrowed(sql) };
+    if !tokens.next().is_some_and(|verb| verb.is_any(&["CREATE", "ALTER"])) {
+        return Cow::Borrowed(sql);
+    }
+    if tokens.accept("OR") {
+        tokens.accept("REPLACE");
+    }
+    match tokens.next_at() {
+        Some((place, object)) if object.is("EVENT") => {
+            let (before, after) = sql.split_at(place.start);
+            let definer = format!("DEFINER={}@{} ", quote(invoker.user), quote(invoker.host));
+            Cow::Owned([before, definer.as_bytes(), after].concat())
+        }
+        _ => Cow::Borrowed(sql),
+    }
+}
+
 fn quote(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
 }
@@ -131,6 +156,8 @@ fn by_verb<'a>(verb: &Token<'a>, mut tokens: Tokens<'a>, schema: &[u8]) -> State
         b"ROLLBACK" => rollback(tokens),
         b"SAVEPOINT" => name(&mut tokens).map_or(Statement::Unknown, Statement::Savepoint),
         b"RELEASE" => Statement::ReleaseSavepoint,
+        b"XA" if tokens.accept("START") => Statement::XaStart,
+        b"XA" if tokens.accept("END") => Statement::XaEnd,
         b"XA" => Statement::Xa,
         b"ANALYZE" | b"OPTIMIZE" | b"REPAIR" | b"CHECK" => maintenance(tokens),
         b"FLUSH" => Statement::Maintenance,
@@ -298,6 +325,22 @@ mod tests {
 
     fn kind(sql: &str) -> Statement<'_> {
         classify(sql.as_bytes(), 0, b"shop")
+    }
+
+    #[test]
+    fn an_event_belongs_to_whoever_made_it() {
+        let invoker = Invoker { user: "a`b", host: "%" };
+        let cases = [
+            ("ALTER EVENT e DISABLE", "ALTER DEFINER=`a``b`@`%` EVENT e DISABLE"),
+            ("CREATE OR REPLACE /* x */ EVENT e", "CREATE OR REPLACE /* x */ DEFINER=`a``b`@`%` EVENT e"),
+            ("CREATE DEFINER=c@d EVENT e", "CREATE DEFINER=c@d EVENT e"),
+            ("ALTER TABLE event ADD a INT", "ALTER TABLE event ADD a INT"),
+            ("DROP EVENT e", "DROP EVENT e"),
+        ];
+        for (sql, expected) in cases {
+            assert_eq!(with_definer(sql.as_bytes(), 0, Some(&invoker)), expected.as_bytes());
+            assert_eq!(with_definer(sql.as_bytes(), 0, None), sql.as_bytes());
+        }
     }
 
     #[test]

@@ -116,7 +116,8 @@ fn is_too_large(error: &mysql_async::Error) -> bool {
     matches!(packet, Some(PacketCodecError::PacketTooLarge))
 }
 
-/// The event's bytes as they were sent. The reader takes the checksum off, and from a format description also the name
+/// The event's bytes as they were sent; one that comes out of a compressed transaction gets the checksum that it never
+/// had. The reader takes the checksum off, and from a format description also the name
 /// of the algorithm.
 fn whole(event: &events::Event) -> Result<Event, CaptureError> {
     let header = event.header();
@@ -128,10 +129,13 @@ fn whole(event: &events::Event) -> Result<Event, CaptureError> {
     {
         bytes.push(algorithm as u8);
     }
-    if let Some(checksum) = event.checksum() {
-        bytes.extend_from_slice(&checksum);
-    }
-    Event::new(bytes).ok_or_else(|| CaptureError::Malformed { place: Place::default(), what: "its length" })
+    let event = if bytes.len() == header.event_size() as usize {
+        Event::without_checksum(&bytes)
+    } else {
+        bytes.extend_from_slice(&event.checksum().unwrap_or_default());
+        Event::new(bytes)
+    };
+    event.ok_or_else(|| CaptureError::Malformed { place: Place::default(), what: "its length" })
 }
 
 async fn refuse_unfit(conn: &mut Conn) -> Result<(), CaptureError> {

@@ -43,7 +43,7 @@ const fn fixed(name: &'static str, wanted: Wanted, must: Must) -> Setting {
 
 /// A variable that a server does not have is passed over: these lists hold both families' names, and those that came or
 /// went with a release.
-const MASTER: [Setting; 12] = [
+const MASTER: [Setting; 11] = [
     fixed("log_bin", Is("ON"), Fail),
     dynamic("binlog_format", Is("ROW"), Fail),
     dynamic("binlog_row_image", Is("FULL"), Fail),
@@ -53,7 +53,6 @@ const MASTER: [Setting; 12] = [
     fixed("gtid_mode", Is("ON"), Fail),
     fixed("enforce_gtid_consistency", Is("ON"), Fail),
     fixed("encrypt_binlog", Is("OFF"), Fail),
-    dynamic("binlog_transaction_compression", Is("OFF"), Fail),
     // Without these a crash of the machine can leave the slaves with transactions that the master has lost.
     dynamic("sync_binlog", Is("1"), Warn),
     dynamic("innodb_flush_log_at_trx_commit", Is("1"), Warn),

@@ -274,6 +274,11 @@ pub struct Cluster {
     /// How long a slave may take to answer a push.
     #[serde(rename = "push_timeout_ms", deserialize_with = "values::milliseconds")]
     pub push_timeout: Duration,
+    /// A master's: how often it compares its slaves with itself; never if 0.
+    #[serde(rename = "verify_interval_s", deserialize_with = "values::seconds")]
+    pub verify_interval: Duration,
+    /// A master's: whether a slave that was found to differ gets no more changes until it is resumed.
+    pub verify_stops_slave: bool,
     /// The longest transaction that capture takes, in bytes of its events. A longer one stops replication until this is
     /// raised: nothing is skipped.
     pub transaction_buffer_bytes_max: NonZeroUsize,
@@ -293,6 +298,8 @@ impl Default for Cluster {
             ring_bytes_max: const { NonZeroUsize::new(64 << 20).unwrap() },
             batch_bytes_max: const { NonZeroUsize::new(1 << 20).unwrap() },
             push_timeout: Duration::from_secs(30),
+            verify_interval: Duration::ZERO,
+            verify_stops_slave: false,
             transaction_buffer_bytes_max: const { NonZeroUsize::new(256 << 20).unwrap() },
         }
     }

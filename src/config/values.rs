@@ -101,6 +101,11 @@ pub(super) fn milliseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result
     Ok(Duration::from_millis(milliseconds.get()))
 }
 
+/// A number of seconds.
+pub(super) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    u64::deserialize(deserializer).map(Duration::from_secs)
+}
+
 /// A path that is relative to the file in which it stands.
 pub(super) fn relative_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
     Ok(RelativePathBuf::deserialize(deserializer)?.relative())

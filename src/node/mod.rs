@@ -61,6 +61,7 @@ use crate::{
     replication::{
         apply::{Applier, ApplyOptions},
         hub::{Hub, HubOptions},
+        protocol::Family,
         registration::Registration,
     },
     upstream::{Credentials, Killer, LoginKey},
@@ -244,6 +245,7 @@ impl NodeBuilder {
         }
         // Once pushes can be taken, and not before.
         if let Some(registration) = registration(&config, role, http_addr)? {
+            let registration = Registration { family: Some(Family::of_version(&version)), ..registration };
             serving.push(tokio::spawn(registration.run(stop.clone())));
         }
         tracing::info!(%role, mysql = %ready.mysql_front, http = %ready.http, server = version, "serving");
@@ -334,6 +336,8 @@ impl Replicating {
                 batch_transactions_max: BATCH_TRANSACTIONS_MAX,
                 transaction_bytes_max: cluster.transaction_buffer_bytes_max.get(),
                 push_timeout: cluster.push_timeout,
+                verify_interval: Some(cluster.verify_interval).filter(|interval| !interval.is_zero()),
+                verify_stops_slave: cluster.verify_stops_slave,
                 classifier,
                 changes,
             })?)),
@@ -416,6 +420,7 @@ fn registration(config: &Config, role: Role, http: SocketAddr) -> Result<Option<
         master: master.as_str().to_owned(),
         secret: config.cluster.secret.as_ref().map(|secret| secret.reveal().to_owned()),
         id: config.cluster.id.clone().unwrap_or_else(|| url.clone()),
+        family: None,
         url,
     }))
 }

@@ -21,8 +21,10 @@ use towline_middleware::{ChangeFeed, Changed, Step};
 use super::{
     apply_batch::{Failure, LockOptions, apply_batch},
     apply_session::{ApplyError, ApplySession, SessionOptions},
+    digest::Snapshot,
     progress::{ApplyState, Progress, Stop, Track},
     protocol::{self, Applied, Batch, Mark, NotApplied, PushRefusal},
+    tables::slave,
 };
 
 /// How a slave applies.
@@ -68,6 +70,7 @@ pub struct Applier {
     track: watch::Receiver<Track>,
     position: watch::Receiver<Mark>,
     blockers_ended: Arc<AtomicU64>,
+    options: Arc<ApplyOptions>,
     task: Arc<parking_lot::Mutex<Option<JoinHandle<()>>>>,
 }
 
@@ -78,6 +81,7 @@ impl Applier {
         let (track, track_reader) = watch::channel(Track::default());
         let (position, position_reader) = watch::channel(Mark::default());
         let blockers_ended = Arc::<AtomicU64>::default();
+        let own_options = Arc::new(options.clone());
         let session_options = SessionOptions {
             mysql: options.mysql.clone(),
             lock_wait: options.lock_wait,
@@ -98,6 +102,7 @@ impl Applier {
             track: track_reader,
             position: position_reader,
             blockers_ended,
+            options: own_options,
             task: Arc::new(parking_lot::Mutex::new(Some(tokio::spawn(worker.run())))),
         }
     }
@@ -118,6 +123,24 @@ impl Applier {
             return result;
         }
         Err(stopping())
+    }
+
+    /// Waits until the server stands at a mark, and looks at it there.
+    ///
+    /// # Errors
+    /// Why it can't, for people: it stands elsewhere, or MySQL is away.
+    pub async fn snapshot_at(&self, at: &Mark) -> Result<Snapshot, String> {
+        let mut position = self.position.clone();
+        let reached = position.wait_for(|mark| mark.position >= at.position);
+        // Where it stands if not there is found below.
+        let _ = tokio::time::timeout(SNAPSHOT_TIMEOUT, reached).await;
+        let told = |error: mysql_async::Error| error.to_string();
+        let mut snapshot = Snapshot::open(&self.options.mysql).await.map_err(told)?;
+        let record = slave::record(snapshot.conn()).await.map_err(told)?.unwrap_or_default();
+        if record.mark != *at {
+            return Err(format!("it stands at {}, not at {}", record.mark.position, at.position));
+        }
+        Ok(snapshot)
     }
 
     /// Tries again what stopped the slave, at the next push.
@@ -153,6 +176,8 @@ impl Applier {
     }
 }
 
+/// How long a comparison waits for this slave to come to where it is to be compared.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many pushes may wait; each holds its batch in memory.
 const ORDERS_MAX: usize = 2;
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);
@@ -356,6 +381,7 @@ impl Worker {
 
     fn refuse(&self, refusal: PushRefusal, reason: &dyn fmt::Display) -> NotApplied {
         let at = self.session.as_ref().map(|session| session.record.mark.clone());
+        self.track.send_modify(|track| *track.refused.entry(refusal).or_default() += 1);
         NotApplied { refusal, message: reason.to_string(), at }
     }
 }

@@ -14,8 +14,8 @@ use super::{
     binlog_statement::{CantBuild, DamagedEvents, format_statement, row_statements, tables_of},
     blockers::BlockerWatch,
     progress::{Stop, Track},
-    protocol::{Batch, Format, Mark, PushRefusal, Transaction, VERSION},
-    schema_change::{self, Announcement, schema_change_of},
+    protocol::{Batch, Family, Format, Mark, PushRefusal, Transaction, VERSION},
+    schema_change::{self, Announcement, RowsBehind, schema_change_of},
     tables::slave,
 };
 
@@ -43,6 +43,8 @@ pub(crate) enum Reason {
         "the push is of epoch {theirs}, but a master of epoch {own} has pushed here: the older master must step down"
     )]
     OldEpoch { own: Epoch, theirs: Epoch },
+    #[error("this slave's server is {own}, the master's is {theirs}: a slave needs a server of its master's family")]
+    OtherFamily { own: Family, theirs: Family },
     #[error("this server has no position but holds data (schema `{0}`): start with an empty server or from a snapshot")]
     ForeignData(String),
     #[error("this slave stands at {own}, not at {theirs}")]
@@ -102,6 +104,9 @@ async fn admit(session: &mut ApplySession, batch: &Batch) -> Result<(), Failure>
     let record = &session.record;
     if batch.version != VERSION {
         return refused(P::Version, Reason::Version(batch.version));
+    }
+    if let Some(theirs) = batch.family.filter(|family| *family != session.family()) {
+        return refused(P::OtherFamily, Reason::OtherFamily { own: session.family(), theirs });
     }
     let joins = record.cluster.is_empty() && record.mark == Mark::default();
     if record.cluster != batch.cluster && !joins {
@@ -268,11 +273,12 @@ impl GroupApplier<'_> {
         let Some(change) = schema_change_of(transaction)? else { return self.write_rows(group).await };
         let statements = group.statements.as_ref().map_err(|error| ApplyError::from(*error))?;
         let announcement = schema_change::announce(self.session, transaction).await?;
+        let rows = RowsBehind { format: group.format, statements };
         if announcement != Announcement::Ran {
-            schema_change::run(self.session, &transaction.gtid, change, announcement).await?;
+            schema_change::run(self.session, &transaction.gtid, change, rows, announcement).await?;
         }
         self.check_tables(group).await?;
-        schema_change::settle(self.session, transaction, group.format, statements).await?;
+        schema_change::settle(self.session, transaction, rows).await?;
         self.track.send_modify(|track| {
             track.counts.transactions += 1;
             track.counts.schema_changes += 1;

@@ -8,7 +8,7 @@ use towline_middleware::Epoch;
 
 use super::{
     binlog_statement::{CantBuild, DamagedEvents, TableName, format_statement},
-    protocol::{Format, Mark, Transaction},
+    protocol::{Family, Format, Mark, Transaction},
     tables::slave::{self, SlaveRecord},
 };
 
@@ -185,6 +185,11 @@ impl ApplySession {
         Ok(())
     }
 
+    /// Which server it is with.
+    pub(crate) fn family(&self) -> Family {
+        if self.is_mariadb { Family::MariaDb } else { Family::MySql }
+    }
+
     /// Whether the session must be thrown away.
     pub(crate) fn is_broken(&self) -> bool {
         self.broken || self.conn.is_disconnected()
@@ -280,7 +285,8 @@ impl ApplySession {
         Ok(())
     }
 
-    async fn tell_format(&mut self, format: &Format) -> Result<(), ApplyError> {
+    /// Tells the session how to read the row events that follow. Not inside a transaction.
+    pub(crate) async fn tell_format(&mut self, format: &Format) -> Result<(), ApplyError> {
         if self.format == Some(format.id) {
             return Ok(());
         }

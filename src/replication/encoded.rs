@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use serde::Serialize;
 use towline_middleware::{Epoch, Position};
 
-use super::protocol::{Format, Mark, Transaction, VERSION};
+use super::protocol::{Family, Format, Mark, Transaction, VERSION};
 
 /// One transaction of the master, ready to be sent.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub(crate) struct BatchHead<'a> {
     pub(crate) version: u32,
     pub(crate) cluster: &'a str,
     pub(crate) epoch: Epoch,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) family: Option<Family>,
     pub(crate) after: &'a Mark,
     pub(crate) head: Position,
     pub(crate) formats: Vec<&'a Format>,
@@ -47,14 +49,14 @@ pub(crate) struct BatchHead<'a> {
 /// shared with the ring.
 pub(crate) fn body(
     cluster: &str,
-    epoch: Epoch,
+    (epoch, family): (Epoch, Option<Family>),
     after: &Mark,
     head: Position,
     transactions: &[Arc<Encoded>],
 ) -> Vec<Bytes> {
     let mut formats: Vec<&Format> = transactions.iter().filter_map(|entry| entry.format.as_deref()).collect();
     formats.dedup_by_key(|format| format.id);
-    let head = BatchHead { version: VERSION, cluster, epoch, after, head, formats };
+    let head = BatchHead { version: VERSION, cluster, epoch, family, after, head, formats };
     let mut head = serde_json::to_vec(&head).expect("a head has no map with keys that are no text");
     head.pop();
     let mut pieces = Vec::new();
@@ -111,11 +113,14 @@ mod tests {
         let entries: Vec<_> =
             transactions.iter().map(|t| Arc::new(Encoded::new(t.clone(), Some(Arc::clone(&format))))).collect();
         for count in [0, 1, 4] {
-            let pieces = body("c", Epoch(2), &after, Position::new(2, 4), &entries[..count]);
+            let pieces = body("c", (Epoch(2), Some(Family::MariaDb)), &after, Position::new(2, 4), &entries[..count]);
             let batch: Batch = serde_json::from_slice(&pieces.concat()).unwrap();
             assert_eq!(batch.transactions, transactions[..count]);
             assert_eq!(batch.formats.len(), count.min(1));
-            assert_eq!((batch.version, batch.epoch, &batch.after), (VERSION, Epoch(2), &after));
+            assert_eq!(
+                (batch.version, batch.epoch, batch.family, &batch.after),
+                (VERSION, Epoch(2), Some(Family::MariaDb), &after)
+            );
         }
     }
 }

@@ -25,11 +25,13 @@ use super::{
     back_off::BackOff,
     encoded::Encoded,
     progress::now_seconds,
-    protocol::{self, Mark},
+    protocol::{self, Family, Mark},
+    push::PushTarget,
     ring::{BatchLimits, Ring},
     sender::{self, Slave},
     slave_status::SlaveStatus,
     tables::master::{self, ClusterRecord, RegisteredSlave},
+    verify::Summary,
 };
 use crate::{
     capture::{Capture, CaptureError, CaptureOptions, Captured, Source},
@@ -61,6 +63,10 @@ pub struct HubOptions {
     pub transaction_bytes_max: usize,
     /// How long a slave may take to answer a push.
     pub push_timeout: Duration,
+    /// How often all slaves are compared with the master; none for never.
+    pub verify_interval: Option<Duration>,
+    /// Whether a slave that differs gets no more changes until it is resumed.
+    pub verify_stops_slave: bool,
     /// Learns which statements the server has shown to be writes.
     pub classifier: Arc<dyn Classifier>,
     /// Is told each captured transaction before the position moves.
@@ -86,6 +92,14 @@ pub enum HubError {
     /// A slave's id.
     #[error("a slave's id is 1 to 128 characters long")]
     Id,
+    /// A slave of the other family of servers.
+    #[error("the slave's server is {slave}, this master's is {master}: a slave needs a server of its master's family")]
+    Family {
+        /// The slave's.
+        slave: Family,
+        /// The master's.
+        master: Family,
+    },
     /// The HTTP client could not be made.
     #[error("the HTTP client could not be made: {0}")]
     Client(#[source] reqwest::Error),
@@ -181,6 +195,8 @@ impl Hub {
             state: Mutex::new(HubState::Starting),
             slaves: Mutex::default(),
             registration: tokio::sync::Mutex::default(),
+            verifying: tokio::sync::Mutex::default(),
+            verified: Mutex::default(),
             unlogged_writes: AtomicU64::new(0),
             stop: CancellationToken::new(),
             options,
@@ -191,15 +207,24 @@ impl Hub {
             let stop = capturing.shared.stop.clone();
             stop.run_until_cancelled(capturing.capture_forever()).await;
         });
+        if let Some(every) = hub.shared.options.verify_interval {
+            let verifying = hub.clone();
+            hub.tasks.spawn(async move {
+                let stop = verifying.shared.stop.clone();
+                stop.run_until_cancelled(verifying.verify_forever(every)).await;
+            });
+        }
         Ok(hub)
     }
 
     /// Registers a slave under a name, or gives a known one its new URL. A URL that is registered under another name
-    /// is the same slave, which takes the new name.
+    /// is the same slave, which takes the new name. `family` is what it says of its server; a slave that does not say is
+    /// found out at the first push.
     ///
     /// # Errors
-    /// When the id or the URL is none, or the master's MySQL can't write it down.
-    pub async fn register(&self, id: &str, url: &str) -> Result<(), HubError> {
+    /// When the id or the URL is none, the slave's server is of the other family, or the master's MySQL can't write it
+    /// down.
+    pub async fn register(&self, id: &str, url: &str, family: Option<Family>) -> Result<(), HubError> {
         let url = checked_url(url)?;
         if !(1..=128).contains(&id.chars().count()) {
             return Err(HubError::Id);
@@ -207,6 +232,12 @@ impl Hub {
         let slave = RegisteredSlave { id: id.to_owned(), url };
         let _turn = self.shared.registration.lock().await;
         let mut conn = Conn::new(self.shared.options.mysql.clone()).await?;
+        let version: Option<String> = conn.query_first("SELECT VERSION()").await?;
+        let own = Family::of_version(&version.unwrap_or_default());
+        if let Some(slave) = family.filter(|family| *family != own) {
+            conn.disconnect().await?;
+            return Err(HubError::Family { slave, master: own });
+        }
         master::open(&mut conn).await?;
         master::register_slave(&mut conn, &slave).await?;
         conn.disconnect().await?;
@@ -227,6 +258,49 @@ impl Hub {
         conn.disconnect().await?;
         self.shared.forget(|known| known.id == id);
         Ok(removed)
+    }
+
+    /// Stops pushing to a slave until it is resumed, for this process's life. False if there is none of that id.
+    pub fn pause(&self, id: &str, reason: &str) -> bool {
+        self.shared.set_pause(id, Some(reason.to_owned()))
+    }
+
+    /// Pushes to a slave again. False if there is none of that id.
+    pub fn resume(&self, id: &str) -> bool {
+        self.shared.set_pause(id, None)
+    }
+
+    /// What the last verification has found; none before the first.
+    pub fn verified(&self) -> Option<Summary> {
+        self.shared.verified.lock().clone()
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Verifies again and again.
+    async fn verify_forever(&self, every: Duration) {
+        loop {
+            tokio::time::sleep(every).await;
+            let summary = match self.verify(None).await {
+                Ok(summary) => summary,
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "the slaves could not be verified");
+                    continue;
+                }
+            };
+            for (id, tables) in summary.differing_tables.iter().filter(|(_, tables)| **tables > 0) {
+                tracing::error!(
+                    slave = id,
+                    tables,
+                    "a slave does not hold what the master holds: run `towline verify`"
+                );
+                if self.shared.options.verify_stops_slave {
+                    self.pause(id, "it does not hold what the master holds: `towline verify` names the rows");
+                }
+            }
+        }
     }
 
     /// Every registered slave.
@@ -406,6 +480,10 @@ pub(crate) struct Shared {
     slaves: Mutex<BTreeMap<String, Arc<Slave>>>,
     /// Held while the table of slaves and `slaves` are changed together.
     registration: tokio::sync::Mutex<()>,
+    /// Held while the slaves are verified.
+    pub(super) verifying: tokio::sync::Mutex<()>,
+    /// What that found last.
+    pub(super) verified: Mutex<Option<Summary>>,
     unlogged_writes: AtomicU64,
     stop: CancellationToken,
     options: HubOptions,
@@ -426,6 +504,45 @@ impl Shared {
     /// The cluster's id and epoch; empty before [`ready`](Self::ready).
     pub(crate) fn cluster(&self) -> (String, Epoch) {
         self.history.get().map(|history| (history.record.id.clone(), history.record.epoch)).unwrap_or_default()
+    }
+
+    /// Which servers the changes are for; none before [`ready`](Self::ready).
+    pub(crate) fn family(&self) -> Option<Family> {
+        self.history.get().map(|history| history.source.family())
+    }
+
+    /// How to log in to the master's MySQL.
+    pub(super) fn mysql(&self) -> Opts {
+        self.options.mysql.clone()
+    }
+
+    /// The last transaction in the master's binlog, asked over this connection.
+    pub(super) async fn newest(&self, conn: &mut Conn) -> mysql_async::Result<Mark> {
+        match self.history.get() {
+            Some(history) => newest(conn, history.source, history.record.epoch).await,
+            None => Ok(Mark::default()),
+        }
+    }
+
+    /// The last transaction of this master in a list of GTIDs.
+    pub(super) fn mark_in(&self, gtids: &str) -> Option<Mark> {
+        let History { record, source } = self.history.get()?;
+        mark_in(gtids, *source, record.epoch)
+    }
+
+    pub(super) fn all_slaves(&self) -> Vec<Arc<Slave>> {
+        self.slaves.lock().values().map(Arc::clone).collect()
+    }
+
+    pub(super) fn target(&self, slave: &Slave) -> PushTarget {
+        PushTarget::new(self.client.clone(), &slave.url, self.authorization.clone())
+    }
+
+    fn set_pause(&self, id: &str, reason: Option<String>) -> bool {
+        let slaves = self.slaves.lock();
+        let Some(slave) = slaves.get(id) else { return false };
+        slave.gate.send_modify(|gate| gate.paused = reason);
+        true
     }
 
     /// Capture from the newest transaction on.
@@ -482,7 +599,12 @@ async fn newest(conn: &mut Conn, source: Source, epoch: Epoch) -> mysql_async::R
         Source::Domain(_) => conn.query_first("SELECT @@global.gtid_binlog_pos").await?,
         Source::Uuid(_) => conn.query_first("SELECT @@global.gtid_executed").await?,
     };
-    let mut last = logged.iter().flat_map(|set| set.split(',')).filter_map(|member| {
+    Ok(mark_in(&logged.unwrap_or_default(), source, epoch).unwrap_or_default())
+}
+
+/// The last transaction of a source in a list of GTIDs.
+fn mark_in(gtids: &str, source: Source, epoch: Epoch) -> Option<Mark> {
+    let mut last = gtids.split(',').filter_map(|member| {
         // On MySQL a member is `uuid:1-5:7-9`; its last number is the newest.
         let gtid = match (source, member.trim().split_once(':')) {
             (Source::Uuid(_), Some((uuid, intervals))) => {
@@ -494,5 +616,5 @@ async fn newest(conn: &mut Conn, source: Source, epoch: Epoch) -> mysql_async::R
         let seq = source.seq_of(&gtid)?;
         Some(Mark { position: Position { epoch, seq: Sequence(seq) }, gtid })
     });
-    Ok(last.next_back().unwrap_or_default())
+    last.next_back()
 }

@@ -2,6 +2,7 @@
 //!
 //! On the master [`hub`] captures transactions into a `ring`, each `encoded` once; a `sender` per slave takes them from
 //! there, or from the binlog by `catch_up`, and pushes them; `acks` tells when enough slaves have one.
+//! `verify` compares what the slaves hold with what the master holds, by the numbers that `digest` makes of tables.
 //! On the slave [`apply`] takes batches; `apply_batch` decides whether one is the next and cuts it into groups,
 //! `apply_session` makes each a transaction of MySQL, `schema_change` runs what commits by itself.
 
@@ -13,6 +14,7 @@ mod back_off;
 mod binlog_statement;
 mod blockers;
 mod catch_up;
+pub mod digest;
 mod encoded;
 pub mod hub;
 pub mod progress;
@@ -24,3 +26,4 @@ mod schema_change;
 mod sender;
 pub mod slave_status;
 mod tables;
+pub mod verify;

@@ -1,12 +1,15 @@
 //! What a slave tells about itself.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    collections::BTreeMap,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use serde::Serialize;
 use tokio::time::Instant;
 use towline_middleware::Position;
 
-use super::protocol::{Batch, Mark};
+use super::protocol::{Batch, Mark, PushRefusal};
 
 /// How far a slave is, and how it fares.
 #[derive(Clone, Debug, Serialize)]
@@ -26,6 +29,8 @@ pub struct Progress {
     pub heard_seconds: Option<u64>,
     /// What was done since this process started.
     pub counts: ApplyCounts,
+    /// How many pushes were refused since this process started, by why.
+    pub refused: BTreeMap<PushRefusal, u64>,
 }
 
 /// Whether a slave applies what the master pushes.
@@ -82,6 +87,7 @@ pub(crate) struct Track {
     pub(crate) behind_since: Option<u64>,
     pub(crate) heard: Option<Instant>,
     pub(crate) counts: ApplyCounts,
+    pub(crate) refused: BTreeMap<PushRefusal, u64>,
 }
 
 impl Default for Track {
@@ -94,6 +100,7 @@ impl Default for Track {
             behind_since: None,
             heard: None,
             counts: ApplyCounts::default(),
+            refused: BTreeMap::new(),
         }
     }
 }
@@ -116,6 +123,7 @@ impl Track {
             lag_seconds: self.behind_since.map_or(0, |since| now_seconds().saturating_sub(since)),
             heard_seconds: self.heard.map(|at| at.elapsed().as_secs()),
             counts: self.counts,
+            refused: self.refused.clone(),
         }
     }
 }

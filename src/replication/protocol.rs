@@ -3,7 +3,8 @@
 //! Version 1 of the format; any program that accepts the POST can be a slave:
 //!
 //! ```json
-//! {"version": 1, "cluster": "f3a9…", "epoch": 3, "after": {"position": "3:1041", "gtid": "0-1-1041"}, "head": "3:1042",
+//! {"version": 1, "cluster": "f3a9…", "epoch": 3, "family": "mariadb", "after": {"position": "3:1041", "gtid": "0-1-1041"},
+//!  "head": "3:1042",
 //!  "formats": [{"id": 2774851920, "event": "<base64>"}],
 //!  "transactions": [
 //!   {"position": "3:1042", "gtid": "0-1-1042", "committed_at": 1790000000, "format": 2774851920, "changes": [
@@ -31,6 +32,32 @@ pub struct Mark {
     pub gtid: String,
 }
 
+/// A family of servers. Row events and schema changes of one mean something else, or nothing, to the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// MariaDB.
+    MariaDb,
+    /// MySQL.
+    MySql,
+}
+
+impl Family {
+    /// The family of a server, by what it answers to `SELECT VERSION()`.
+    pub fn of_version(version: &str) -> Self {
+        if version.contains("MariaDB") { Self::MariaDb } else { Self::MySql }
+    }
+}
+
+impl std::fmt::Display for Family {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::MariaDb => "MariaDB",
+            Self::MySql => "MySQL",
+        })
+    }
+}
+
 /// What one POST carries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
@@ -40,6 +67,9 @@ pub struct Batch {
     pub cluster: String,
     /// The master's epoch: a push from a lower one than the slave knows is refused.
     pub epoch: Epoch,
+    /// Which servers the changes are for; a slave of the other family refuses them. Absent if the master does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub family: Option<Family>,
     /// The transaction after which the first one stands.
     pub after: Mark,
     /// The newest position in the master's binlog when it sent this: what the slave measures its lag against.
@@ -218,7 +248,7 @@ pub struct NotApplied {
 }
 
 /// Why a slave has not applied a batch, and with which HTTP status it says so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PushRefusal {
     /// 409: it stands elsewhere in the same history. The master goes on from there.
@@ -229,6 +259,8 @@ pub enum PushRefusal {
     OldEpoch,
     /// 403: the push is for another cluster.
     OtherCluster,
+    /// 403: the changes are of the other family of servers.
+    OtherFamily,
     /// 400: the format's version is not spoken here.
     Version,
     /// 422: the batch was damaged on its way (CRC, base64, order). Nothing of it was applied; send it again.
@@ -240,11 +272,19 @@ pub enum PushRefusal {
 }
 
 impl PushRefusal {
+    /// As JSON writes it.
+    pub fn word(self) -> String {
+        match serde_json::to_value(self) {
+            Ok(serde_json::Value::String(word)) => word,
+            _ => format!("{self:?}"),
+        }
+    }
+
     /// The HTTP status that goes with it.
     pub fn status(self) -> u16 {
         match self {
             Self::Position | Self::Forked => 409,
-            Self::OldEpoch | Self::OtherCluster => 403,
+            Self::OldEpoch | Self::OtherCluster | Self::OtherFamily => 403,
             Self::Version => 400,
             Self::Damaged | Self::Stopped => 422,
             Self::Unavailable => 503,

@@ -1,12 +1,17 @@
 //! One `POST /slave`, from the master's side.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use reqwest::{
     Body, Client, StatusCode,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
 };
 
-use super::protocol::{Applied, NotApplied};
+use super::{
+    digest::Question,
+    protocol::{Applied, NotApplied},
+};
 
 /// Why a push got no answer that means anything. Whether it was applied is not known.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +36,15 @@ impl PushTarget {
     /// The slave whose HTTP is at `url`, which has no slash at its end.
     pub(crate) fn new(client: Client, url: &str, authorization: Option<HeaderValue>) -> Self {
         Self { client, url: format!("{url}/slave"), authorization }
+    }
+
+    /// Asks for a digest; the answer's body comes in two lines, the second perhaps much later.
+    pub(crate) async fn digest(&self, question: &Question) -> Result<reqwest::Response, PushError> {
+        let mut request = self.client.post(format!("{}/digest", self.url)).timeout(DIGEST_TIMEOUT);
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        request.json(question).send().await.map_err(PushError::Http)
     }
 
     /// Sends a body and reads the answer.
@@ -65,6 +79,8 @@ impl PushTarget {
     }
 }
 
+/// A table without a number for a key is hashed in one piece.
+const DIGEST_TIMEOUT: Duration = Duration::from_secs(3600);
 /// No answer of the protocol is so long.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// How many characters of a foreign answer are shown.

@@ -5,6 +5,8 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use super::protocol::Family;
+
 /// How long one try may take.
 const TRY_TIMEOUT: Duration = Duration::from_secs(5);
 const BACK_OFF_MIN: Duration = Duration::from_millis(200);
@@ -21,12 +23,16 @@ pub struct Registration {
     pub id: String,
     /// The URL of this slave's HTTP, as the master reaches it.
     pub url: String,
+    /// The family of this slave's server; none if it is not known.
+    pub family: Option<Family>,
 }
 
 #[derive(Serialize)]
 struct Body<'a> {
     id: &'a str,
     url: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    family: Option<Family>,
 }
 
 /// Why a try failed.
@@ -78,7 +84,7 @@ impl Registration {
         if let Some(secret) = &self.secret {
             request = request.bearer_auth(secret);
         }
-        let answer = request.json(&Body { id: &self.id, url: &self.url }).send().await?;
+        let answer = request.json(&Body { id: &self.id, url: &self.url, family: self.family }).send().await?;
         match answer.status() {
             status if status.is_success() => Ok(()),
             status => {

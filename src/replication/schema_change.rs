@@ -11,6 +11,9 @@
 //!   GTID of each server id. It has changed since the announcement if and only if the statement ran.
 //! - MySQL: they are logged under the master's own GTID, which then is in `gtid_executed`.
 //!
+//! MySQL's `CREATE … SELECT` is one transaction of table and rows under that GTID; on MariaDB the rows are written in
+//! step 3.
+//!
 //! A statement that did not run is run again. Some a server does not do in one piece with its log entry, so a crash of
 //! the server may leave them done or half done without it. For these, and only after a crash, an answer that says
 //! "already so" counts as done:
@@ -85,15 +88,23 @@ pub(crate) async fn announce(
     }
 }
 
+/// The rows that follow a schema change in its transaction (`CREATE … SELECT`).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowsBehind<'a> {
+    pub(crate) format: Option<&'a Format>,
+    pub(crate) statements: &'a [Vec<u8>],
+}
+
 /// Runs the statement under its context, and puts the session back. Not called when it [ran](Announcement::Ran).
 pub(crate) async fn run(
     session: &mut ApplySession,
     gtid: &str,
     change: &SchemaChange,
+    rows: RowsBehind<'_>,
     announcement: Announcement,
 ) -> Result<(), ApplyError> {
     let kind = Kind::of(&change.sql.0);
-    let result = run_marked(session, gtid, change, &kind).await;
+    let result = run_marked(session, gtid, change, rows, &kind).await;
     if !session.conn.is_disconnected() {
         session.restore().await?;
     }
@@ -107,23 +118,27 @@ pub(crate) async fn run(
     }
 }
 
-/// Moves the position past the schema change, together with the rows that belong to it.
+/// Moves the position past the schema change, on MariaDB together with the rows that belong to it.
 pub(crate) async fn settle(
     session: &mut ApplySession,
     transaction: &Transaction,
-    format: Option<&Format>,
-    statements: &[Vec<u8>],
+    rows: RowsBehind<'_>,
 ) -> Result<(), ApplyError> {
-    session.commit_rows(format, statements, transaction, true).await
+    let statements = if session.is_mariadb { rows.statements } else { &[] };
+    session.commit_rows(rows.format, statements, transaction, true).await
 }
 
 async fn run_marked(
     session: &mut ApplySession,
     gtid: &str,
     change: &SchemaChange,
+    rows: RowsBehind<'_>,
     kind: &Kind,
 ) -> Result<(), ApplyError> {
     let context = &change.context;
+    if let Some(format) = rows.format.filter(|_| !session.is_mariadb) {
+        session.tell_format(format).await?;
+    }
     if !context.schema.is_empty() {
         match session.conn.query_drop(format!("USE {}", quoted_name(&context.schema))).await {
             // The binlog gives a database statement the very database as its schema.
@@ -137,12 +152,25 @@ async fn run_marked(
         return Ok(session.conn.query_drop(change.sql.0.as_slice()).await?);
     }
     session.conn.query_drop(format!("SET SESSION gtid_next = {}", quoted_text(gtid))).await?;
-    let result = session.conn.query_drop(change.sql.0.as_slice()).await;
+    let result = run_under_gtid(session, &change.sql.0, rows.statements).await;
     if !session.conn.is_disconnected() {
         session.conn.query_drop("ROLLBACK").await?;
         session.conn.query_drop("SET SESSION gtid_next = 'AUTOMATIC'").await?;
     }
     Ok(result?)
+}
+
+/// MySQL logs `CREATE … SELECT` as a `CREATE TABLE … START TRANSACTION` with the rows behind it. Table and rows are
+/// committed as one, under the master's GTID; nothing but rows is allowed in between, so the position comes behind.
+async fn run_under_gtid(session: &mut ApplySession, sql: &[u8], rows: &[Vec<u8>]) -> mysql_async::Result<()> {
+    session.conn.query_drop(sql).await?;
+    if !sql.to_ascii_uppercase().ends_with(b"START TRANSACTION") {
+        return Ok(());
+    }
+    for statement in rows {
+        session.conn.query_drop(statement.as_slice()).await?;
+    }
+    session.conn.query_drop("COMMIT").await
 }
 
 /// The server id under which a server with this id logs schema changes that it applies.
@@ -357,6 +385,8 @@ mod tests {
         replication::{apply_session::SessionOptions, protocol::Binary},
     };
 
+    const NO_ROWS: RowsBehind<'_> = RowsBehind { format: None, statements: &[] };
+
     /// A slave whose schema changes are run step by step.
     struct Slave {
         server: ManagedServer,
@@ -399,9 +429,9 @@ mod tests {
             let announcement = announce(&mut self.session, transaction).await?;
             if announcement != Announcement::Ran {
                 let change = schema_change_of(transaction).unwrap().unwrap();
-                run(&mut self.session, &transaction.gtid, change, announcement).await?;
+                run(&mut self.session, &transaction.gtid, change, NO_ROWS, announcement).await?;
             }
-            settle(&mut self.session, transaction, None, &[]).await?;
+            settle(&mut self.session, transaction, NO_ROWS).await?;
             Ok(announcement)
         }
 
@@ -423,7 +453,7 @@ mod tests {
             assert_eq!(announce(&mut self.session, transaction).await.unwrap(), Announcement::New);
             if crash == Crash::AfterRun {
                 let change = schema_change_of(transaction).unwrap().unwrap();
-                run(&mut self.session, &transaction.gtid, change, Announcement::New).await.unwrap();
+                run(&mut self.session, &transaction.gtid, change, NO_ROWS, Announcement::New).await.unwrap();
             }
             if kills_server {
                 let pid = self.server.pid().expect("it runs");

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 use towline_middleware::Position;
 
@@ -28,7 +28,18 @@ pub(crate) struct Slave {
     pub(crate) ack_id: AckId,
     /// Ends its sender.
     pub(crate) removed: CancellationToken,
+    /// What holds its sender back.
+    pub(crate) gate: watch::Sender<Gate>,
     seen: Mutex<Seen>,
+}
+
+/// What holds a sender back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Gate {
+    /// Why nothing is pushed at all.
+    pub(crate) paused: Option<String>,
+    /// The last transaction that may be pushed, while the slaves are compared.
+    pub(crate) limit: Option<Position>,
 }
 
 #[derive(Debug)]
@@ -44,7 +55,12 @@ impl Slave {
     pub(crate) fn new(id: String, url: String, ack_id: AckId, removed: CancellationToken) -> Self {
         let state = SlaveState::Connecting;
         let seen = Seen { state, mark: None, committed_at: 0, pushed: 0, last_error: None };
-        Self { id, url, ack_id, removed, seen: Mutex::new(seen) }
+        Self { id, url, ack_id, removed, gate: watch::Sender::default(), seen: Mutex::new(seen) }
+    }
+
+    /// How pushing to it goes.
+    pub(crate) fn state(&self) -> SlaveState {
+        self.seen.lock().state.clone()
     }
 
     /// What the master knows of it. `newest` is the newest captured position; `next` tells the commit time of the
@@ -98,7 +114,15 @@ struct Sender {
 impl Sender {
     async fn push_forever(&mut self) {
         self.shared.ready().await;
+        let mut gate = self.slave.gate.subscribe();
         loop {
+            let paused = gate.borrow_and_update().paused.clone();
+            if let Some(reason) = paused {
+                self.forget_place();
+                self.enter(SlaveState::Paused { reason });
+                // The sender of the gate lives in `self`.
+                let _ = gate.wait_for(|gate| gate.paused.is_none()).await;
+            }
             let batch = match self.cursor.clone() {
                 None => Vec::new(),
                 Some(cursor) => match self.next_batch(&cursor).await {
@@ -117,11 +141,16 @@ impl Sender {
         }
     }
 
-    /// Stays in a state that needs someone else to move, then asks where the slave stands.
-    async fn wait_in(&mut self, state: SlaveState) {
+    /// The next push asks where the slave stands.
+    fn forget_place(&mut self) {
         self.cursor = None;
         self.confirmed = false;
         self.catch_up = None;
+    }
+
+    /// Stays in a state that needs someone else to move, then asks where the slave stands.
+    async fn wait_in(&mut self, state: SlaveState) {
+        self.forget_place();
         let wait = match state {
             SlaveState::Away { .. } | SlaveState::MasterAway { .. } => self.back_off.wait(),
             _ => ASK_REFUSING,
@@ -133,19 +162,35 @@ impl Sender {
     /// What follows the cursor. Empty when the slave lacks nothing and should only be asked.
     async fn next_batch(&mut self, cursor: &Mark) -> Result<Vec<Arc<Encoded>>, SlaveState> {
         let mut captured = self.shared.captured.subscribe();
+        let mut gate = self.slave.gate.subscribe();
         let mut waited = false;
         loop {
             captured.borrow_and_update();
+            let Gate { paused, limit } = gate.borrow_and_update().clone();
+            if paused.is_some() {
+                return Ok(Vec::new());
+            }
             let following = self.shared.ring.lock().following(cursor, self.shared.limits);
             match following {
-                Following::Here(batch) => {
+                Following::Here(mut batch) => {
                     self.catch_up = None;
+                    batch.retain(|entry| limit.is_none_or(|limit| entry.mark.position <= limit));
                     if !batch.is_empty() || !self.confirmed || waited {
                         return Ok(batch);
                     }
                     self.enter(SlaveState::Streaming);
                     // An error here means that time is over, or that the hub ends and this task with it.
-                    waited = !matches!(timeout(HEARTBEAT, captured.changed()).await, Ok(Ok(())));
+                    let changed = async {
+                        tokio::select! {
+                            changed = captured.changed() => changed,
+                            changed = gate.changed() => changed,
+                        }
+                    };
+                    waited = !matches!(timeout(HEARTBEAT, changed).await, Ok(Ok(())));
+                }
+                Following::Older if limit.is_some() => {
+                    // It lags behind what memory holds; the comparison will find that out and let go.
+                    let _ = timeout(HEARTBEAT, gate.changed()).await;
                 }
                 Following::Older => return self.next_from_binlog(cursor).await,
                 Following::Newer if !waited => {
@@ -183,7 +228,7 @@ impl Sender {
         let shared = &self.shared;
         let (cluster, epoch) = shared.cluster();
         let head = shared.captured.borrow().position;
-        let pieces = body(&cluster, epoch, after, head, batch);
+        let pieces = body(&cluster, (epoch, shared.family()), after, head, batch);
         Ok(self.target.post(pieces).await?.map(|answer| answer.applied))
     }
 
@@ -228,9 +273,9 @@ impl Sender {
                 self.shared.acks.confirm(self.slave.ack_id, Position::default());
                 // The question after the very beginning is refused so by a slave that stands elsewhere at `0:0`.
                 let error = at.map_or(message.clone(), |at| format!("{message} (it stands at {})", at.position));
-                self.wait_in(SlaveState::Refusing { refusal: word(PushRefusal::Forked), error }).await;
+                self.wait_in(SlaveState::Refusing { refusal: PushRefusal::Forked.word(), error }).await;
             }
-            (refusal, _) => self.wait_in(SlaveState::Refusing { refusal: word(refusal), error: message }).await,
+            (refusal, _) => self.wait_in(SlaveState::Refusing { refusal: refusal.word(), error: message }).await,
         }
     }
 
@@ -242,6 +287,7 @@ impl Sender {
         }
         let (slave, url) = (&self.slave.id, &self.slave.url);
         match &state {
+            SlaveState::Paused { reason } => tracing::warn!(slave, url, reason, "pushing to a slave is paused"),
             SlaveState::Connecting | SlaveState::Streaming | SlaveState::CatchingUp => {
                 tracing::info!(slave, url, ?state, "pushing to a slave");
             }
@@ -260,13 +306,5 @@ impl Sender {
             }
         }
         seen.state = state;
-    }
-}
-
-/// The refusal as JSON writes it.
-fn word(refusal: PushRefusal) -> String {
-    match serde_json::to_value(refusal) {
-        Ok(serde_json::Value::String(word)) => word,
-        _ => format!("{refusal:?}"),
     }
 }

@@ -39,6 +39,11 @@ pub enum SlaveState {
     Streaming,
     /// It is behind what memory holds and gets transactions from the binlog over a connection of its own.
     CatchingUp,
+    /// It gets nothing until it is resumed.
+    Paused {
+        /// Why.
+        reason: String,
+    },
     /// It does not answer, or says that it can't work now. It is asked again, ever more slowly up to a limit.
     Away {
         /// What it said, or how the connection failed.

@@ -23,7 +23,7 @@ use towline::{
     replication::{
         apply::{Applier, ApplyOptions},
         hub::{Hub, HubOptions, HubState},
-        protocol::Batch,
+        protocol::{Batch, Family},
         slave_status::{SlaveState, SlaveStatus},
     },
 };
@@ -113,6 +113,8 @@ fn options(master: &TestServer, slaves: &[&Slave]) -> HubOptions {
         batch_transactions_max: 1000,
         transaction_bytes_max: 64 << 20,
         push_timeout: Duration::from_secs(10),
+        verify_interval: None,
+        verify_stops_slave: false,
         classifier: Arc::new(ByFirstWord),
         changes: towline_middleware::ChangeFeed::default(),
     }
@@ -342,13 +344,15 @@ async fn slaves_come_go_and_say_what_they_need() {
     master.run(&SHOP).await;
     let hub = Hub::start(options(&master, &[&a])).unwrap();
     for (id, url) in [("", a.url.as_str()), ("a", "ftp://host"), ("a", "nowhere")] {
-        assert!(hub.register(id, url).await.is_err(), "{id:?} {url:?}");
+        assert!(hub.register(id, url, None).await.is_err(), "{id:?} {url:?}");
     }
     assert_equal(&master, &hub, &[&a]).await;
     // The same slave under the name that it gives itself.
-    hub.register("first", &a.url).await.unwrap();
+    let error = hub.register("first", &a.url, Some(Family::MySql)).await.unwrap_err().to_string();
+    assert!(error.contains("server is MySQL, this master's is MariaDB"), "{error}");
+    hub.register("first", &a.url, None).await.unwrap();
     assert_eq!(hub.slaves().iter().map(|slave| slave.id.clone()).collect::<Vec<_>>(), ["first"]);
-    hub.register("second", &b.url).await.unwrap();
+    hub.register("second", &b.url, None).await.unwrap();
     load(&master, 1, 3).await;
     assert_equal(&master, &hub, &[&a, &b]).await;
 
@@ -371,7 +375,7 @@ async fn slaves_come_go_and_say_what_they_need() {
         if logs.len() == 1 { Ok(()) } else { Err(format!("{logs:?}")) }
     })
     .await;
-    hub.register("third", &c.url).await.unwrap();
+    hub.register("third", &c.url, None).await.unwrap();
     slave_in(&hub, &c.url, "an empty slave needs a snapshot", |state| {
         matches!(state, SlaveState::NeedsSnapshot { .. })
     })
@@ -380,7 +384,7 @@ async fn slaves_come_go_and_say_what_they_need() {
     // A server with data of its own is not written over, and one that is not there is no trouble for others.
     let d = Slave::start().await;
     d.server.run(&["CREATE DATABASE own", "CREATE TABLE own.t (i INT)"]).await;
-    hub.register("fourth", &d.url).await.unwrap();
+    hub.register("fourth", &d.url, None).await.unwrap();
     slave_in(
         &hub,
         &d.url,
@@ -388,9 +392,26 @@ async fn slaves_come_go_and_say_what_they_need() {
         |state| matches!(state, SlaveState::Refusing { refusal, .. } if refusal == "forked"),
     )
     .await;
-    hub.register("fifth", "http://127.0.0.1:1").await.unwrap();
+    hub.register("fifth", "http://127.0.0.1:1", None).await.unwrap();
     slave_in(&hub, "http://127.0.0.1:1", "nobody is there", |state| matches!(state, SlaveState::Away { .. })).await;
     load(&master, 1, 2).await;
     assert_equal(&master, &hub, &[&b]).await;
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_paused_slave_gets_nothing_until_it_is_resumed() {
+    let (master, a, b) = tokio::join!(TestServer::start(Role::Master), Slave::start(), Slave::start());
+    master.run(&SHOP).await;
+    let hub = Hub::start(options(&master, &[&a, &b])).unwrap();
+    assert_equal(&master, &hub, &[&a, &b]).await;
+    assert!(hub.pause(&b.url, "a test"));
+    slave_in(&hub, &b.url, "the slave is paused", |state| matches!(state, SlaveState::Paused { .. })).await;
+    let before = b.applier.progress().mark;
+    load(&master, 1, 3).await;
+    assert_equal(&master, &hub, &[&a]).await;
+    assert_eq!(b.applier.progress().mark, before);
+    assert!(hub.resume(&b.url) && !hub.resume("nobody"));
+    assert_equal(&master, &hub, &[&a, &b]).await;
     hub.stop().await;
 }

@@ -19,3 +19,4 @@ mod node;
 mod readme;
 mod round_trip;
 mod support;
+mod verify;

@@ -61,6 +61,7 @@ impl Pair {
                 version: VERSION,
                 cluster: "test".into(),
                 epoch: Epoch(1),
+                family: None,
                 after: std::mem::replace(&mut self.at, next.clone()),
                 head: next.position,
                 formats: captured.format.iter().map(|format| format.as_ref().clone()).collect(),

@@ -2,18 +2,22 @@
 
 use axum::{
     Json,
+    body::Body,
     extract::{Query, Request, State},
-    http::{HeaderMap, Uri},
+    http::{HeaderMap, Uri, header},
     response::{IntoResponse, Response},
 };
+use futures_util::stream;
 use serde_json::{json, value::RawValue};
+use tokio::sync::mpsc;
 
 use super::{
     HttpError, HttpFront, NodeReplication,
     json::{self, Fields, InvalidJson},
     request::BodyLimit,
+    stream::NDJSON,
 };
-use crate::replication::hub::Hub;
+use crate::replication::{hub::Hub, protocol::Family, verify::Verified};
 
 /// A registration's body is two short texts.
 const BODY_BYTES_MAX: usize = 16 * 1024;
@@ -37,26 +41,27 @@ pub(super) async fn list_slaves(
     Ok(Json(json!({ "slaves": front.hub(&uri)?.slaves() })).into_response())
 }
 
-/// `POST /admin/slaves` with `{"id", "url"}`: registers a slave, or tells its new URL.
+/// `POST /admin/slaves` with `{"id", "url"}` and perhaps `"family"` (`mariadb` or `mysql`): registers a slave, or tells its new URL.
 pub(super) async fn register_slave(State(front): State<HttpFront>, request: Request) -> Result<Response, HttpError> {
     let (parts, body) = request.into_parts();
     front.check_secret(&parts.headers)?;
     let hub = front.hub(&parts.uri)?;
     let limit = BodyLimit { key: "the longest registration", bytes_max: BODY_BYTES_MAX };
     let body = front.json_body(&parts.headers, body, limit).await?;
-    let (id, url) = registration(&body).map_err(HttpError::Admin)?;
-    hub.register(&id, &url).await?;
+    let (id, url, family) = registration(&body).map_err(HttpError::Admin)?;
+    hub.register(&id, &url, family).await?;
     tracing::info!(id, url, "a slave is registered");
     Ok(Json(json!({ "id": id, "url": url })).into_response())
 }
 
-fn registration(body: &[u8]) -> Result<(String, String), InvalidJson> {
+fn registration(body: &[u8]) -> Result<(String, String, Option<Family>), InvalidJson> {
     let raw: &RawValue = serde_json::from_slice(body).map_err(InvalidJson::Syntax)?;
     let mut fields = Fields::new("a registration", json::object("the body", raw)?);
     let id = json::text("id", fields.need("id")?)?.into_owned();
     let url = json::text("url", fields.need("url")?)?.into_owned();
-    fields.finish(&["id", "url"])?;
-    Ok((id, url))
+    let family = fields.take("family").map(|family| serde_json::from_str(family.get()));
+    fields.finish(&["id", "url", "family"])?;
+    Ok((id, url, family.transpose().map_err(InvalidJson::Syntax)?))
 }
 
 /// `DELETE /admin/slaves?id=…`: forgets a slave.
@@ -67,15 +72,73 @@ pub(super) async fn remove_slave(
 ) -> Result<Response, HttpError> {
     front.check_secret(&headers)?;
     let hub = front.hub(&uri)?;
-    let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(&uri).map_err(HttpError::Parameters)?;
-    let id = parameters.into_iter().find(|(name, _)| name == "id").map(|(_, id)| id);
-    let missing = || InvalidJson::MissingField { place: "DELETE /admin/slaves".to_owned(), field: "id" };
-    let id = id.ok_or_else(missing).map_err(HttpError::Admin)?;
+    let id = slave_id(&uri)?;
     if !hub.remove(&id).await? {
         return Err(HttpError::UnknownSlave { id });
     }
     tracing::info!(id, "a slave is removed");
     Ok(Json(json!({ "removed": id })).into_response())
+}
+
+/// The `id` of a request that concerns one slave.
+fn slave_id(uri: &Uri) -> Result<String, HttpError> {
+    let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(uri).map_err(HttpError::Parameters)?;
+    let id = parameters.into_iter().find(|(name, _)| name == "id").map(|(_, id)| id);
+    let missing = || InvalidJson::MissingField { place: uri.path().to_owned(), field: "id" };
+    id.ok_or_else(missing).map_err(HttpError::Admin)
+}
+
+/// `POST /admin/slaves/pause?id=…`: pushes nothing to a slave until it is resumed.
+pub(super) async fn pause_slave(
+    State(front): State<HttpFront>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, HttpError> {
+    front.check_secret(&headers)?;
+    let id = slave_id(&uri)?;
+    if !front.hub(&uri)?.pause(&id, "by POST /admin/slaves/pause") {
+        return Err(HttpError::UnknownSlave { id });
+    }
+    Ok(Json(json!({ "paused": id })).into_response())
+}
+
+/// `POST /admin/slaves/resume?id=…`: pushes to a slave again.
+pub(super) async fn resume_slave(
+    State(front): State<HttpFront>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, HttpError> {
+    front.check_secret(&headers)?;
+    let id = slave_id(&uri)?;
+    if !front.hub(&uri)?.resume(&id) {
+        return Err(HttpError::UnknownSlave { id });
+    }
+    Ok(Json(json!({ "resumed": id })).into_response())
+}
+
+/// `POST /admin/verify`: compares the slaves with the master. Answers with a line of JSON per table as it goes, and one
+/// for all of them.
+pub(super) async fn verify(
+    State(front): State<HttpFront>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, HttpError> {
+    front.check_secret(&headers)?;
+    let hub = front.hub(&uri)?.clone();
+    let (told, tables) = mpsc::channel(16);
+    tokio::spawn(async move {
+        let last = match hub.verify(Some(told.clone())).await {
+            Ok(summary) => Verified::Done(summary),
+            Err(error) => Verified::Failed { error: error.to_string() },
+        };
+        // Whoever asked may have gone.
+        let _ = told.send(last).await;
+    });
+    let lines = stream::unfold(tables, |mut tables| async {
+        let line = serde_json::to_string(&tables.recv().await?).map(|line| line + "\n");
+        Some((line, tables))
+    });
+    Ok(([(header::CONTENT_TYPE, NDJSON)], Body::from_stream(lines)).into_response())
 }
 
 /// `POST /admin/resume`: a slave that a change has stopped tries it again.

@@ -211,7 +211,7 @@ impl HttpError {
             | Self::Push(_)
             | Self::Admin(_)
             | Self::Reload(_)
-            | Self::Hub(HubError::Url(_) | HubError::Id)
+            | Self::Hub(HubError::Url(_) | HubError::Id | HubError::Family { .. })
             | Self::BodyBroken(_) => StatusCode::BAD_REQUEST,
             Self::Server(error) => status_of(error.code),
             Self::At { source, .. } => source.status(),

@@ -23,7 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_http::{catch_panic::CatchPanicLayer, trace::TraceLayer};
 use towline_middleware::Role;
 
-use super::{HttpError, HttpFront, NodeReplication, admin, status};
+use super::{HttpError, HttpFront, NodeReplication, admin, slave::digest, status};
 use crate::frontend::accept::accept;
 
 /// How often unused sessions with MySQL are looked for.
@@ -118,7 +118,7 @@ fn router(front: HttpFront, routes: Routes) -> Router {
     if routes != Routes::Administration {
         router = match front.role() {
             Role::Master => router.route("/master", any(master)),
-            Role::Slave => router.route("/slave", any(slave)),
+            Role::Slave => router.route("/slave", any(slave)).route("/slave/digest", axum::routing::post(digest)),
         };
     }
     if routes != Routes::Clients {
@@ -126,6 +126,9 @@ fn router(front: HttpFront, routes: Routes) -> Router {
             .route("/status", get(status::status))
             .route("/metrics", get(status::metrics))
             .route("/admin/slaves", get(admin::list_slaves).post(admin::register_slave).delete(admin::remove_slave))
+            .route("/admin/slaves/pause", axum::routing::post(admin::pause_slave))
+            .route("/admin/slaves/resume", axum::routing::post(admin::resume_slave))
+            .route("/admin/verify", axum::routing::post(admin::verify))
             .route("/admin/resume", axum::routing::post(admin::resume))
             .route("/admin/reload", axum::routing::post(admin::reload));
     }

@@ -2,18 +2,24 @@
 
 use axum::{
     Json,
-    extract::Request,
+    body::Body,
+    extract::{Request, State},
     http::{Method, StatusCode},
     response::{IntoResponse, Response},
 };
+use futures_util::{StreamExt, stream};
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
-    HttpError, HttpFront,
+    HttpError, HttpFront, NodeReplication,
     json::InvalidJson,
     request::{Authorization, BodyLimit},
 };
-use crate::replication::{apply::Applier, protocol::Batch};
+use crate::replication::{
+    apply::Applier,
+    digest::{Answer, OPENED, Question},
+    protocol::Batch,
+};
 
 /// Enough of a body to tell a push from a command.
 #[derive(Deserialize)]
@@ -48,6 +54,36 @@ impl HttpFront {
         }
         self.run_body(&parts.headers, None, &body).await
     }
+}
+
+/// A question is two short texts and some numbers.
+const QUESTION_BYTES_MAX: usize = 16 * 1024;
+
+/// `POST /slave/digest`: what this slave holds of a piece of a table where it stands now. The first line of the answer
+/// says that it was looked at, so that the master may push on; the second is the [`Answer`].
+pub(super) async fn digest(State(front): State<HttpFront>, request: Request) -> Result<Response, HttpError> {
+    let (parts, body) = request.into_parts();
+    front.check_secret(&parts.headers)?;
+    let NodeReplication::Slave(applier) = &front.0.state.replication else {
+        return Err(front.unknown_path(&parts.uri));
+    };
+    let limit = BodyLimit { key: "the longest question", bytes_max: QUESTION_BYTES_MAX };
+    let body = front.json_body(&parts.headers, body, limit).await?;
+    let question: Question =
+        serde_json::from_slice(&body).map_err(|error| HttpError::Push(InvalidJson::Syntax(error)))?;
+    let mut snapshot = match applier.snapshot_at(&question.at).await {
+        Ok(snapshot) => snapshot,
+        Err(why) => return Ok((StatusCode::CONFLICT, why).into_response()),
+    };
+    let answer = async move {
+        let answer = match snapshot.digest(&question.piece).await {
+            Ok(digest) => Answer::Digest(digest),
+            Err(error) => Answer::Error(error.to_string()),
+        };
+        serde_json::to_vec(&answer)
+    };
+    let opened = stream::iter([Ok(OPENED.as_bytes().to_vec())]);
+    Ok(Body::from_stream(opened.chain(stream::once(answer))).into_response())
 }
 
 async fn push(applier: &Applier, body: &[u8]) -> Result<Response, HttpError> {

@@ -101,6 +101,7 @@ pub(super) async fn status(State(front): State<HttpFront>) -> Response {
         NodeReplication::Master(hub) => {
             status["replication"] = json!(hub.status());
             status["slaves"] = json!(hub.slaves());
+            status["verified"] = json!(hub.verified());
         }
         NodeReplication::Slave(applier) => status["applier"] = json!(applier.progress()),
     }
@@ -124,6 +125,9 @@ pub(super) async fn metrics(State(front): State<HttpFront>) -> Response {
         NodeReplication::Master(hub) => {
             page.hub(&hub.status());
             page.slaves(&hub.slaves());
+            if let Some(summary) = hub.verified() {
+                page.verified(&summary);
+            }
         }
         NodeReplication::Slave(applier) => page.applier(&applier.progress()),
     }

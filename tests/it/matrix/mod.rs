@@ -9,36 +9,88 @@ mod script;
 
 use std::{collections::BTreeMap, fmt::Write};
 
-use mysql_async::{Conn, Opts, prelude::Queryable};
+use mysql_async::{Conn, Opts, OptsBuilder, prelude::Queryable};
+use towline_middleware::Role;
 
 use self::{
     contents::{answer, contents},
     script::{Family, Row, rows},
 };
-use crate::support::{TestCluster, TestNode, eventually};
+use crate::support::{Mysql9, TestCluster, TestNode, eventually};
+
+/// A node and how the administrator logs in to its server.
+struct Place<'a> {
+    node: &'a TestNode,
+    server: Opts,
+}
 
 #[tokio::test]
 async fn every_row_arrives_on_mariadb() {
     let cluster = TestCluster::start(2).await;
-    run(Family::MariaDb, &cluster).await;
+    let place = |node| Place { node, server: TestNode::server_opts(node) };
+    let slaves: Vec<_> = cluster.slaves.iter().map(place).collect();
+    let mut master = place(&cluster.master);
+    // Another account than the one that applies, or whose an object is would not show.
+    let mut administrator = Conn::new(master.server.clone()).await.unwrap();
+    for sql in ["CREATE USER teller@'%' IDENTIFIED BY 'x'", "GRANT ALL ON *.* TO teller@'%' WITH GRANT OPTION"] {
+        administrator.query_drop(sql).await.unwrap();
+    }
+    master.server = OptsBuilder::from_opts(master.server).user(Some("teller")).pass(Some("x")).into();
+    run(Family::MariaDb, &master, &slaves).await;
 }
 
-async fn run(family: Family, cluster: &TestCluster) {
+#[tokio::test]
+async fn every_row_arrives_on_mysql() {
+    let Some(servers) = mysql_servers().await else { return };
+    let [first, second] = [1, 2].map(|n| mysql_node(&servers[n], Role::Slave, ""));
+    let (first, second) = tokio::join!(first, second);
+    let slaves = format!("slaves = [{:?}, {:?}]", first.url(""), second.url(""));
+    let master = mysql_node(&servers[0], Role::Master, &slaves).await;
+    let place = |node, server: &Mysql9| Place { node, server: server.opts() };
+    let slaves = [place(&first, &servers[1]), place(&second, &servers[2])];
+    run(Family::MySql, &place(&master, &servers[0]), &slaves).await;
+}
+
+/// Three servers with the account of the nodes.
+async fn mysql_servers() -> Option<Vec<Mysql9>> {
+    let mut servers = Vec::new();
+    for _ in 0..3 {
+        let options = ["--event-scheduler=OFF", "--log-bin-trust-function-creators=ON", "--max-allowed-packet=1G"];
+        let server = Mysql9::start_with(&options).await?;
+        server
+            .run(&[
+                "SET sql_log_bin = 0",
+                "CREATE USER towline@'%' IDENTIFIED BY 'towline'",
+                "GRANT ALL ON *.* TO towline@'%' WITH GRANT OPTION",
+            ])
+            .await;
+        servers.push(server);
+    }
+    Some(servers)
+}
+
+async fn mysql_node(server: &Mysql9, role: Role, cluster: &str) -> TestNode {
+    let url = format!("mysql://towline:towline@127.0.0.1:{}", server.port);
+    let config = format!("[mysql]\nmanaged = false\nurl = {url:?}\n[cluster]\nsecret = 'of the tests'\n{cluster}");
+    TestNode::start(&role.to_string(), role, &config).await
+}
+
+async fn run(family: Family, master: &Place<'_>, slaves: &[Place<'_>]) {
     let files = tempfile::tempdir().unwrap();
     let rows = rows(family, files.path());
-    let master = cluster.master.server_opts();
     let (mut wrong, mut ends) = (String::new(), Vec::new());
     for row in &rows {
-        play(row, &master, &mut wrong).await;
-        ends.push(last_gtid(family, &mut Conn::new(master.clone()).await.unwrap()).await);
+        play(row, &master.server, &mut wrong).await;
+        ends.push(last_gtid(family, &mut Conn::new(master.server.clone()).await.unwrap()).await);
     }
-    for slave in &cluster.slaves {
-        wait_for(slave, &cluster.master, &rows, &ends).await;
+    assert!(wrong.is_empty(), "{wrong}");
+    for slave in slaves {
+        wait_for(slave, master.node, &rows, &ends).await;
     }
     for row in &rows {
-        let expected = all_of(row, master.clone()).await;
-        for slave in &cluster.slaves {
-            let found = all_of(row, slave.server_opts()).await;
+        let expected = all_of(row, &master.server).await;
+        for slave in slaves {
+            let found = all_of(row, &slave.server).await;
             for what in expected.keys().chain(found.keys().filter(|what| !expected.contains_key(*what))) {
                 let (expected, found) = (expected.get(what), found.get(what));
                 if expected != found {
@@ -48,6 +100,8 @@ async fn run(family: Family, cluster: &TestCluster) {
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
+    let (code, told) = master.node.verify().await;
+    assert_eq!(code, Some(0), "{told}");
 }
 
 /// Runs a row's statements on the master's server; notes those that it takes otherwise than the row says.
@@ -71,9 +125,9 @@ async fn play(row: &Row, master: &Opts, wrong: &mut String) {
 }
 
 /// Waits until a slave stands at the master's last transaction; fails with the row at which it stopped.
-async fn wait_for(slave: &TestNode, master: &TestNode, rows: &[Row], ends: &[String]) {
+async fn wait_for(slave: &Place<'_>, master: &TestNode, rows: &[Row], ends: &[String]) {
     let last = ends.last().expect("there are rows");
-    let mut server = Conn::new(slave.server_opts()).await.unwrap();
+    let mut server = Conn::new(slave.server.clone()).await.unwrap();
     eventually("a slave that stands where the master stands", async || {
         let at: Option<String> = server.query_first("SELECT gtid FROM towline.position").await.unwrap();
         let at = at.unwrap_or_default();
@@ -82,9 +136,10 @@ async fn wait_for(slave: &TestNode, master: &TestNode, rows: &[Row], ends: &[Str
         }
         let number = |gtid: &str| gtid.rsplit(['-', ':']).next().and_then(|seq| seq.parse::<u64>().ok()).unwrap_or(0);
         let row = ends.iter().position(|end| number(end) > number(&at)).map_or("", |n| &rows[n].name);
-        let stopped = slave.log().contains("has stopped");
-        assert!(!stopped, "the row '{row}' has stopped a slave at {at}: {}", slave.log());
-        Err(format!("it stands at {at} of {last}, in the row '{row}'; {}; {}", slave.log(), master.log()))
+        let (own, masters) = (slave.node.log(), master.log());
+        let stopped = own.contains("has stopped") || masters.contains("has stopped");
+        assert!(!stopped, "the row '{row}' has stopped a slave at {at}: {own}; {masters}");
+        Err(format!("it stands at {at} of {last}, in the row '{row}'; {own}; {masters}"))
     })
     .await;
 }
@@ -98,8 +153,8 @@ async fn last_gtid(family: Family, conn: &mut Conn) -> String {
 }
 
 /// Everything that a server holds of a row.
-async fn all_of(row: &Row, server: Opts) -> BTreeMap<String, String> {
-    let mut conn = Conn::new(server).await.unwrap();
+async fn all_of(row: &Row, server: &Opts) -> BTreeMap<String, String> {
+    let mut conn = Conn::new(server.clone()).await.unwrap();
     let mut all = contents(&mut conn, &row.schema).await;
     for question in &row.questions {
         all.insert(question.clone(), answer(&mut conn, question).await);

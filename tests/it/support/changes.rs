@@ -65,6 +65,7 @@ pub(crate) fn batch(
         version: VERSION,
         cluster: "test".into(),
         epoch: Epoch(1),
+        family: None,
         after,
         head: towline_middleware::Position::default(),
         formats: Vec::new(),

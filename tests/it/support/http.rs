@@ -176,6 +176,8 @@ fn replication(role: Role, server: &TestServer, classifier: &Arc<dyn Classifier>
         batch_transactions_max: 100,
         transaction_bytes_max: 16 << 20,
         push_timeout: Duration::from_secs(5),
+        verify_interval: None,
+        verify_stops_slave: false,
         classifier: classifier.clone(),
         changes: ChangeFeed::default(),
     };

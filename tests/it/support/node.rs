@@ -35,7 +35,10 @@ impl TestNode {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let program = env!("CARGO_BIN_EXE_towline").into();
         let spec = NodeSpec { program, name: name.to_owned(), role, folder: folder.path().to_owned(), config };
-        copy_template(&spec.data_dir()).await;
+        let managed = |mysql: &Value| mysql.get("managed").and_then(Value::as_bool);
+        if spec.config.get("mysql").and_then(managed) != Some(false) {
+            copy_template(&spec.data_dir()).await;
+        }
         let mut config = spec.config.clone();
         let mut process = NodeProcess::spawn(spec).unwrap_or_else(|error| panic!("{error}"));
         let ready = process.ready().await.unwrap_or_else(|error| panic!("{error}"));
@@ -44,6 +47,24 @@ impl TestNode {
             config[listener]["listen"] = Value::from(address.to_string());
         }
         Self { process, config, ready, _folder: folder }
+    }
+
+    /// A POST to its administration.
+    pub(crate) fn admin(&self, path: &str) -> reqwest::RequestBuilder {
+        reqwest::Client::new().post(self.url(path)).bearer_auth(self.secret())
+    }
+
+    fn secret(&self) -> &str {
+        self.config["cluster"]["secret"].as_str().expect("a cluster with a secret")
+    }
+
+    /// Runs `towline verify` against it: the exit code and what it printed.
+    pub(crate) async fn verify(&self) -> (Option<i32>, String) {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_towline"));
+        command.args(["verify", "--url", &self.url("")]).env("TOWLINE_CLUSTER__SECRET", self.secret());
+        let output = command.output().await.expect("the program");
+        let told = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        (output.status.code(), told)
     }
 
     /// The URL of a path of its HTTP.
