@@ -159,8 +159,7 @@ impl ApplySession {
         let server_id = check_settings(&mut conn, is_mariadb).await?;
         let record = slave::open(&mut conn).await?;
         let packet: Option<usize> = conn.query_first("SELECT @@max_allowed_packet").await?;
-        // A packet of 16 MiB and more is split by the protocol, which nothing here needs.
-        let statement_bytes_max = packet.unwrap_or(1 << 20).min(FRAME_BYTES_MAX) - PACKET_MARGIN;
+        let statement_bytes_max = packet.unwrap_or(1 << 20) - PACKET_MARGIN;
         Ok(Self {
             conn,
             is_mariadb,
@@ -304,7 +303,6 @@ impl ApplySession {
 /// The server's error number for a right that is missing.
 const ACCESS_DENIED_RIGHT: u16 = 1227;
 const KEEPALIVE: Duration = Duration::from_secs(10);
-const FRAME_BYTES_MAX: usize = (1 << 24) - 1;
 /// What a packet needs besides the statement.
 const PACKET_MARGIN: usize = 64;
 /// A session that a dead node left behind is closed by the server after this time; a living one pings more often.

@@ -66,6 +66,10 @@ pub(crate) fn format_statement(format: &Format) -> Result<Vec<u8>, DamagedEvents
     Ok(statement(&format.event.0))
 }
 
+/// How many bytes a statement has at most, unless one row event alone needs more: what packets have at most before the
+/// protocol splits them.
+const STATEMENT_BYTES: usize = (1 << 24) - 64;
+
 /// The fewest statements of at most `bytes_max` bytes that write the rows of these transactions, in order, under one
 /// format.
 ///
@@ -79,7 +83,12 @@ pub(crate) fn row_statements<'a>(
     transactions: impl IntoIterator<Item = &'a Transaction>,
     bytes_max: usize,
 ) -> Result<Vec<Vec<u8>>, CantBuild> {
-    let mut packer = Packer { events_max: events_max(bytes_max), statements: Vec::new(), packed: Vec::new() };
+    let mut packer = Packer {
+        events_max: events_max(bytes_max.min(STATEMENT_BYTES)),
+        alone_max: events_max(bytes_max),
+        statements: Vec::new(),
+        packed: Vec::new(),
+    };
     for transaction in transactions {
         let mut running = false;
         for change in &transaction.changes {
@@ -137,6 +146,8 @@ pub(crate) fn tables_of(transaction: &Transaction) -> Result<Vec<TableName>, Dam
 struct Packer {
     /// How many bytes of events a statement takes.
     events_max: usize,
+    /// How many bytes a single row event and its maps may have.
+    alone_max: usize,
     statements: Vec<Vec<u8>>,
     packed: Vec<u8>,
 }
@@ -145,7 +156,7 @@ impl Packer {
     /// Adds one row event; `maps` go before it when its statement begins here or a new `BINLOG` does.
     fn push(&mut self, maps: &[u8], event: &[u8], starts: bool) -> Result<(), CantBuild> {
         let alone = maps.len() + event.len();
-        if alone > self.events_max {
+        if alone > self.alone_max {
             return Err(CantBuild::TooLarge { needed: statement_len(alone) });
         }
         let needed = if starts { alone } else { event.len() };

@@ -196,7 +196,13 @@ impl Run<'_> {
                 piece.with_rows = true;
             };
             verified.rows += own.map_or(0, |own| own.rows);
-            verified.differences.extend(differences);
+            for difference in differences {
+                // What concerns the whole table is told once, not for each piece.
+                let known = |known: &Difference| known.slave == difference.slave && known.what == difference.what;
+                if !difference.keys.is_empty() || !verified.differences.iter().any(known) {
+                    verified.differences.push(difference);
+                }
+            }
             match piece.up_to {
                 Some(up_to) => piece.after = Some(up_to),
                 None => break,

@@ -313,6 +313,21 @@ async fn what_can_not_be_applied_exactly_once_stops_the_slave() {
 }
 
 #[tokio::test]
+async fn a_row_of_64_megabytes_arrives() {
+    let (mut changes, mut slave) = tokio::join!(Changes::start(), Slave::start());
+    slave
+        .apply(&changes.make(&["CREATE DATABASE shop", "CREATE TABLE shop.big (id INT PRIMARY KEY, b LONGBLOB)"]).await)
+        .await;
+    let inserts =
+        ["INSERT INTO shop.big VALUES (1, REPEAT('x', 64 << 20))", "INSERT INTO shop.big VALUES (2, 'small')"];
+    slave.apply(&changes.make(&inserts).await).await;
+    assert_eq!(
+        slave.rows("SELECT id, CRC32(b) FROM shop.big WHERE id = 1").await,
+        [(1, crc32fast::hash(&vec![b'x'; 64 << 20]).into())]
+    );
+}
+
+#[tokio::test]
 async fn a_statement_cut_over_many_binlogs_arrives_whole() {
     // The least packet that the server takes, so that each row event needs a BINLOG of its own with its maps.
     let slave = Slave::start_with(&["--max-allowed-packet=16K"], |_| ());

@@ -28,7 +28,7 @@ impl Changes {
             opts: master.opts(),
             epoch: Epoch(1),
             from: Mark::default(),
-            transaction_bytes_max: 64 << 20,
+            transaction_bytes_max: 256 << 20,
         };
         let capture = Capture::open(&options).await.unwrap();
         let session = master.connect().await;
