@@ -23,7 +23,8 @@ fn the_configurations_are_valid() {
         let role = if text.contains("[master.") { Role::Master } else { Role::Slave };
         Config::load(Some(&file), role).unwrap_or_else(|error| panic!("{error}\n{text}"))
     });
-    let [master, slave, _] = loaded.collect::<Vec<_>>().try_into().expect("a master's, a slave's, and one of TLS");
+    let [master, slave, _, _] =
+        loaded.collect::<Vec<_>>().try_into().expect("a master's, a slave's, one of TLS and one of layers");
     assert_eq!(master.cluster.slaves[0].as_str(), format!("http://{}", slave.http.listen));
 }
 

@@ -38,7 +38,7 @@ async fn a_node_takes_a_new_certificate_at_a_signal_and_clients_on_its_socket() 
     kill_process(node.pid(), Signal::HUP).expect("the node runs");
     eventually("a word on the certificate", async || {
         let log = node.log();
-        if log.contains("the old certificate stays in use") { Ok(()) } else { Err(log) }
+        if log.contains("not reloaded: the old one stays in use") { Ok(()) } else { Err(log) }
     })
     .await;
     Conn::new(under_tls()).await.expect("the old certificate is still in use");
