@@ -48,11 +48,11 @@ impl Connector {
         let provider = provider();
         let (verifier, driver): (Arc<dyn ServerCertVerifier>, SslOpts) = match verify {
             Verify::Nothing => (
-                Arc::new(Anybody { provider: provider.clone() }),
+                Arc::new(Lenient { authority: None, provider: provider.clone() }),
                 SslOpts::default().with_danger_accept_invalid_certs(true),
             ),
             Verify::Authority(path) => (
-                Arc::new(AnyName { inner: web_pki(path, &provider)? }),
+                Arc::new(Lenient { authority: Some(web_pki(path, &provider)?), provider: provider.clone() }),
                 driver_roots(path).with_danger_skip_domain_validation(true),
             ),
             Verify::Identity(path) => (web_pki(path, &provider)?, driver_roots(path)),
@@ -111,22 +111,31 @@ fn web_pki(path: &Path, provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServ
         .map_err(|error| TlsError::Authority(Error::General(error.to_string())))
 }
 
-/// Takes any certificate whose key the server holds.
+/// Asks less of a certificate than that it names the host. The server must hold its key in any case.
 #[derive(Debug)]
-struct Anybody {
+struct Lenient {
+    /// Who must have signed it; none takes any certificate.
+    authority: Option<Arc<WebPkiServerVerifier>>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for Lenient {
     fn verify_server_cert(
         &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
+        let Some(authority) = &self.authority else { return Ok(ServerCertVerified::assertion()) };
+        match authority.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            // The authority's word is checked before the name is looked at.
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            result => result,
+        }
     }
 
     fn verify_tls12_signature(
@@ -149,52 +158,5 @@ impl ServerCertVerifier for Anybody {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// Takes a certificate that an authority has signed, whatever name is on it: the authority's word is checked before the
-/// name is looked at.
-#[derive(Debug)]
-struct AnyName {
-    inner: Arc<WebPkiServerVerifier>,
-}
-
-impl ServerCertVerifier for AnyName {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        match self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            Err(Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
-            result => result,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
     }
 }

@@ -1,14 +1,11 @@
 //! The packets of a reply's results, one by one.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::Column;
 use crate::{
     Command, CommandKind, Error,
-    wire::{
-        Cursor,
-        frame::{HEADER_LEN, Header},
-    },
+    wire::{Cursor, frame::Packets},
 };
 
 /// One packet of a result, without its header.
@@ -38,10 +35,7 @@ pub struct ResultReader {
     deprecates_eof: bool,
     state: State,
     columns: Vec<Column>,
-    unread: BytesMut,
-    /// The frames so far of a packet of several.
-    long: Vec<u8>,
-    row_bytes_max: usize,
+    packets: Packets,
 }
 
 impl ResultReader {
@@ -53,9 +47,7 @@ impl ResultReader {
             deprecates_eof: command.session().deprecates_eof(),
             state: if rows_at_once { State::Rows } else { State::Count },
             columns: Vec::new(),
-            unread: BytesMut::new(),
-            long: Vec::new(),
-            row_bytes_max,
+            packets: Packets::new(row_bytes_max),
         }
     }
 
@@ -71,7 +63,7 @@ impl ResultReader {
 
     /// Takes the bytes of a [`Part::Packets`](crate::Part::Packets); they may end in the middle of a packet.
     pub fn feed(&mut self, packets: &Bytes) {
-        self.unread.extend_from_slice(packets);
+        self.packets.feed(packets);
     }
 
     /// The current result has ended: the next packet starts another.
@@ -85,7 +77,8 @@ impl ResultReader {
     /// # Errors
     /// The server sent what can't stand there, or a row is too long.
     pub fn next_packet(&mut self) -> Result<Option<Packet>, Error> {
-        let Some(payload) = self.payload()? else { return Ok(None) };
+        let too_long = |_| malformed("row: it is longer than a layer that looks at it takes");
+        let Some(payload) = self.packets.next_payload().map_err(too_long)? else { return Ok(None) };
         Ok(Some(match self.state {
             State::Count => {
                 let mut cursor = Cursor::new(&payload);
@@ -112,27 +105,6 @@ impl ResultReader {
             }
             State::Rows => Packet::Row(payload),
         }))
-    }
-
-    fn payload(&mut self) -> Result<Option<Bytes>, Error> {
-        while let Some(header) = Header::decode(&self.unread) {
-            if self.long.len() + header.len > self.row_bytes_max {
-                return Err(malformed("row: it is longer than a layer that looks at it takes"));
-            }
-            if self.unread.len() < HEADER_LEN + header.len {
-                return Ok(None);
-            }
-            self.unread.advance(HEADER_LEN);
-            let payload = self.unread.split_to(header.len).freeze();
-            if !header.continues() && self.long.is_empty() {
-                return Ok(Some(payload));
-            }
-            self.long.extend_from_slice(&payload);
-            if !header.continues() {
-                return Ok(Some(std::mem::take(&mut self.long).into()));
-            }
-        }
-        Ok(None)
     }
 }
 

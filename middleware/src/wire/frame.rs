@@ -3,6 +3,8 @@
 //! A payload of 16 MB − 1 or more goes on in further frames; the first frame that is shorter, be it empty, is the last.
 //! Source: MySQL manual, "MySQL Packets".
 
+use bytes::{Buf, Bytes, BytesMut};
+
 /// Bytes in front of each frame's payload.
 pub const HEADER_LEN: usize = 4;
 /// The longest payload of one frame.
@@ -33,6 +35,56 @@ impl Header {
     pub fn encode(self) -> [u8; HEADER_LEN] {
         let [a, b, c, ..] = self.len.to_le_bytes();
         [a, b, c, self.sequence]
+    }
+}
+
+/// A packet is longer than its reader takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLong;
+
+/// Makes whole packets of bytes that come in any pieces.
+#[derive(Debug)]
+pub struct Packets {
+    unread: BytesMut,
+    /// The frames so far of a packet of several.
+    long: Vec<u8>,
+    bytes_max: usize,
+}
+
+impl Packets {
+    /// A reader of packets of up to `bytes_max` bytes each.
+    pub fn new(bytes_max: usize) -> Self {
+        Self { unread: BytesMut::new(), long: Vec::new(), bytes_max }
+    }
+
+    /// Takes more bytes; they may end in the middle of a packet.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.unread.extend_from_slice(bytes);
+    }
+
+    /// The payload of the next whole packet; `None` when it takes more bytes.
+    ///
+    /// # Errors
+    /// The packet is longer than this reader takes.
+    pub fn next_payload(&mut self) -> Result<Option<Bytes>, TooLong> {
+        while let Some(header) = Header::decode(&self.unread) {
+            if self.long.len() + header.len > self.bytes_max {
+                return Err(TooLong);
+            }
+            if self.unread.len() < HEADER_LEN + header.len {
+                return Ok(None);
+            }
+            self.unread.advance(HEADER_LEN);
+            let payload = self.unread.split_to(header.len).freeze();
+            if !header.continues() && self.long.is_empty() {
+                return Ok(Some(payload));
+            }
+            self.long.extend_from_slice(&payload);
+            if !header.continues() {
+                return Ok(Some(std::mem::take(&mut self.long).into()));
+            }
+        }
+        Ok(None)
     }
 }
 

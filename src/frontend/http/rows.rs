@@ -7,14 +7,11 @@
 //! Source: MySQL manual, "Text Resultset Row", "Binary Protocol Resultset Row", "Column Definition Packet".
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use mysql_common::constants::ColumnType;
 use serde::Serialize;
 
-use crate::wire::{
-    Cursor, Malformed,
-    frame::{HEADER_LEN, Header},
-};
+use crate::wire::{Cursor, Malformed, frame::Packets};
 
 /// The largest integer up to which every one can be a JSON number without losing digits.
 const EXACT_MAX: u64 = 1 << 53;
@@ -147,23 +144,14 @@ pub(crate) struct RowReader {
     binary: bool,
     state: State,
     columns: Vec<Column>,
-    unread: BytesMut,
-    /// The frames so far of a packet of several.
-    long: Vec<u8>,
+    packets: Packets,
     row_bytes_max: usize,
 }
 
 impl RowReader {
     /// A reader for the reply to an execute (`binary`) or to a query. No row may have more than `row_bytes_max` bytes.
     pub(crate) fn new(binary: bool, row_bytes_max: usize) -> Self {
-        Self {
-            binary,
-            state: State::Count,
-            columns: Vec::new(),
-            unread: BytesMut::new(),
-            long: Vec::new(),
-            row_bytes_max,
-        }
+        Self { binary, state: State::Count, columns: Vec::new(), packets: Packets::new(row_bytes_max), row_bytes_max }
     }
 
     /// The columns of the current result.
@@ -173,7 +161,7 @@ impl RowReader {
 
     /// Takes more packets; they may end in the middle of one.
     pub(crate) fn feed(&mut self, packets: &Bytes) {
-        self.unread.extend_from_slice(packets);
+        self.packets.feed(packets);
     }
 
     /// The current result has ended: the next packet starts another.
@@ -188,7 +176,8 @@ impl RowReader {
     /// # Errors
     /// See [`RowError`].
     pub(crate) fn next(&mut self, out: &mut String) -> Result<Option<Item>, RowError> {
-        while let Some(packet) = self.packet()? {
+        let too_long = |_| RowError::TooLong { limit_bytes: self.row_bytes_max };
+        while let Some(packet) = self.packets.next_payload().map_err(too_long)? {
             match self.state {
                 State::Count => {
                     let count = Cursor::new(&packet).lenenc().filter(|count| *count > 0);
@@ -210,28 +199,6 @@ impl RowReader {
                     pushed.ok_or(Malformed("row"))?;
                     return Ok(Some(Item::Row));
                 }
-            }
-        }
-        Ok(None)
-    }
-
-    /// Takes the next whole packet's payload.
-    fn packet(&mut self) -> Result<Option<Bytes>, RowError> {
-        while let Some(header) = Header::decode(&self.unread) {
-            if self.long.len() + header.len > self.row_bytes_max {
-                return Err(RowError::TooLong { limit_bytes: self.row_bytes_max });
-            }
-            if self.unread.len() < HEADER_LEN + header.len {
-                return Ok(None);
-            }
-            self.unread.advance(HEADER_LEN);
-            let payload = self.unread.split_to(header.len).freeze();
-            if !header.continues() && self.long.is_empty() {
-                return Ok(Some(payload));
-            }
-            self.long.extend_from_slice(&payload);
-            if !header.continues() {
-                return Ok(Some(std::mem::take(&mut self.long).into()));
             }
         }
         Ok(None)

@@ -6,7 +6,7 @@ use mysql_async::{Conn, Opts, OptsBuilder, prelude::Queryable};
 use towline::{
     check::{self, CheckError, Target},
     classify::SqlClassifier,
-    tls::{Connector, Verify},
+    tls::{Acceptor, Connector, Verify},
     upstream::Endpoint,
     wire::capability,
 };
@@ -37,6 +37,16 @@ async fn front_before(server: &TestServer, port: u16, connector: Option<Connecto
     TestFront::before(Role::Master, endpoint, server.opts(), Arc::new(SqlClassifier::new()), |_| {}).await
 }
 
+/// A front whose clients come under TLS, before a server on its socket.
+async fn tls_front(server: &TestServer, acceptor: Acceptor, required: bool) -> TestFront {
+    let endpoint = Endpoint::unix(server.managed().socket());
+    TestFront::before(Role::Master, endpoint, server.opts(), Arc::new(SqlClassifier::new()), |front| {
+        front.tls = Some(acceptor);
+        front.tls_required = required;
+    })
+    .await
+}
+
 async fn cipher(opts: OptsBuilder) -> Result<String, mysql_async::Error> {
     let mut client = Conn::new(opts).await?;
     let row: Option<(String, String)> = client.query_first("SHOW SESSION STATUS LIKE 'Ssl_cipher'").await?;
@@ -48,11 +58,7 @@ async fn a_client_under_tls_reads_what_one_in_clear_reads() {
     let server = TestServer::start(Role::Master).await;
     prepare(&server).await;
     let certificates = Certificates::new();
-    let endpoint = Endpoint::unix(server.managed().socket());
-    let front = TestFront::before(Role::Master, endpoint, server.opts(), Arc::new(SqlClassifier::new()), |front| {
-        front.tls = Some(certificates.acceptor());
-    })
-    .await;
+    let front = tls_front(&server, certificates.acceptor(), false).await;
     let long = "x".repeat(20_000_000);
     for opts in [front.opts(APP.0, APP.1), front.opts(APP.0, APP.1).ssl_opts(certificates.client())] {
         let mut client = Conn::new(opts.db_name(Some("shop"))).await.expect("a session");
@@ -76,12 +82,7 @@ async fn tls_required_turns_away_clients_in_clear_and_not_those_on_the_socket() 
     let server = TestServer::start(Role::Master).await;
     prepare(&server).await;
     let certificates = Certificates::new();
-    let endpoint = Endpoint::unix(server.managed().socket());
-    let front = TestFront::before(Role::Master, endpoint, server.opts(), Arc::new(SqlClassifier::new()), |front| {
-        front.tls = Some(certificates.acceptor());
-        front.tls_required = true;
-    })
-    .await;
+    let front = tls_front(&server, certificates.acceptor(), true).await;
     let (_, refusal) = WireClient::login(&front.target(), MODERN, APP, "").await;
     assert_eq!((refusal.error_code(), refusal.sequence), (Some(3159), 2), "{refusal:?}");
     Conn::new(front.opts(APP.0, APP.1).ssl_opts(certificates.client())).await.expect("a session under TLS");
@@ -94,11 +95,7 @@ async fn commands_in_clear_behind_the_wish_for_tls_are_not_taken() {
     let server = TestServer::start(Role::Master).await;
     prepare(&server).await;
     let certificates = Certificates::new();
-    let endpoint = Endpoint::unix(server.managed().socket());
-    let front = TestFront::before(Role::Master, endpoint, server.opts(), Arc::new(SqlClassifier::new()), |front| {
-        front.tls = Some(certificates.acceptor());
-    })
-    .await;
+    let front = tls_front(&server, certificates.acceptor(), false).await;
     let mut client = WireClient::open(&front.target()).await;
     client.read().await.expect("a greeting");
     let wish = [&(MODERN | capability::SSL).to_le_bytes()[..], &[0, 0, 0, 1, 45], &[0; 23]].concat();
@@ -118,11 +115,7 @@ async fn a_new_certificate_is_taken_at_a_reload_and_one_that_is_none_is_not() {
     prepare(&server).await;
     let certificates = Certificates::new();
     let acceptor = certificates.acceptor();
-    let endpoint = Endpoint::unix(server.managed().socket());
-    let front = TestFront::before(Role::Master, endpoint, server.opts(), Arc::new(SqlClassifier::new()), |front| {
-        front.tls = Some(acceptor.clone());
-    })
-    .await;
+    let front = tls_front(&server, acceptor.clone(), false).await;
     let connect = || Conn::new(front.opts(APP.0, APP.1).ssl_opts(certificates.client()));
     connect().await.expect("a session");
     certificates.sign("localhost");

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use mysql_async::{Conn, Opts, OptsBuilder, prelude::Queryable};
+use mysql_async::{Conn, Opts, OptsBuilder};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
@@ -133,11 +133,7 @@ impl Mysql9 {
 
     /// Runs statements as the administrator, one by one.
     pub(crate) async fn run(&self, statements: &[&str]) {
-        let mut connection = self.connect().await;
-        for statement in statements {
-            connection.query_drop(*statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
-        }
-        connection.disconnect().await.expect("a farewell");
+        super::server::run(self.connect().await, statements).await;
     }
 
     /// Runs a statement by MySQL's own client through a front on this port of 127.0.0.1, and returns what it prints.

@@ -45,11 +45,7 @@ impl TestServer {
 
     /// Runs statements as the administrator, one by one.
     pub(crate) async fn run(&self, statements: &[&str]) {
-        let mut connection = self.connect().await;
-        for statement in statements {
-            connection.query_drop(*statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
-        }
-        connection.disconnect().await.expect("a farewell");
+        run(self.connect().await, statements).await;
     }
 
     /// The server as the node sees it.
@@ -109,4 +105,12 @@ pub(super) fn copy(from: &Path, to: &Path) {
             fs::copy(&source, &target).expect("a copy");
         }
     }
+}
+
+/// Runs statements one by one.
+pub(super) async fn run(mut connection: Conn, statements: &[&str]) {
+    for statement in statements {
+        connection.query_drop(*statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+    }
+    connection.disconnect().await.expect("a farewell");
 }
