@@ -43,7 +43,7 @@ const fn fixed(name: &'static str, wanted: Wanted, must: Must) -> Setting {
 
 /// A variable that a server does not have is passed over: these lists hold both families' names, and those that came or
 /// went with a release.
-const MASTER: [Setting; 11] = [
+const MASTER: [Setting; 12] = [
     fixed("log_bin", Is("ON"), Fail),
     dynamic("binlog_format", Is("ROW"), Fail),
     dynamic("binlog_row_image", Is("FULL"), Fail),
@@ -56,6 +56,8 @@ const MASTER: [Setting; 11] = [
     // Without these a crash of the machine can leave the slaves with transactions that the master has lost.
     dynamic("sync_binlog", Is("1"), Warn),
     dynamic("innodb_flush_log_at_trx_commit", Is("1"), Warn),
+    // Without it a position does not tell what can be read.
+    dynamic("binlog_order_commits", Is("ON"), Warn),
 ];
 
 const SLAVE: [Setting; 15] = [

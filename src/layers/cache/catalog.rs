@@ -1,8 +1,12 @@
-//! What is behind a table's name, asked of the server with the node's own account.
+//! What is behind a table's name, and what can be read, asked of the server with the node's own account.
 
-use mysql_async::{Conn, prelude::Queryable};
+use std::sync::Arc;
 
-use super::super::OwnServer;
+use mysql_async::{Conn, DriverError, prelude::Queryable};
+use tokio::sync::Mutex;
+use towline_middleware::Position;
+
+use super::{super::OwnServer, visible};
 
 /// A table by schema and name, in lower case.
 pub(super) type Table = (String, String);
@@ -12,40 +16,67 @@ const ENGINES: [&str; 4] = ["InnoDB", "Aria", "MyISAM", "ROCKSDB"];
 /// Schemas whose tables change by themselves, or never travel.
 const OWN_SCHEMAS: [&str; 5] = ["information_schema", "performance_schema", "mysql", "sys", "towline"];
 
-/// Finds out what is behind a table's name.
+/// Asks the server with the node's own account.
 #[derive(Clone, Debug)]
 pub(super) struct Catalog {
     server: OwnServer,
+    conn: Arc<Mutex<Option<Conn>>>,
 }
 
 impl Catalog {
     pub(super) fn new(server: OwnServer) -> Self {
-        Self { server }
+        Self { server, conn: Arc::default() }
     }
 
     /// These tables with all whose changes reach them without rows of their own in the binlog: those from which a
-    /// foreign key cascades. `None` if one of them is no plain table.
+    /// foreign key cascades. `None` if one of them is no plain table. The answer is not older than `position`.
     ///
     /// # Errors
     /// The server can't be asked.
-    pub(super) async fn closure(&self, tables: Vec<Table>) -> Result<Option<Vec<Table>>, mysql_async::Error> {
-        let Some(opts) = self.server.get() else { return Ok(None) };
-        let mut conn = Conn::new(opts).await?;
-        let (mut known, mut ahead) = (Vec::new(), tables);
-        let mut plain = true;
-        while let Some(table) = ahead.pop() {
-            if known.contains(&table) {
-                continue;
+    pub(super) async fn closure(
+        &self,
+        tables: Vec<Table>,
+        position: Position,
+    ) -> Result<Option<Vec<Table>>, mysql_async::Error> {
+        self.ask(async |conn| {
+            visible::wait(conn, position).await?;
+            let (mut known, mut ahead) = (Vec::new(), tables);
+            while let Some(table) = ahead.pop() {
+                if known.contains(&table) {
+                    continue;
+                }
+                if !is_plain(conn, &table).await? {
+                    return Ok(None);
+                }
+                ahead.extend(parents(conn, &table).await?);
+                known.push(table);
             }
-            if !is_plain(&mut conn, &table).await? {
-                plain = false;
-                break;
-            }
-            ahead.extend(parents(&mut conn, &table).await?);
-            known.push(table);
-        }
-        conn.disconnect().await?;
-        Ok(plain.then_some(known))
+            Ok(Some(known))
+        })
+        .await
+    }
+
+    /// Waits until every read that begins sees what had been captured up to `position` when this was called.
+    ///
+    /// # Errors
+    /// The server can't be asked.
+    pub(super) async fn wait_visible(&self, position: Position) -> Result<(), mysql_async::Error> {
+        self.ask(async |conn| visible::wait(conn, position).await).await
+    }
+
+    /// Asks on the one connection, which is kept unless that fails.
+    async fn ask<T>(
+        &self,
+        question: impl AsyncFnOnce(&mut Conn) -> Result<T, mysql_async::Error>,
+    ) -> Result<T, mysql_async::Error> {
+        let mut held = self.conn.lock().await;
+        let mut conn = match held.take() {
+            Some(conn) => conn,
+            None => Conn::new(self.server.get().ok_or(DriverError::ConnectionClosed)?).await?,
+        };
+        let answer = question(&mut conn).await?;
+        *held = Some(conn);
+        Ok(answer)
     }
 }
 

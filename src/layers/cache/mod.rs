@@ -6,6 +6,8 @@
 //! - A session that has done what may leave temporary tables, locks or the like is not served any more until it is reset.
 //! - A result is never older than the node's position: changes are heard of before the position moves, and while a commit
 //!   that this node has acknowledged is not captured yet, nothing is served at all.
+//! - A master hears of a change before it can be read: a result is kept only if, when it began to be read, all that was
+//!   heard of its tables was visible.
 //!
 //! Not seen: temporary tables that a trigger makes, and `FOUND_ROWS()` after a result from memory.
 
@@ -13,9 +15,13 @@ mod catalog;
 mod store;
 mod text;
 mod view;
+mod visible;
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
@@ -24,7 +30,7 @@ use serde::Deserialize;
 use serde_json::json;
 use towline_middleware::{
     ChangeFeed, Command, CommandKind, Completion, Error, Figure, Final, Head, Intent, LayerProblem, LayerSetup,
-    Listening, Next, Part, Reply, UserLayer, from_fn, status,
+    Listening, Next, Part, Reply, Role, UserLayer, from_fn, status,
 };
 
 use self::{
@@ -66,6 +72,8 @@ type Tables = Arc<[Table]>;
 struct Cache {
     store: Store,
     catalog: Catalog,
+    /// Whether the server is being asked what is visible.
+    is_asking: AtomicBool,
     changes: ChangeFeed,
     result_bytes_max: usize,
     hits: Figure,
@@ -79,6 +87,7 @@ pub(super) fn layer(setup: &mut LayerSetup, server: OwnServer) -> Result<impl Us
     let cache = Arc::new(Cache {
         store: Store::new(bytes_max, Duration::from_millis(ttl_ms)),
         catalog: Catalog::new(server),
+        is_asking: AtomicBool::new(false),
         changes: setup.changes().clone(),
         result_bytes_max,
         hits: setup.counter("hits", "Reads answered from memory.", &[]),
@@ -86,9 +95,11 @@ pub(super) fn layer(setup: &mut LayerSetup, server: OwnServer) -> Result<impl Us
         listening: OnceLock::new(),
     });
     let heard = Arc::downgrade(&cache);
+    // A slave tells what it has committed.
+    let is_visible = setup.role() == Role::Slave;
     let listening = setup.changes().listen(move |step| {
         if let Some(cache) = heard.upgrade() {
-            cache.store.step(step);
+            cache.store.step(step, is_visible);
         }
     });
     // It was empty, and nobody else sets it.
@@ -114,7 +125,7 @@ impl Cache {
             return Ok(self.watch_commit(&command, reply));
         };
         // Before the read begins: a change that it may lack comes later.
-        let begun = match self.store.find(&key, &self.changes) {
+        let begun = match self.store.find(&key, &tables, &self.changes) {
             Found::Result(stored) => {
                 self.hits.increment();
                 return Ok(stored.reply());
@@ -123,7 +134,31 @@ impl Cache {
         };
         self.misses.increment();
         let reply = next.run(command).await?;
-        Ok(self.keep(key, tables, begun, reply))
+        match begun {
+            Some(begun) => Ok(self.keep(key, tables, begun, reply)),
+            None => {
+                self.ask_what_is_visible();
+                Ok(reply)
+            }
+        }
+    }
+
+    /// In the background, one question at a time; whoever needs a newer answer asks again.
+    fn ask_what_is_visible(self: Arc<Self>) {
+        if self.is_asking.swap(true, SeqCst) {
+            return;
+        }
+        tokio::spawn(async move {
+            let position = self.store.position();
+            match self.catalog.wait_visible(position).await {
+                Ok(()) => self.store.see(position),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "the cache can't ask the server what is visible; trying again");
+                }
+            }
+            self.is_asking.store(false, SeqCst);
+        });
     }
 
     /// Under which key this command's result is kept, and what it is read from; none if it can't be kept.

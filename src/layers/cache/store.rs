@@ -48,9 +48,9 @@ pub(super) struct Stored {
 /// What a look into the store has found.
 pub(super) enum Found {
     Result(Arc<Stored>),
-    /// Nothing; a result that is read from now on may be kept as one of this step.
+    /// Nothing; a result that is read from now on may be kept as one of this step, if of any.
     Nothing {
-        step: u64,
+        step: Option<u64>,
     },
 }
 
@@ -73,15 +73,24 @@ struct State {
     position: Position,
     /// The newest commit that a client was told of.
     acknowledged: Position,
-    /// The step of the last change of everything.
-    everything: u64,
-    changed: HashMap<Table, u64>,
+    /// A read that begins sees everything up to here.
+    visible: Position,
+    /// The last change of everything.
+    everything: Change,
+    changed: HashMap<Table, Change>,
     young: HashMap<Key, Arc<Stored>, RandomState>,
     young_bytes: usize,
     old: HashMap<Key, Arc<Stored>, RandomState>,
     old_bytes: usize,
     /// By digest and default schema: what a statement reads.
     statements: HashMap<(u64, Arc<str>), Reads, RandomState>,
+}
+
+/// When something changed last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Change {
+    step: u64,
+    position: Position,
 }
 
 #[derive(Clone, Debug)]
@@ -119,16 +128,30 @@ impl Store {
         (state.young.len() + state.old.len(), state.young_bytes + state.old_bytes)
     }
 
-    /// Hears of a step of the node.
-    pub(super) fn step(&self, step: Step<'_>) {
+    /// How far the node's changes were heard of.
+    pub(super) fn position(&self) -> Position {
+        self.state.lock().position
+    }
+
+    /// Hears that every read which begins sees all up to this position.
+    pub(super) fn see(&self, position: Position) {
+        let mut state = self.state.lock();
+        state.visible = state.visible.max(position);
+    }
+
+    /// Hears of a step of the node, and whether every read that begins sees it.
+    pub(super) fn step(&self, step: Step<'_>, is_visible: bool) {
         let mut state = self.state.lock();
         state.steps += 1;
         state.position = step.position;
+        if is_visible {
+            state.visible = step.position;
+        }
         match step.changed {
             Changed::Tables(tables) => {
+                let change = state.change();
                 for (schema, table) in tables {
-                    let number = state.steps;
-                    state.changed.insert((schema.to_lowercase(), table.to_lowercase()), number);
+                    state.changed.insert((schema.to_lowercase(), table.to_lowercase()), change);
                 }
                 if state.changed.len() > KNOWN_MAX {
                     state.forget_all();
@@ -146,7 +169,11 @@ impl Store {
         }
         let mut state = self.state.lock();
         match completion.position {
-            Some(position) => state.acknowledged = state.acknowledged.max(position),
+            Some(position) => {
+                state.acknowledged = state.acknowledged.max(position);
+                // Commits are made in the binlog's order.
+                state.visible = state.visible.max(position);
+            }
             None => {
                 state.steps += 1;
                 state.forget_all();
@@ -155,9 +182,9 @@ impl Store {
     }
 
     /// Looks for a result that is not older than the node's position.
-    pub(super) fn find(&self, key: &Key, changes: &ChangeFeed) -> Found {
+    pub(super) fn find(&self, key: &Key, tables: &[Table], changes: &ChangeFeed) -> Found {
         let mut state = self.state.lock();
-        let nothing = Found::Nothing { step: state.steps };
+        let nothing = Found::Nothing { step: state.is_visible(tables).then_some(state.steps) };
         if !state.serves(changes) {
             return nothing;
         }
@@ -217,11 +244,11 @@ impl Store {
             return None;
         }
         state.know(statement.clone(), Reads::Asking);
-        let everything = state.everything;
+        let (everything, position) = (state.everything, state.position);
         drop(state);
         let (state, catalog) = (self.state.clone(), catalog.clone());
         tokio::spawn(async move {
-            let closure = catalog.closure(tables).await;
+            let closure = catalog.closure(tables, position).await;
             let mut state = state.lock();
             // After a change of the schema the answer may be of before it.
             if state.everything != everything {
@@ -247,9 +274,20 @@ impl State {
         changes.is_live() && self.position >= self.acknowledged
     }
 
+    /// Whether a read that begins sees all that was heard of these tables.
+    fn is_visible(&self, tables: &[Table]) -> bool {
+        let mut changes = tables.iter().filter_map(|table| self.changed.get(table)).chain([&self.everything]);
+        changes.all(|changed| changed.position <= self.visible)
+    }
+
+    /// A change at the present step.
+    fn change(&self) -> Change {
+        Change { step: self.steps, position: self.position }
+    }
+
     fn is_good(&self, stored: &Stored) -> bool {
-        let is_older = |table| self.changed.get(table).is_some_and(|changed| *changed > stored.begun);
-        stored.begun >= self.everything && !stored.tables.iter().any(is_older)
+        let is_older = |table| self.changed.get(table).is_some_and(|changed| changed.step > stored.begun);
+        stored.begun >= self.everything.step && !stored.tables.iter().any(is_older)
     }
 
     fn remove(&mut self, key: &Key) {
@@ -269,7 +307,7 @@ impl State {
     }
 
     fn forget_all(&mut self) {
-        self.everything = self.steps;
+        self.everything = self.change();
         self.changed.clear();
         self.statements.clear();
         (self.young, self.old) = Default::default();

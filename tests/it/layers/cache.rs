@@ -7,10 +7,13 @@ use std::sync::{
 
 use mysql_async::{Conn, prelude::Queryable};
 use serde_json::{Value, json};
-use towline_middleware::Position;
+use towline_middleware::{Position, Role};
 
 use super::{client, code, figure, http, master};
-use crate::support::{TestCluster, TestNode, eventually};
+use crate::{
+    matrix::{mysql_node, mysql_server},
+    support::{TestCluster, TestNode, eventually},
+};
 
 const CACHE: &str = "[[layer]]\nname = 'cache'\n";
 const HITS: &str = "towline_layer_cache_hits_total";
@@ -65,6 +68,59 @@ async fn a_result_lives_until_a_change_of_what_it_was_read_from() {
     assert_eq!(warm(&node, &mut conn, child).await, Some(5));
     conn.query_drop("DELETE FROM shop.parent").await.unwrap();
     assert_eq!(conn.query_first::<i64, _>(child).await.unwrap(), None);
+}
+
+/// A server writes its binlog first and commits in its engine then. A semi-synchronous one waits in between for a
+/// replica: readers do not see yet what the node has heard of already.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_is_heard_of_before_it_is_visible_is_not_lost() {
+    let node = master(CACHE).await;
+    let mut conn = client(&node).await;
+    let mut server = Conn::new(node.server_opts()).await.unwrap();
+    assert_eq!(warm(&node, &mut conn, READ).await, Some(0));
+    let semi_sync = ["wait_point = AFTER_SYNC", "wait_no_slave = ON", "timeout = 1000", "enabled = ON"];
+    for set in semi_sync {
+        server.query_drop(format!("SET GLOBAL rpl_semi_sync_master_{set}")).await.unwrap();
+    }
+    reads_follow_a_late_commit(&node, conn, server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_is_heard_of_before_it_is_visible_is_not_lost_on_mysql() {
+    let Some(mysql) = mysql_server(&[]).await else { return };
+    let node = mysql_node(&mysql, Role::Master, CACHE).await;
+    let mut server = mysql.connect().await;
+    for sql in [
+        "CREATE DATABASE shop",
+        "CREATE TABLE shop.item (id INT PRIMARY KEY, n INT)",
+        "INSERT INTO shop.item VALUES (1, 0)",
+    ] {
+        server.query_drop(sql).await.unwrap();
+    }
+    let mut conn = node.connect("towline", "towline").await.unwrap();
+    assert_eq!(warm(&node, &mut conn, READ).await, Some(0));
+    server.query_drop("INSTALL PLUGIN rpl_semi_sync_source SONAME 'semisync_source.so'").await.unwrap();
+    for set in ["wait_for_replica_count = 1", "wait_no_replica = ON", "timeout = 1000", "enabled = ON"] {
+        server.query_drop(format!("SET GLOBAL rpl_semi_sync_source_{set}")).await.unwrap();
+    }
+    reads_follow_a_late_commit(&node, conn, server).await;
+}
+
+/// Changes a row on the server, which commits it late, while the node's client reads it.
+async fn reads_follow_a_late_commit(node: &TestNode, mut conn: Conn, mut server: Conn) {
+    let write = tokio::spawn(async move {
+        server.query_drop("UPDATE shop.item SET n = 5 WHERE id = 1").await.unwrap();
+        server
+    });
+    let mut hidden = 0;
+    while !write.is_finished() {
+        hidden += usize::from(conn.query_first(READ).await.unwrap() == Some(0));
+    }
+    let mut server = write.await.unwrap();
+    assert!(hidden > 10, "the server did not wait before it committed: {hidden} reads");
+    assert_eq!(server.query_first(READ).await.unwrap(), Some(5));
+    assert_eq!(conn.query_first(READ).await.unwrap(), Some(5));
+    assert_eq!(warm(node, &mut conn, READ).await, Some(5));
 }
 
 #[tokio::test(flavor = "multi_thread")]
