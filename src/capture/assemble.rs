@@ -1,6 +1,10 @@
 //! Transactions made of events: a closed list of what each event means, inside a transaction and outside.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeSet, VecDeque},
+    ops::Range,
+    sync::Arc,
+};
 
 use towline_middleware::{Epoch, Position, Sequence};
 
@@ -12,6 +16,8 @@ use super::{
     format,
     rows::{Refused, StatementRows},
     statement::{self, Statement},
+    stream::EVENT_BYTES_MAX,
+    streamed::Streamed,
     unpack,
 };
 use crate::replication::protocol::{Binary, Change, Context, Family, Format, SchemaChange, Transaction};
@@ -20,6 +26,7 @@ use crate::replication::protocol::{Binary, Change, Context, Family, Format, Sche
 ///
 /// - Between transactions only events that carry no data are let through.
 /// - A transaction is given out when its last event is there, never before.
+/// - Of one above the limit only what must be known to [read it again](Self::rereading) is kept.
 #[derive(Debug)]
 pub(super) struct Assembler {
     source: Source,
@@ -33,33 +40,96 @@ pub(super) struct Assembler {
     format: Option<Arc<Format>>,
     open: Option<Open>,
     ready: Option<Captured>,
+    /// How many transactions without their end stood before the one that is open.
+    abandoned: usize,
+    /// While a transaction is read again: its changes are handed on at once.
+    again: Option<Again>,
+}
+
+#[derive(Debug)]
+struct Again {
+    /// Which changes the transaction itself took back.
+    without: Vec<Range<usize>>,
+    /// How many transactions without their end stand before it.
+    abandoned: usize,
+    changes: VecDeque<Change>,
 }
 
 /// A transaction whose end is still to come.
 #[derive(Debug)]
 struct Open {
     gtid: Gtid,
+    /// Those that are held.
     changes: Vec<Change>,
     rows: StatementRows,
     bytes: usize,
-    /// With how many changes stood before each.
-    savepoints: Vec<(Vec<u8>, usize)>,
+    /// How many changes it has made so far, held or not.
+    made: usize,
+    /// How many were held when they were last counted.
+    counted: usize,
+    savepoints: Vec<Savepoint>,
+    /// Which changes it has taken back.
+    taken_back: Vec<Range<usize>>,
+    /// The tables of the row changes that were let go since there are too many; none while all are held.
+    let_go: Option<BTreeSet<(String, String)>>,
+}
+
+#[derive(Debug)]
+struct Savepoint {
+    name: Vec<u8>,
+    /// How many changes were made, and how many held, before it.
+    made: usize,
+    held: usize,
 }
 
 impl Open {
+    fn new(gtid: Gtid) -> Self {
+        Self {
+            gtid,
+            changes: Vec::new(),
+            rows: StatementRows::default(),
+            bytes: 0,
+            made: 0,
+            counted: 0,
+            savepoints: Vec::new(),
+            taken_back: Vec::new(),
+            let_go: None,
+        }
+    }
+
+    /// Counts what the last event has added; false if that was nothing.
+    fn count(&mut self) -> bool {
+        let added = self.changes.len() - self.counted;
+        self.made += added;
+        self.counted = self.changes.len();
+        added > 0
+    }
+
     fn set_savepoint(&mut self, name: Vec<u8>) {
-        self.savepoints.retain(|(known, _)| !known.eq_ignore_ascii_case(&name));
-        self.savepoints.push((name, self.changes.len()));
+        self.savepoints.retain(|known| !known.name.eq_ignore_ascii_case(&name));
+        self.savepoints.push(Savepoint { name, made: self.made, held: self.changes.len() });
     }
 
     /// Drops the changes since a savepoint; false if there is none of this name.
     fn roll_back_to(&mut self, name: &[u8]) -> bool {
-        let Some(n) = self.savepoints.iter().position(|(known, _)| known.eq_ignore_ascii_case(name)) else {
+        let Some(n) = self.savepoints.iter().position(|known| known.name.eq_ignore_ascii_case(name)) else {
             return false;
         };
-        self.changes.truncate(self.savepoints[n].1);
+        self.taken_back.push(self.savepoints[n].made..self.made);
+        self.changes.truncate(self.savepoints[n].held);
+        self.counted = self.changes.len();
         self.savepoints.truncate(n + 1);
         true
+    }
+
+    /// Holds the rows no longer, only which tables they are of.
+    fn let_rows_go(&mut self) {
+        let tables = self.let_go.get_or_insert_default();
+        for change in self.changes.extract_if(.., |change| matches!(change, Change::Rows(_))) {
+            let Change::Rows(rows) = change else { continue };
+            tables.extend(rows.tables.into_iter().map(|of| (of.database, of.table)));
+        }
+        self.counted = self.changes.len();
     }
 }
 
@@ -76,7 +146,21 @@ impl Assembler {
             format: None,
             open: None,
             ready: None,
+            abandoned: 0,
+            again: None,
         }
+    }
+
+    /// An assembler that hands the changes of the next transaction on, which is known to be a streamed one.
+    pub(super) fn rereading(options: &CaptureOptions, source: Source, streamed: &Streamed) -> Self {
+        let Streamed { without, abandoned, .. } = streamed;
+        let again = Again { without: without.clone(), abandoned: *abandoned, changes: VecDeque::new() };
+        Self { again: Some(again), ..Self::new(options, source) }
+    }
+
+    /// The next change of a transaction that is read again.
+    pub(super) fn pop_change(&mut self) -> Option<Change> {
+        self.again.as_mut()?.changes.pop_front()
     }
 
     /// The transaction that the last event has completed.
@@ -107,20 +191,39 @@ impl Assembler {
         self.end = event.end();
         let size = event.bytes().len();
         let place = self.place(&event);
-        let event = unpack::unpacked(event, self.transaction_bytes_max)
+        let event = unpack::unpacked(event, EVENT_BYTES_MAX)
             .ok_or(CaptureError::Malformed { place, what: "its compressed part" })?;
         let Some(open) = &mut self.open else { return self.between(&event) };
         open.bytes += size.max(event.bytes().len());
-        if open.bytes > self.transaction_bytes_max {
-            return Err(CaptureError::TooLarge { place: self.place(&event), limit: self.transaction_bytes_max });
+        self.within(event)?;
+        self.hand_on();
+        Ok(())
+    }
+
+    /// What becomes of the changes that the last event has made: they are held until there are too many of them, or
+    /// handed on at once.
+    fn hand_on(&mut self) {
+        let Some(open) = &mut self.open else { return };
+        let first = open.made;
+        if !open.count() {
+            return;
         }
-        self.within(event)
+        if let Some(again) = &mut self.again {
+            let numbered = (first..).zip(open.changes.drain(..));
+            let is_it = self.abandoned == again.abandoned;
+            let stays = |n: usize| is_it && !again.without.iter().any(|range| range.contains(&n));
+            again.changes.extend(numbered.filter(|(n, _)| stays(*n)).map(|(_, change)| change));
+            open.counted = 0;
+        } else if open.bytes > self.transaction_bytes_max {
+            open.let_rows_go();
+        }
     }
 
     fn begin_file(&mut self, event: &Event) -> Result<(), CaptureError> {
         self.format = Some(Arc::new(format::described(event, || self.place(event))?));
         // A server that died while it wrote leaves the beginning of a transaction; it was never committed.
         if let Some(open) = self.open.take() {
+            self.abandoned += 1;
             tracing::warn!(
                 gtid = open.gtid.text,
                 "the binlog holds a transaction without its end; the master never committed it"
@@ -160,7 +263,7 @@ impl Assembler {
         if gtid.group == Group::Xa {
             return Err(CaptureError::Unsupported { place, event: "an XA transaction", mend: XA_MEND });
         }
-        self.open = Some(Open { gtid, changes: vec![], rows: StatementRows::default(), bytes: 0, savepoints: vec![] });
+        self.open = Some(Open::new(gtid));
         Ok(())
     }
 
@@ -208,13 +311,14 @@ impl Assembler {
             open.gtid.group = if begins { Group::Transaction } else { Group::Single };
         }
         match (statement, open.gtid.group == Group::Transaction) {
-            (Statement::Begin | Statement::XaStart, true) if open.changes.is_empty() => Ok(()),
+            (Statement::Begin | Statement::XaStart, true) if open.made == 0 => Ok(()),
             (Statement::XaEnd, true) => Ok(()),
             (Statement::Commit, true) => self.commit(event),
             (Statement::Rollback, true) => {
                 // Row events of tables without transactions stand in groups of their own, so no row here was kept. The
                 // table that a failed CREATE OR REPLACE … SELECT has dropped is gone all the same.
                 open.changes.retain(|change| matches!(change, Change::Schema(_)));
+                open.let_go = None;
                 self.commit(event)
             }
             (Statement::Savepoint(name), true) => {
@@ -259,7 +363,7 @@ impl Assembler {
         match open.gtid.group {
             Group::AlterNotice => return self.commit(event),
             // CREATE … SELECT: the rows follow, and the commit.
-            Group::Transaction if *statement == Statement::Schema && open.changes.is_empty() => ends = false,
+            Group::Transaction if *statement == Statement::Schema && open.made == 0 => ends = false,
             Group::Transaction => {
                 return unsupported(
                     "a schema change behind other changes of its transaction",
@@ -297,17 +401,22 @@ impl Assembler {
         let cut = self.malformed(event, "the statement before it, whose end is missing");
         let Some(open) = self.open.take_if(|open| !open.rows.is_open()) else { return Err(cut) };
         self.last = open.gtid.seq;
-        let has_rows = open.changes.iter().any(|change| matches!(change, Change::Rows(_)));
+        let is_rows = |change: &Change| matches!(change, Change::Rows(_));
+        let has_rows = open.let_go.is_some() || open.changes.iter().any(is_rows);
         let format = if has_rows { self.format.clone() } else { None };
+        let has_schema_change = open.changes.iter().any(|change| !is_rows(change));
+        let (without, abandoned) = (open.taken_back, std::mem::take(&mut self.abandoned));
+        let streamed = open.let_go.map(|tables| Streamed { tables, has_schema_change, without, abandoned });
         self.ready = Some(Captured {
             transaction: Transaction {
                 position: Position { epoch: self.epoch, seq: Sequence(open.gtid.seq) },
                 gtid: open.gtid.text,
                 committed_at: event.timestamp().into(),
                 format: format.as_ref().map_or(0, |format| format.id),
-                changes: open.changes,
+                changes: if streamed.is_none() { open.changes } else { Vec::new() },
             },
             format,
+            streamed,
         });
         Ok(())
     }
@@ -482,14 +591,12 @@ mod tests {
         let mut flipped = map.bytes().to_vec();
         flipped[25] ^= 1;
         let flipped = Event::new(flipped).unwrap();
-        let big = event(kind::ROWS_QUERY, &[0; LIMIT]);
         let other_domain = event(kind::MARIADB_GTID, b"\x01\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\0\0\0");
-        let cases: [(&[Event], &str); 11] = [
+        let cases: [(&[Event], &str); 10] = [
             (&[gtid(1, 0), flipped], "CRC32"),
             (&[gtid(1, 0), event(kind::WRITE_ROWS_V1, ROWS)], "no map"),
             (&[gtid(1, 0), map.clone(), open_rows, xid.clone()], "end is missing"),
             (&[gtid(1, 0), event(kind::TABLE_MAP, &MAP[..12])], "table map"),
-            (&[gtid(1, 0), big], "raise transaction_bytes_max"),
             (&[gtid(1, 0), xid.clone(), gtid(1, 0)], "does not follow 1"),
             (&[gtid(7, 0)], "no longer holds"),
             (&[other_domain], "second server or domain"),

@@ -143,8 +143,11 @@ pub enum CaptureError {
         /// The number of the transaction before.
         last: u64,
     },
-    /// A transaction above the configured size.
-    #[error("the transaction at {place} has more than {limit} bytes: raise transaction_bytes_max or split it")]
+    /// An event that no server could apply.
+    #[error(
+        "the binlog holds an event of more than {limit} bytes behind {place}, which no server takes: \
+         write such a row by smaller columns; the slaves need a snapshot from after it"
+    )]
     TooLarge {
         /// Where.
         place: Place,

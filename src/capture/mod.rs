@@ -3,7 +3,8 @@
 //! [`Capture`] tails the binlog over a replication connection: `stream` opens it and checks each event as it comes in,
 //! `format` and `flavor` know what a file begins with and what differs between MariaDB and MySQL, `event` reads the
 //! bytes, `unpack` undoes MariaDB's compression, `statement` (on `tokens`) tells what a Query event is, `context` reads the session state that it carries, `rows`
-//! collects a statement's row events, and `assemble` makes whole transactions of it all.
+//! collects a statement's row events, and `assemble` makes whole transactions of it all. A transaction that is too long
+//! to be held is read a second time where it is needed, by `streamed`.
 //!
 //! The rule behind every line here: an event that is not understood stops capture with its place in the binlog.
 //! Nothing is skipped because it is unknown.
@@ -17,6 +18,7 @@ mod format;
 mod rows;
 mod statement;
 mod stream;
+mod streamed;
 mod tokens;
 mod unpack;
 
@@ -25,10 +27,11 @@ use std::sync::Arc;
 pub use error::{CaptureError, Place};
 pub(crate) use flavor::Source;
 use mysql_async::Opts;
-use towline_middleware::Epoch;
+pub use streamed::{Rereading, Streamed};
+use towline_middleware::{Changed, Epoch};
 
 use self::{assemble::Assembler, stream::EventStream};
-use crate::replication::protocol::{Format, Mark, Transaction};
+use crate::replication::protocol::{self, Format, Mark, Transaction};
 
 /// What to capture, and from where.
 #[derive(Clone, Debug)]
@@ -40,7 +43,7 @@ pub struct CaptureOptions {
     /// The last transaction that is already known; the first one captured stands after it. With an empty GTID capture
     /// starts at the master's first transaction.
     pub from: Mark,
-    /// A transaction with more bytes of events than this stops capture. Also the limit of a single event.
+    /// The changes of a transaction with more bytes of events than this are not held: see [`Streamed`].
     pub transaction_bytes_max: usize,
 }
 
@@ -51,6 +54,18 @@ pub struct Captured {
     pub transaction: Transaction,
     /// The format that [`Transaction::format`] names; none if it has no row events.
     pub format: Option<Arc<Format>>,
+    /// Set if the transaction has changes after all, too many to be held: they must be [read again](Rereading).
+    pub streamed: Option<Streamed>,
+}
+
+impl Captured {
+    /// What it changes. `tables` is where the names are put.
+    pub(crate) fn changed<'a>(&'a self, tables: &'a mut Vec<(&'a str, &'a str)>) -> Changed<'a> {
+        match &self.streamed {
+            None => protocol::changed(&self.transaction.changes, tables),
+            Some(streamed) => streamed.changed(tables),
+        }
+    }
 }
 
 /// A connection that tails the master's binlog.

@@ -48,11 +48,18 @@ pub(super) enum Refused {
     SystemTable(String),
 }
 
-/// Collects the Table_map and row events of a statement until its end.
+/// Makes changes of the Table_map and row events of a statement, piece by piece.
+///
+/// The last row event is always held back: only at the statement's end is it known to be the one that must say so.
 #[derive(Debug, Default)]
 pub(super) struct StatementRows {
     maps: Vec<Map>,
+    /// The row events of the next piece.
     rows: Vec<(RowsOf, Event)>,
+    /// How many bytes those have.
+    bytes: usize,
+    /// Whether a piece of the statement was given out.
+    begun: bool,
 }
 
 #[derive(Debug)]
@@ -78,7 +85,7 @@ impl StatementRows {
         Ok(())
     }
 
-    /// Takes a row event. When it is the statement's last the changes are appended to `changes`.
+    /// Takes a row event. A piece that is full, and the last one of the statement, is appended to `changes`.
     pub(super) fn rows(&mut self, event: Event, changes: &mut Vec<Change>) -> Result<(), Refused> {
         let (id, ends) = event::read_rows_head(event.body()).ok_or(Refused::Malformed("its rows"))?;
         let action = match event.kind() {
@@ -89,8 +96,12 @@ impl StatementRows {
         match self.maps.iter().find(|map| map.id == id) {
             Some(map) => match fate(&map.database, &map.table) {
                 Fate::Travel => {
-                    let (database, table) = (map.database.clone(), map.table.clone());
-                    self.rows.push((RowsOf { action, database, table }, event));
+                    let of = RowsOf { action, database: map.database.clone(), table: map.table.clone() };
+                    if self.is_open() && self.bytes + event.bytes().len() > PIECE {
+                        self.give_out(false, changes);
+                    }
+                    self.bytes += event.bytes().len();
+                    self.rows.push((of, event));
                 }
                 Fate::Stay => {}
                 Fate::Refused => return Err(Refused::SystemTable(format!("{}.{}", map.database, map.table))),
@@ -105,33 +116,27 @@ impl StatementRows {
     }
 
     fn end(&mut self, changes: &mut Vec<Change>) -> Result<(), Refused> {
-        let maps = std::mem::take(&mut self.maps);
-        let mut rows = std::mem::take(&mut self.rows);
-        let Some((of, last)) = rows.pop() else { return Ok(()) };
-        // The event that ended the statement may be one that stays here.
-        rows.push((of, event::ending_statement(last).ok_or(Refused::Malformed("its length"))?));
-        let maps: Vec<u8> = maps
-            .iter()
-            .filter(|map| fate(&map.database, &map.table) == Fate::Travel)
-            .flat_map(|map| map.event.bytes())
-            .copied()
-            .collect();
-        let mut starts = true;
-        let mut rows = rows.into_iter().peekable();
-        while let Some((of, event)) = rows.next() {
-            let mut tables = vec![of];
-            let mut events = event.bytes().to_vec();
-            while let Some((of, event)) = rows.next_if(|(_, event)| events.len() + event.bytes().len() <= PIECE) {
-                if tables.last() != Some(&of) {
-                    tables.push(of);
-                }
-                events.extend_from_slice(event.bytes());
-            }
-            let ends = rows.peek().is_none();
-            let (maps, events) = (Binary(maps.clone()), Binary(events));
-            changes.push(Change::Rows(RowsChange { tables, maps, events, starts, ends }));
-            starts = false;
+        if let Some((of, last)) = self.rows.pop() {
+            // The event that ended the statement may be one that stays here.
+            self.rows.push((of, event::ending_statement(last).ok_or(Refused::Malformed("its length"))?));
+            self.give_out(true, changes);
         }
+        *self = Self::default();
         Ok(())
+    }
+
+    fn give_out(&mut self, ends: bool, changes: &mut Vec<Change>) {
+        let travelling = self.maps.iter().filter(|map| fate(&map.database, &map.table) == Fate::Travel);
+        let maps: Vec<u8> = travelling.flat_map(|map| map.event.bytes()).copied().collect();
+        let mut tables: Vec<RowsOf> = Vec::new();
+        let mut events = Vec::with_capacity(std::mem::take(&mut self.bytes));
+        for (of, event) in self.rows.drain(..) {
+            if tables.last() != Some(&of) {
+                tables.push(of);
+            }
+            events.extend_from_slice(event.bytes());
+        }
+        let starts = !std::mem::replace(&mut self.begun, true);
+        changes.push(Change::Rows(RowsChange { tables, maps: Binary(maps), events: Binary(events), starts, ends }));
     }
 }

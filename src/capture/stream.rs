@@ -16,6 +16,8 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 /// After how long without anything the connection counts as dead. Well above [`HEARTBEAT`]: while the server looks for
 /// the start in its files it sends none.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// The largest event in bytes: no server sends a larger packet.
+pub(super) const EVENT_BYTES_MAX: usize = 1 << 30;
 /// How long the server waits, in seconds, for a reader that does not take what it sends: as long as a slow slave needs.
 const WRITE_TIMEOUT: u32 = 3600;
 /// ER_MASTER_FATAL_ERROR_READING_BINLOG; its text alone tells one cause from another.
@@ -28,8 +30,6 @@ pub(super) struct EventStream {
     events: BinlogStream,
     /// What the start was, for errors.
     after: String,
-    /// The largest event in bytes.
-    limit: usize,
 }
 
 impl std::fmt::Debug for EventStream {
@@ -41,9 +41,8 @@ impl std::fmt::Debug for EventStream {
 impl EventStream {
     /// Connects and asks for the events after `options.from`. Also tells whose transactions they are.
     pub(super) async fn open(options: &CaptureOptions) -> Result<(Self, Source), CaptureError> {
-        let opts = OptsBuilder::from_opts(options.opts.clone())
-            .max_allowed_packet(Some(options.transaction_bytes_max))
-            .stmt_cache_size(0);
+        let opts =
+            OptsBuilder::from_opts(options.opts.clone()).max_allowed_packet(Some(EVENT_BYTES_MAX)).stmt_cache_size(0);
         let mut conn = Conn::new(opts).await.map_err(CaptureError::Connect)?;
         refuse_unfit(&mut conn).await?;
         let source = Source::of(&mut conn).await?;
@@ -74,7 +73,7 @@ impl EventStream {
         }
         conn.query_drop(setup).await.map_err(CaptureError::Connect)?;
         let events = conn.get_binlog_stream(request).await.map_err(CaptureError::Connect)?;
-        Ok((Self { events, after, limit: options.transaction_bytes_max }, source))
+        Ok((Self { events, after }, source))
     }
 
     /// The next event. Errors have no [`Place`]: the caller knows it.
@@ -93,7 +92,7 @@ impl EventStream {
     fn read_error(&self, error: mysql_async::Error) -> CaptureError {
         let mysql_async::Error::Server(server) = &error else {
             return match is_too_large(&error) {
-                true => CaptureError::TooLarge { place: Place::default(), limit: self.limit },
+                true => CaptureError::TooLarge { place: Place::default(), limit: EVENT_BYTES_MAX },
                 false => CaptureError::Connection(error),
             };
         };

@@ -271,7 +271,7 @@ pub struct Cluster {
     pub ring_bytes_max: NonZeroUsize,
     /// About how much one push carries at most; a single transaction may be longer.
     pub batch_bytes_max: NonZeroUsize,
-    /// How long a slave may take to answer a push.
+    /// How long a slave may take to answer a push, and ten times as long for each change of a streamed transaction.
     #[serde(rename = "push_timeout_ms", deserialize_with = "values::milliseconds")]
     pub push_timeout: Duration,
     /// A master's: how often it compares its slaves with itself; never if 0.
@@ -279,8 +279,7 @@ pub struct Cluster {
     pub verify_interval: Duration,
     /// A master's: whether a slave that was found to differ gets no more changes until it is resumed.
     pub verify_stops_slave: bool,
-    /// The longest transaction that capture takes, in bytes of its events. A longer one stops replication until this is
-    /// raised: nothing is skipped.
+    /// The longest transaction that is held in memory, in bytes of its events. A longer one is streamed.
     pub transaction_buffer_bytes_max: NonZeroUsize,
 }
 
@@ -300,7 +299,7 @@ impl Default for Cluster {
             push_timeout: Duration::from_secs(30),
             verify_interval: Duration::ZERO,
             verify_stops_slave: false,
-            transaction_buffer_bytes_max: const { NonZeroUsize::new(256 << 20).unwrap() },
+            transaction_buffer_bytes_max: const { NonZeroUsize::new(16 << 20).unwrap() },
         }
     }
 }

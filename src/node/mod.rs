@@ -373,7 +373,7 @@ fn http_options(config: &Config) -> HttpOptions {
             .map(|account| Credentials { user: account.user.clone(), password: account.password.reveal().to_owned() }),
         secret: config.cluster.secret.clone(),
         body_bytes_max: config.http.body_bytes_max.get(),
-        // The longest transaction in base64, with room for the JSON around it.
+        // The longest transaction that is not streamed, in base64, with room for the JSON around it.
         push_bytes_max: config.cluster.transaction_buffer_bytes_max.get() / 2 * 3 + (16 << 20),
         response_bytes_max: config.http.response_bytes_max.get(),
         request_timeout: config.http.request_timeout,

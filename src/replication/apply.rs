@@ -19,11 +19,11 @@ use tokio::{
 use towline_middleware::{ChangeFeed, Changed, Step};
 
 use super::{
-    apply_batch::{Failure, LockOptions, apply_batch},
+    apply_batch::{Failure, LockOptions, apply_batch, apply_streamed},
     apply_session::{ApplyError, ApplySession, SessionOptions},
     digest::Snapshot,
     progress::{ApplyState, Progress, Stop, Track},
-    protocol::{self, Applied, Batch, Mark, NotApplied, PushRefusal},
+    protocol::{self, Applied, Batch, Mark, NotApplied, PushRefusal, StreamLine},
     tables::slave,
 };
 
@@ -125,6 +125,24 @@ impl Applier {
         Err(stopping())
     }
 
+    /// Applies a transaction whose changes come as lines, in one transaction of MySQL that is committed at
+    /// [`StreamLine::Commit`]; `batch` has it without them. If the lines end before that, nothing of it has happened.
+    ///
+    /// # Errors
+    /// See [`PushRefusal`].
+    ///
+    /// # Cancel safety
+    /// As [`push`](Self::push).
+    pub async fn push_streamed(&self, batch: Batch, lines: mpsc::Receiver<StreamLine>) -> Result<Applied, NotApplied> {
+        let (answer, answered) = oneshot::channel();
+        if self.orders.send(Order::PushStreamed { batch, lines, answer }).await.is_ok()
+            && let Ok(result) = answered.await
+        {
+            return result;
+        }
+        Err(stopping())
+    }
+
     /// Waits until the server stands at a mark, and looks at it there.
     ///
     /// # Errors
@@ -187,8 +205,18 @@ const PING_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 enum Order {
-    Push { batch: Batch, answer: oneshot::Sender<Result<Applied, NotApplied>> },
-    Resume { done: oneshot::Sender<()> },
+    Push {
+        batch: Batch,
+        answer: oneshot::Sender<Result<Applied, NotApplied>>,
+    },
+    PushStreamed {
+        batch: Batch,
+        lines: mpsc::Receiver<StreamLine>,
+        answer: oneshot::Sender<Result<Applied, NotApplied>>,
+    },
+    Resume {
+        done: oneshot::Sender<()>,
+    },
     Stop,
 }
 
@@ -217,8 +245,13 @@ impl Worker {
             tokio::select! {
                 order = self.inbox.recv() => match order {
                     Some(Order::Push { batch, answer }) => {
-                        let result = self.push(batch).await;
+                        let result = self.push(batch, None).await;
                         // The request may be gone; what was applied stays.
+                        let _ = answer.send(result);
+                    }
+                    Some(Order::PushStreamed { batch, lines, answer }) => {
+                        let result = self.push(batch, Some(lines)).await;
+                        // As above.
                         let _ = answer.send(result);
                     }
                     Some(Order::Resume { done }) => {
@@ -329,7 +362,8 @@ impl Worker {
         });
     }
 
-    async fn push(&mut self, batch: Batch) -> Result<Applied, NotApplied> {
+    /// Applies a batch; one whose transaction is streamed by its `lines`.
+    async fn push(&mut self, batch: Batch, lines: Option<mpsc::Receiver<StreamLine>>) -> Result<Applied, NotApplied> {
         if self.session.is_none() {
             self.connect().await.map_err(|error| self.refuse(PushRefusal::Unavailable, &error))?;
         }
@@ -347,8 +381,14 @@ impl Worker {
             tries: self.options.lock_tries.max(1),
             blockers_ended: &self.blockers_ended,
         };
-        let result = apply_batch(session, &batch, &locks, &self.track).await;
-        self.tell_changes(&batch);
+        let result = match lines {
+            None => {
+                let result = apply_batch(session, &batch, &locks, &self.track).await;
+                self.tell_changes(&batch);
+                result
+            }
+            Some(lines) => apply_streamed(session, &batch, lines, &locks, &self.track, &self.options.changes).await,
+        };
         self.note_record();
         self.note_lag(&batch);
         match result {

@@ -6,16 +6,17 @@ use std::{
 };
 
 use mysql_async::Opts;
-use tokio::sync::watch;
-use towline_middleware::{Epoch, Position};
+use tokio::sync::{mpsc, watch};
+use towline_middleware::{ChangeFeed, Epoch, Position, Step};
 
 use super::{
     apply_session::{ApplyError, ApplySession, Verdict},
-    binlog_statement::{CantBuild, DamagedEvents, format_statement, row_statements, tables_of},
+    binlog_statement::{CantBuild, DamagedEvents, TableName, format_statement, row_statements, tables_of},
     blockers::BlockerWatch,
     progress::{Stop, Track},
-    protocol::{Batch, Family, Format, Mark, PushRefusal, Transaction, VERSION},
+    protocol::{Batch, Family, Format, Mark, PushRefusal, StreamLine, Transaction, VERSION},
     schema_change::{self, Announcement, RowsBehind, schema_change_of},
+    streamed_rows::{Rows, StreamedRows},
     tables::slave,
 };
 
@@ -58,6 +59,10 @@ pub(crate) enum Reason {
     Order(Position),
     #[error("the batch is damaged at {0}: {1}")]
     Damaged(Position, DamagedEvents),
+    #[error("a streamed push has one transaction, this one has {0}")]
+    NotOne(usize),
+    #[error("a lock was in the way of a streamed transaction, which was rolled back: {0}")]
+    Locked(String),
 }
 
 /// How locks that are in the way are dealt with.
@@ -70,6 +75,14 @@ pub(crate) struct LockOptions<'a> {
     pub(crate) blockers_ended: &'a Arc<AtomicU64>,
 }
 
+impl LockOptions<'_> {
+    /// Ends the sessions that hold this one up, until dropped.
+    fn watch(&self, session: &ApplySession) -> BlockerWatch {
+        let ended = Arc::clone(self.blockers_ended);
+        BlockerWatch::start(self.mysql.clone(), session.conn.id(), session.is_mariadb, ended)
+    }
+}
+
 /// Applies a batch and returns where the slave stands then. What is applied before a failure stays: the session's
 /// record says how far that is.
 pub(crate) async fn apply_batch(
@@ -78,12 +91,7 @@ pub(crate) async fn apply_batch(
     locks: &LockOptions<'_>,
     track: &watch::Sender<Track>,
 ) -> Result<Mark, Failure> {
-    let admitted = admit(session, batch).await;
-    track.send_modify(|track| {
-        track.cluster.clone_from(&session.record.cluster);
-        track.hear(batch);
-    });
-    admitted?;
+    admit(session, batch, track).await?;
     let groups = groups(batch, session.statement_bytes_max)?;
     if let Some(first) = batch.transactions.first() {
         track.send_modify(|track| {
@@ -97,8 +105,73 @@ pub(crate) async fn apply_batch(
     Ok(session.record.mark.clone())
 }
 
-/// Decides whether the batch is this slave's next one.
-async fn admit(session: &mut ApplySession, batch: &Batch) -> Result<(), Failure> {
+/// Applies a transaction whose changes come as `lines`, and returns where the slave stands then. After a failure nothing
+/// of it is applied. It can't be tried again here; at the next push of one that met a lock, who holds it is ended.
+pub(crate) async fn apply_streamed(
+    session: &mut ApplySession,
+    batch: &Batch,
+    lines: mpsc::Receiver<StreamLine>,
+    locks: &LockOptions<'_>,
+    track: &watch::Sender<Track>,
+    changes: &ChangeFeed,
+) -> Result<Mark, Failure> {
+    admit(session, batch, track).await?;
+    let [transaction] = batch.transactions.as_slice() else {
+        return Err(Failure::Refused(PushRefusal::Damaged, Reason::NotOne(batch.transactions.len())));
+    };
+    let damaged = |damage| Failure::Refused(PushRefusal::Damaged, Reason::Damaged(transaction.position, damage));
+    let format = format_of(batch, transaction).map_err(damaged)?;
+    track.send_modify(|track| track.behind_since = Some(transaction.committed_at));
+    let _watch = (session.met_lock == Some(transaction.position)).then(|| locks.watch(session));
+    let mut rows = StreamedRows::new(lines, session.statement_bytes_max, format.is_some());
+    match write_streamed(session, transaction, format, &mut rows).await {
+        Ok(()) => {}
+        Err(ApplyError::Damaged(damage)) if !session.is_broken() => return Err(damaged(damage)),
+        Err(error) if !session.is_broken() && error.verdict() == Verdict::Busy => {
+            track.send_modify(|track| track.counts.lock_retries += 1);
+            session.met_lock = Some(transaction.position);
+            return Err(Failure::Refused(PushRefusal::Unavailable, Reason::Locked(error.to_string())));
+        }
+        Err(error) => return Err(failed(session, transaction, rows.tables(), error)),
+    }
+    let mut tables = Vec::new();
+    let changed = rows.changed(&mut tables);
+    changes.tell(Step { position: transaction.position, changed });
+    track.send_modify(|track| {
+        track.counts.batches += 1;
+        track.counts.transactions += 1;
+    });
+    Ok(session.record.mark.clone())
+}
+
+async fn write_streamed(
+    session: &mut ApplySession,
+    transaction: &Transaction,
+    format: Option<&Format>,
+    rows: &mut StreamedRows,
+) -> Result<(), ApplyError> {
+    let Some(change) = rows.schema_change().await? else {
+        return session.commit_rows(format, &mut Rows::Streamed(rows), transaction, false).await;
+    };
+    let announcement = schema_change::announce(session, transaction).await?;
+    let mut behind = RowsBehind { format, rows: Rows::Streamed(rows) };
+    if announcement != Announcement::Ran {
+        schema_change::run(session, &transaction.gtid, &change, &mut behind, announcement).await?;
+    }
+    schema_change::settle(session, transaction, &mut behind).await
+}
+
+/// Decides whether the batch is this slave's next one, and notes what it says of the master.
+async fn admit(session: &mut ApplySession, batch: &Batch, track: &watch::Sender<Track>) -> Result<(), Failure> {
+    let admitted = judge(session, batch).await;
+    track.send_modify(|track| {
+        track.cluster.clone_from(&session.record.cluster);
+        track.hear(batch);
+    });
+    admitted
+}
+
+async fn judge(session: &mut ApplySession, batch: &Batch) -> Result<(), Failure> {
     use PushRefusal as P;
     let refused = |refusal, reason| Err(Failure::Refused(refusal, reason));
     let record = &session.record;
@@ -175,10 +248,7 @@ fn group<'a>(
 ) -> Result<Group<'a>, Failure> {
     let first = &transactions[0];
     let damaged = |damage| Failure::Refused(PushRefusal::Damaged, Reason::Damaged(first.position, damage));
-    let format = batch.formats.iter().find(|format| format.id == first.format);
-    if let Some(format) = format {
-        format_statement(format).map_err(damaged)?;
-    }
+    let format = format_of(batch, first).map_err(damaged)?;
     let statements = row_statements(transactions, statement_bytes_max);
     match &statements {
         Err(CantBuild::Damaged(damage)) => return Err(damaged(*damage)),
@@ -188,6 +258,32 @@ fn group<'a>(
         _ => {}
     }
     Ok(Group { transactions, format, statements, is_schema_change })
+}
+
+/// The format that a transaction names, if it came with the batch.
+fn format_of<'a>(batch: &'a Batch, transaction: &Transaction) -> Result<Option<&'a Format>, DamagedEvents> {
+    let format = batch.formats.iter().find(|format| format.id == transaction.format);
+    if let Some(format) = format {
+        format_statement(format)?;
+    }
+    Ok(format)
+}
+
+/// What an error in a transaction that was applied alone comes to.
+fn failed(session: &ApplySession, transaction: &Transaction, tables: &[TableName], error: ApplyError) -> Failure {
+    if session.is_broken() || error.verdict() != Verdict::Never {
+        return Failure::Session(error);
+    }
+    Failure::Stopped(Stop {
+        mark: Mark { position: transaction.position, gtid: transaction.gtid.clone() },
+        tables: tables.iter().map(ToString::to_string).collect(),
+        code: error.code(),
+        // 1064 quotes the statement, which may hold a password.
+        error: match error.code() {
+            Some(1064) => "MySQL error 1064: this server does not understand the statement".to_owned(),
+            _ => error.to_string(),
+        },
+    })
 }
 
 /// Applies groups to a session.
@@ -215,22 +311,8 @@ impl GroupApplier<'_> {
         Ok(())
     }
 
-    /// What an error in a transaction that was applied alone comes to.
     fn failed(&self, transaction: &Transaction, error: ApplyError) -> Failure {
-        if self.session.is_broken() || error.verdict() != Verdict::Never {
-            return Failure::Session(error);
-        }
-        let tables = tables_of(transaction).unwrap_or_default();
-        Failure::Stopped(Stop {
-            mark: Mark { position: transaction.position, gtid: transaction.gtid.clone() },
-            tables: tables.iter().map(ToString::to_string).collect(),
-            code: error.code(),
-            // 1064 quotes the statement, which may hold a password.
-            error: match error.code() {
-                Some(1064) => "MySQL error 1064: this server does not understand the statement".to_owned(),
-                _ => error.to_string(),
-            },
-        })
+        failed(self.session, transaction, &tables_of(transaction).unwrap_or_default(), error)
     }
 
     /// Applies a group, again and again while only locks are in the way.
@@ -238,9 +320,7 @@ impl GroupApplier<'_> {
         let mut watch = None;
         for tried in 1.. {
             if tried > self.locks.tries && watch.is_none() {
-                let Self { session, locks, .. } = self;
-                let ended = Arc::clone(locks.blockers_ended);
-                watch = Some(BlockerWatch::start(locks.mysql.clone(), session.conn.id(), session.is_mariadb, ended));
+                watch = Some(self.locks.watch(self.session));
             }
             let result =
                 if group.is_schema_change { self.change_schema(group).await } else { self.write_rows(group).await };
@@ -262,7 +342,7 @@ impl GroupApplier<'_> {
         let statements = group.statements.as_ref().map_err(|error| ApplyError::from(*error))?;
         self.check_tables(group).await?;
         let last = group.transactions.last().expect("`chunk_by` makes no empty run");
-        self.session.commit_rows(group.format, statements, last, false).await?;
+        self.session.commit_rows(group.format, &mut Rows::Built(statements), last, false).await?;
         let applied = group.transactions.len() as u64;
         self.track.send_modify(|track| track.counts.transactions += applied);
         Ok(())
@@ -273,12 +353,12 @@ impl GroupApplier<'_> {
         let Some(change) = schema_change_of(transaction)? else { return self.write_rows(group).await };
         let statements = group.statements.as_ref().map_err(|error| ApplyError::from(*error))?;
         let announcement = schema_change::announce(self.session, transaction).await?;
-        let rows = RowsBehind { format: group.format, statements };
+        let mut rows = RowsBehind { format: group.format, rows: Rows::Built(statements) };
         if announcement != Announcement::Ran {
-            schema_change::run(self.session, &transaction.gtid, change, rows, announcement).await?;
+            schema_change::run(self.session, &transaction.gtid, change, &mut rows, announcement).await?;
         }
         self.check_tables(group).await?;
-        schema_change::settle(self.session, transaction, rows).await?;
+        schema_change::settle(self.session, transaction, &mut rows).await?;
         self.track.send_modify(|track| {
             track.counts.transactions += 1;
             track.counts.schema_changes += 1;
@@ -288,7 +368,7 @@ impl GroupApplier<'_> {
 
     async fn check_tables(&mut self, group: &Group<'_>) -> Result<(), ApplyError> {
         for transaction in group.transactions {
-            self.session.check_tables(tables_of(transaction)?).await?;
+            self.session.check_tables(&tables_of(transaction)?).await?;
         }
         Ok(())
     }

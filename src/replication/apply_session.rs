@@ -4,11 +4,12 @@ use std::{collections::HashSet, time::Duration};
 
 use mysql_async::{Conn, Opts, OptsBuilder, prelude::Queryable};
 
-use towline_middleware::Epoch;
+use towline_middleware::{Epoch, Position};
 
 use super::{
     binlog_statement::{CantBuild, DamagedEvents, TableName, format_statement},
     protocol::{Family, Format, Mark, Transaction},
+    streamed_rows::Rows,
     tables::slave::{self, SlaveRecord},
 };
 
@@ -134,6 +135,8 @@ pub(crate) struct ApplySession {
     pub(crate) record: SlaveRecord,
     /// The longest statement that the server takes, in bytes.
     pub(crate) statement_bytes_max: usize,
+    /// The last streamed transaction that a lock was in the way of.
+    pub(crate) met_lock: Option<Position>,
     options: SessionOptions,
     /// The format description that the session was told last.
     format: Option<u32>,
@@ -166,6 +169,7 @@ impl ApplySession {
             server_id,
             record,
             statement_bytes_max,
+            met_lock: None,
             options: options.clone(),
             format: None,
             fit_tables: HashSet::new(),
@@ -205,13 +209,13 @@ impl ApplySession {
     }
 
     /// Refuses rows of tables that can't be applied exactly once.
-    pub(crate) async fn check_tables(&mut self, tables: Vec<TableName>) -> Result<(), ApplyError> {
+    pub(crate) async fn check_tables(&mut self, tables: &[TableName]) -> Result<(), ApplyError> {
         for table in tables {
-            if self.fit_tables.contains(&table) {
+            if self.fit_tables.contains(table) {
                 continue;
             }
             if ["mysql", "towline"].contains(&table.database.as_str()) {
-                return Err(Unapplicable::ServerTable(table).into());
+                return Err(Unapplicable::ServerTable(table.clone()).into());
             }
             let found: Option<(String, String)> = self
                 .conn
@@ -226,9 +230,9 @@ impl ApplySession {
             if let Some((engine, transactions)) = found
                 && transactions != "YES"
             {
-                return Err(Unapplicable::NotTransactional { table, engine }.into());
+                return Err(Unapplicable::NotTransactional { table: table.clone(), engine }.into());
             }
-            self.fit_tables.insert(table);
+            self.fit_tables.insert(table.clone());
         }
         Ok(())
     }
@@ -240,17 +244,17 @@ impl ApplySession {
     pub(crate) async fn commit_rows(
         &mut self,
         format: Option<&Format>,
-        statements: &[Vec<u8>],
+        rows: &mut Rows<'_>,
         last: &Transaction,
         finishes: bool,
     ) -> Result<(), ApplyError> {
-        if let Some(format) = format.filter(|_| !statements.is_empty()) {
+        if let Some(format) = format.filter(|_| !matches!(rows, Rows::Built([]))) {
             self.tell_format(format).await?;
         }
         let to = Mark { position: last.position, gtid: last.gtid.clone() };
         self.broken = true;
         self.conn.query_drop("BEGIN").await?;
-        if let Err(error) = self.fill_transaction(statements, &to, last.committed_at, finishes).await {
+        if let Err(error) = self.fill_transaction(rows, &to, last.committed_at, finishes).await {
             // Before anything else: after a 1205 the transaction is still open and holds a part of the rows.
             self.conn.query_drop("ROLLBACK").await?;
             self.broken = false;
@@ -267,19 +271,33 @@ impl ApplySession {
     /// be committed without its rows.
     async fn fill_transaction(
         &mut self,
-        statements: &[Vec<u8>],
+        rows: &mut Rows<'_>,
         to: &Mark,
         committed_at: u64,
         finishes: bool,
     ) -> Result<(), ApplyError> {
-        for statement in statements {
-            self.conn.query_drop(statement.as_slice()).await?;
+        match rows {
+            Rows::Built(statements) => self.write(statements).await?,
+            Rows::Streamed(streamed) => {
+                while let Some(statements) = streamed.next().await? {
+                    self.check_tables(streamed.tables()).await?;
+                    self.write(&statements).await?;
+                }
+            }
         }
         if finishes {
             slave::finish_announced(&mut self.conn).await?;
         }
         if !slave::move_position(&mut self.conn, &self.record.mark, to, committed_at).await? {
             return Err(ApplyError::Moved);
+        }
+        Ok(())
+    }
+
+    /// Runs `BINLOG` statements, each when the one before it has succeeded.
+    pub(crate) async fn write(&mut self, statements: &[Vec<u8>]) -> mysql_async::Result<()> {
+        for statement in statements {
+            self.conn.query_drop(statement.as_slice()).await?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 
-use super::protocol::{Change, Format, Transaction};
+use super::protocol::{Change, Format, RowsChange, Transaction};
 
 /// What is wrong with events that a master sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +25,17 @@ pub(crate) enum DamagedEvents {
     /// The transaction names a format that did not come with it.
     #[error("the format {0} of a transaction is not in the batch")]
     NoFormat(u32),
+    /// A streamed transaction, whose changes were applied and rolled back again.
+    #[error("the streamed transaction broke off before its last line")]
+    BrokeOff,
+    /// A streamed transaction counts its changes.
+    #[error("the streamed transaction says that it has {said} changes, but {came} came")]
+    Count {
+        /// By its last line.
+        said: u64,
+        /// By those before it.
+        came: u64,
+    },
 }
 
 /// Why events can't be put into statements.
@@ -73,55 +84,93 @@ const STATEMENT_BYTES: usize = (1 << 24) - 64;
 /// The fewest statements of at most `bytes_max` bytes that write the rows of these transactions, in order, under one
 /// format.
 ///
-/// - A statement is cut only between row events, and every `BINLOG` starts a running statement with all of its
-///   Table_map events: without them MariaDB writes nothing and says OK, and MySQL dies.
-/// - The CRC32 of every event is checked, since `BINLOG` does not.
-///
 /// # Errors
 /// When an event is damaged, or too large for any statement.
 pub(crate) fn row_statements<'a>(
     transactions: impl IntoIterator<Item = &'a Transaction>,
     bytes_max: usize,
 ) -> Result<Vec<Vec<u8>>, CantBuild> {
-    let mut packer = Packer {
-        events_max: events_max(bytes_max.min(STATEMENT_BYTES)),
-        alone_max: events_max(bytes_max),
-        statements: Vec::new(),
-        packed: Vec::new(),
-    };
+    let mut rows = RowStatements::new(bytes_max);
     for transaction in transactions {
-        let mut running = false;
         for change in &transaction.changes {
-            let Change::Rows(rows) = change else { continue };
-            if running == rows.starts {
-                return Err(DamagedEvents::Pieces.into());
-            }
-            for map in Events(&rows.maps.0) {
-                map?.check(&[TABLE_MAP])?;
-            }
-            let mut ended = false;
-            let mut needs_maps = rows.starts;
-            for event in Events(&rows.events.0) {
-                let event = event?;
-                event.check(ROWS)?;
-                if ended {
-                    return Err(DamagedEvents::Pieces.into());
-                }
-                ended = event.ends_statement()?;
-                packer.push(&rows.maps.0, event.0, needs_maps)?;
-                needs_maps = false;
-            }
-            if ended != rows.ends {
-                return Err(DamagedEvents::Pieces.into());
-            }
-            running = !rows.ends;
+            let Change::Rows(change) = change else { continue };
+            rows.add(change)?;
         }
-        if running {
+        rows.end()?;
+    }
+    Ok(rows.take())
+}
+
+/// Builds `BINLOG` statements of row changes.
+///
+/// - A statement is cut only between row events, and every `BINLOG` starts a running statement with all of its
+///   Table_map events: without them MariaDB writes nothing and says OK, and MySQL dies.
+/// - The CRC32 of every event is checked, since `BINLOG` does not.
+pub(crate) struct RowStatements {
+    packer: Packer,
+    /// The maps of the statement that runs, as its last piece had them; none between statements.
+    running: Option<Vec<u8>>,
+}
+
+impl RowStatements {
+    /// Builds statements of at most `bytes_max` bytes.
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        let packer = Packer {
+            events_max: events_max(bytes_max.min(STATEMENT_BYTES)),
+            alone_max: events_max(bytes_max),
+            statements: Vec::new(),
+            packed: Vec::new(),
+        };
+        Self { packer, running: None }
+    }
+
+    /// Adds the next change.
+    ///
+    /// # Errors
+    /// When an event is damaged, or too large for any statement.
+    pub(crate) fn add(&mut self, rows: &RowsChange) -> Result<(), CantBuild> {
+        if self.running.is_some() == rows.starts {
             return Err(DamagedEvents::Pieces.into());
         }
+        for map in Events(&rows.maps.0) {
+            map?.check(&[TABLE_MAP])?;
+        }
+        if self.running.take().is_some_and(|maps| maps != rows.maps.0) {
+            // A BINLOG has opened its tables by then, and would pass over the rows of another.
+            self.packer.close();
+        }
+        let mut ended = false;
+        let mut needs_maps = rows.starts;
+        for event in Events(&rows.events.0) {
+            let event = event?;
+            event.check(ROWS)?;
+            if ended {
+                return Err(DamagedEvents::Pieces.into());
+            }
+            ended = event.ends_statement()?;
+            self.packer.push(&rows.maps.0, event.0, needs_maps)?;
+            needs_maps = false;
+        }
+        if ended != rows.ends {
+            return Err(DamagedEvents::Pieces.into());
+        }
+        self.running = (!rows.ends).then(|| rows.maps.0.clone());
+        Ok(())
     }
-    packer.close();
-    Ok(packer.statements)
+
+    /// The end of a transaction.
+    ///
+    /// # Errors
+    /// When a statement is not whole.
+    pub(crate) fn end(&self) -> Result<(), DamagedEvents> {
+        if self.running.is_some() { Err(DamagedEvents::Pieces) } else { Ok(()) }
+    }
+
+    /// The statements that write what was added since the last time.
+    pub(crate) fn take(&mut self) -> Vec<Vec<u8>> {
+        self.packer.close();
+        std::mem::take(&mut self.packer.statements)
+    }
 }
 
 /// The tables that a transaction's Table_map events name. The checksums are [`row_statements`]' part.
@@ -131,15 +180,25 @@ pub(crate) fn row_statements<'a>(
 pub(crate) fn tables_of(transaction: &Transaction) -> Result<Vec<TableName>, DamagedEvents> {
     let mut tables = Vec::new();
     for change in &transaction.changes {
-        let Change::Rows(rows) = change else { continue };
-        for map in Events(&rows.maps.0) {
-            let name = map?.table_name()?;
-            if !tables.contains(&name) {
-                tables.push(name);
-            }
+        if let Change::Rows(rows) = change {
+            add_tables_of(rows, &mut tables)?;
         }
     }
     Ok(tables)
+}
+
+/// Adds the tables that a change's Table_map events name.
+///
+/// # Errors
+/// When a map is cut short.
+pub(crate) fn add_tables_of(rows: &RowsChange, tables: &mut Vec<TableName>) -> Result<(), DamagedEvents> {
+    for map in Events(&rows.maps.0) {
+        let name = map?.table_name()?;
+        if !tables.contains(&name) {
+            tables.push(name);
+        }
+    }
+    Ok(())
 }
 
 /// Collects events until a statement is full.
@@ -289,7 +348,7 @@ mod tests {
     use towline_middleware::Position;
 
     use super::*;
-    use crate::replication::protocol::{Binary, RowsChange};
+    use crate::replication::protocol::Binary;
 
     /// An event as a server writes it; `flags` are a row event's, a map ignores them.
     fn event(kind: u8, table: u8, flags: u16, len: usize) -> Vec<u8> {

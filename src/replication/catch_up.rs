@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{encoded::Encoded, ring::BatchLimits};
-use crate::capture::{Capture, CaptureError, CaptureOptions, Captured};
+use crate::capture::{Capture, CaptureError, CaptureOptions};
 
 /// Reads batches ahead of the slave; at most three are in memory.
 #[derive(Debug)]
@@ -62,8 +62,7 @@ async fn read(
         let full = tokio::select! {
             biased;
             captured = capture.next() => {
-                let Captured { transaction, format } = captured?;
-                let entry = Arc::new(Encoded::new(transaction, format));
+                let entry = Arc::new(Encoded::new(captured?));
                 if count.admits(&entry) {
                     batch.push(entry);
                 } else {

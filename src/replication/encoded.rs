@@ -7,6 +7,7 @@ use serde::Serialize;
 use towline_middleware::{Epoch, Position};
 
 use super::protocol::{Family, Format, Mark, Transaction, VERSION};
+use crate::capture::{Captured, Streamed};
 
 /// One transaction of the master, ready to be sent.
 #[derive(Debug)]
@@ -15,20 +16,24 @@ pub(crate) struct Encoded {
     /// Seconds since 1970 (UTC).
     pub(crate) committed_at: u64,
     pub(crate) format: Option<Arc<Format>>,
-    /// The transaction as [`Transaction`] is written.
+    /// The transaction as [`Transaction`] is written; a streamed one has no changes there.
     pub(crate) json: Bytes,
+    /// Set if it must be streamed.
+    pub(crate) streamed: Option<Streamed>,
 }
 
 impl Encoded {
-    pub(crate) fn new(transaction: Transaction, format: Option<Arc<Format>>) -> Self {
+    pub(crate) fn new(captured: Captured) -> Self {
+        let Captured { transaction, format, streamed } = captured;
         let json = serde_json::to_vec(&transaction).expect("a transaction has no map with keys that are no text");
         let Transaction { position, gtid, committed_at, .. } = transaction;
-        Self { mark: Mark { position, gtid }, committed_at, format, json: json.into() }
+        Self { mark: Mark { position, gtid }, committed_at, format, json: json.into(), streamed }
     }
 
     /// About how many bytes it takes in memory.
     pub(crate) fn memory(&self) -> usize {
-        size_of::<Self>() + self.mark.gtid.len() + self.json.len()
+        let streamed = self.streamed.as_ref().map_or(0, Streamed::memory);
+        size_of::<Self>() + self.mark.gtid.len() + self.json.len() + streamed
     }
 }
 
@@ -110,8 +115,13 @@ mod tests {
             })
             .collect();
         let after = Mark { position: Position::new(2, 0), gtid: String::new() };
-        let entries: Vec<_> =
-            transactions.iter().map(|t| Arc::new(Encoded::new(t.clone(), Some(Arc::clone(&format))))).collect();
+        let entries: Vec<_> = transactions
+            .iter()
+            .map(|t| {
+                let (transaction, format) = (t.clone(), Some(Arc::clone(&format)));
+                Arc::new(Encoded::new(Captured { transaction, format, streamed: None }))
+            })
+            .collect();
         for count in [0, 1, 4] {
             let pieces = body("c", (Epoch(2), Some(Family::MariaDb)), &after, Position::new(2, 4), &entries[..count]);
             let batch: Batch = serde_json::from_slice(&pieces.concat()).unwrap();

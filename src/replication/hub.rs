@@ -25,7 +25,7 @@ use super::{
     back_off::BackOff,
     encoded::Encoded,
     progress::now_seconds,
-    protocol::{self, Family, Mark},
+    protocol::{Family, Mark},
     push::PushTarget,
     ring::{BatchLimits, Ring},
     sender::{self, Slave},
@@ -34,7 +34,7 @@ use super::{
     verify::Summary,
 };
 use crate::{
-    capture::{Capture, CaptureError, CaptureOptions, Captured, Source},
+    capture::{Capture, CaptureError, CaptureOptions, Source},
     config::{Ack, AckOnTimeout},
 };
 
@@ -59,9 +59,9 @@ pub struct HubOptions {
     pub batch_bytes_max: usize,
     /// How many transactions one push carries.
     pub batch_transactions_max: usize,
-    /// A transaction with more bytes of events stops capture.
+    /// A transaction with more bytes of events is not held in memory but streamed.
     pub transaction_bytes_max: usize,
-    /// How long a slave may take to answer a push.
+    /// How long a slave may take to answer a push, and ten times as long to take one change of a streamed transaction.
     pub push_timeout: Duration,
     /// How often all slaves are compared with the master; none for never.
     pub verify_interval: Option<Duration>,
@@ -368,13 +368,13 @@ impl Hub {
         let mut capture = Capture::open(&shared.capture_options()).await?;
         shared.enter(HubState::Running);
         loop {
-            let Captured { transaction, format } = capture.next().await?;
+            let captured = capture.next().await?;
             back_off.reset();
-            shared.options.changes.tell(Step {
-                position: transaction.position,
-                changed: protocol::changed(&transaction.changes, &mut Vec::new()),
-            });
-            let entry = Arc::new(Encoded::new(transaction, format));
+            shared
+                .options
+                .changes
+                .tell(Step { position: captured.transaction.position, changed: captured.changed(&mut Vec::new()) });
+            let entry = Arc::new(Encoded::new(captured));
             let mark = entry.mark.clone();
             shared.ring.lock().push(entry);
             shared.captured.send_replace(mark);
@@ -509,6 +509,11 @@ impl Shared {
     /// Which servers the changes are for; none before [`ready`](Self::ready).
     pub(crate) fn family(&self) -> Option<Family> {
         self.history.get().map(|history| history.source.family())
+    }
+
+    /// How long a slave may take for one change of a streamed transaction, and to commit it.
+    pub(super) fn change_timeout(&self) -> Duration {
+        self.options.push_timeout * 10
     }
 
     /// How to log in to the master's MySQL.

@@ -1,7 +1,7 @@
 //! Changes on their way from the master to the slaves.
 //!
 //! On the master [`hub`] captures transactions into a `ring`, each `encoded` once; a `sender` per slave takes them from
-//! there, or from the binlog by `catch_up`, and pushes them; `acks` tells when enough slaves have one.
+//! there, or from the binlog by `catch_up`, and pushes them, one that is too long for memory by `stream_push`; `acks` tells when enough slaves have one.
 //! `verify` compares what the slaves hold with what the master holds, by the numbers that `digest` makes of tables.
 //! On the slave [`apply`] takes batches; `apply_batch` decides whether one is the next and cuts it into groups,
 //! `apply_session` makes each a transaction of MySQL, `schema_change` runs what commits by itself.
@@ -25,5 +25,7 @@ mod ring;
 mod schema_change;
 mod sender;
 pub mod slave_status;
+mod stream_push;
+mod streamed_rows;
 mod tables;
 pub mod verify;

@@ -15,9 +15,21 @@
 //! - Row events are MySQL's own binlog events, whole: header, body and CRC32, several of them end to end.
 //! - A slave applies a batch only if `after` is exactly where it stands; otherwise it answers 409 with where it stands,
 //!   and the master goes on from there.
+//! - A transaction that the master does not hold in memory is *streamed*: a POST of `application/x-ndjson`, one JSON
+//!   value a line ([`StreamLine`]). The first line is a batch as above whose one transaction has no changes; its changes
+//!   follow, one a line, and then a line that says how many they were. The slave applies them as they come, in one
+//!   transaction of its MySQL, and commits it with the position at that last line. If it does not come nothing has
+//!   happened, and the transaction is sent again from its beginning.
+//!
+//! ```json
+//! {"version": 1, …, "transactions": [{"position": "3:1042", …, "changes": []}]}
+//! {"change": {"kind": "rows", "tables": […], "maps": "<base64>", "events": "<base64>", "starts": true, "ends": false}}
+//! {"change": {"kind": "rows", "tables": […], "maps": "<base64>", "events": "<base64>", "starts": false, "ends": true}}
+//! {"commit": 2}
+//! ```
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
 use towline_middleware::{Changed, Epoch, Position};
 
 /// The version of the format that this node speaks.
@@ -114,6 +126,16 @@ pub enum Change {
     Rows(RowsChange),
     /// A statement that changes the schema or accounts.
     Schema(SchemaChange),
+}
+
+/// A line of a streamed transaction, behind its first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamLine {
+    /// Its next change.
+    Change(Change),
+    /// It is whole, and so many changes were in it.
+    Commit(u64),
 }
 
 /// What a transaction changes, for those who keep something of its tables. `tables` is where the names are put.
@@ -311,7 +333,21 @@ impl Serialize for Binary {
 
 impl<'de> Deserialize<'de> for Binary {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        BASE64_STANDARD.decode(text.as_bytes()).map(Self).map_err(serde::de::Error::custom)
+        deserializer.deserialize_str(Base64)
+    }
+}
+
+/// Decodes the text where it lies: a copy of it would be as long again.
+struct Base64;
+
+impl Visitor<'_> for Base64 {
+    type Value = Binary;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("base64")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Binary, E> {
+        BASE64_STANDARD.decode(text).map(Binary).map_err(E::custom)
     }
 }

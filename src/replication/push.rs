@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::{
-    Body, Client, StatusCode,
+    Body, Client, RequestBuilder, StatusCode,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
 };
+use tokio::sync::mpsc;
 
 use super::{
     digest::Question,
@@ -53,32 +54,59 @@ impl PushTarget {
     /// After a drop the slave may or may not apply it: ask where it stands.
     pub(crate) async fn post(&self, pieces: Vec<Bytes>) -> Result<Result<Applied, NotApplied>, PushError> {
         let pieces = pieces.into_iter().map(Ok::<_, std::convert::Infallible>);
-        let mut request = self.client.post(&self.url).header(CONTENT_TYPE, "application/json");
-        if let Some(authorization) = &self.authorization {
-            request = request.header(AUTHORIZATION, authorization);
-        }
         let body = Body::wrap_stream(futures_util::stream::iter(pieces));
-        let mut response = request.body(body).send().await.map_err(PushError::Http)?;
-        let status = response.status();
-        let mut text = Vec::new();
-        while let Some(piece) = response.chunk().await.map_err(PushError::Http)? {
-            text.extend_from_slice(&piece);
-            if text.len() > ANSWER_BYTES_MAX {
-                break;
-            }
+        answered(self.request("application/json").body(body)).await
+    }
+
+    /// Sends a streamed transaction, whose lines are given one by one, and reads the answer.
+    ///
+    /// # Cancel safety
+    /// As [`post`](Self::post).
+    pub(crate) async fn post_lines(
+        &self,
+        lines: mpsc::Receiver<Bytes>,
+    ) -> Result<Result<Applied, NotApplied>, PushError> {
+        let lines = futures_util::stream::unfold(lines, |mut lines| async {
+            let line = lines.recv().await?;
+            Some((Ok::<_, std::convert::Infallible>(line), lines))
+        });
+        answered(self.request(NDJSON).timeout(LONGEST_STREAM).body(Body::wrap_stream(lines))).await
+    }
+
+    fn request(&self, content_type: &'static str) -> RequestBuilder {
+        let request = self.client.post(&self.url).header(CONTENT_TYPE, content_type);
+        match &self.authorization {
+            Some(authorization) => request.header(AUTHORIZATION, authorization),
+            None => request,
         }
-        let answer = if status.is_success() {
-            serde_json::from_slice(&text).map(Ok)
-        } else {
-            serde_json::from_slice(&text).map(Err)
-        };
-        answer.map_err(|_| {
-            let text: String = String::from_utf8_lossy(&text).chars().take(ANSWER_TEXT_MAX).collect();
-            PushError::Answer { status, text }
-        })
     }
 }
 
+async fn answered(request: RequestBuilder) -> Result<Result<Applied, NotApplied>, PushError> {
+    let mut response = request.send().await.map_err(PushError::Http)?;
+    let status = response.status();
+    let mut text = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(PushError::Http)? {
+        text.extend_from_slice(&piece);
+        if text.len() > ANSWER_BYTES_MAX {
+            break;
+        }
+    }
+    let answer = if status.is_success() {
+        serde_json::from_slice(&text).map(Ok)
+    } else {
+        serde_json::from_slice(&text).map(Err)
+    };
+    answer.map_err(|_| {
+        let text: String = String::from_utf8_lossy(&text).chars().take(ANSWER_TEXT_MAX).collect();
+        PushError::Answer { status, text }
+    })
+}
+
+/// What a streamed transaction says that it is.
+pub(crate) const NDJSON: &str = "application/x-ndjson";
+/// One that moves is not cut; whether it moves is watched change by change.
+const LONGEST_STREAM: Duration = Duration::from_secs(24 * 3600);
 /// A table without a number for a key is hashed in one piece.
 const DIGEST_TIMEOUT: Duration = Duration::from_secs(3600);
 /// No answer of the protocol is so long.

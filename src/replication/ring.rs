@@ -106,7 +106,7 @@ pub(crate) struct BatchLimits {
 impl BatchLimits {
     /// Counts a new batch.
     pub(crate) fn start(self) -> BatchCount {
-        BatchCount { limits: self, bytes: 0, transactions: 0 }
+        BatchCount { limits: self, bytes: 0, transactions: 0, alone: false }
     }
 }
 
@@ -116,16 +116,20 @@ pub(crate) struct BatchCount {
     limits: BatchLimits,
     bytes: usize,
     transactions: usize,
+    /// Whether it holds a streamed transaction, which travels alone.
+    alone: bool,
 }
 
 impl BatchCount {
     /// Counts an entry in if there is room for it.
     pub(crate) fn admits(&mut self, entry: &Encoded) -> bool {
         let bytes = self.bytes + entry.json.len();
-        let full = bytes > self.limits.bytes_max || self.transactions >= self.limits.transactions_max;
+        let alone = self.alone || entry.streamed.is_some();
+        let full = alone || bytes > self.limits.bytes_max || self.transactions >= self.limits.transactions_max;
         if full && self.transactions > 0 {
             return false;
         }
+        self.alone = alone;
         self.bytes = bytes;
         self.transactions += 1;
         true
@@ -138,7 +142,7 @@ mod tests {
     use towline_middleware::Position;
 
     use super::*;
-    use crate::replication::protocol::Transaction;
+    use crate::{capture::Captured, replication::protocol::Transaction};
 
     fn mark(seq: u64) -> Mark {
         Mark { position: Position::new(1, seq), gtid: if seq == 0 { String::new() } else { format!("0-1-{seq}") } }
@@ -147,7 +151,7 @@ mod tests {
     fn entry(seq: u64) -> Arc<Encoded> {
         let Mark { position, gtid } = mark(seq);
         let transaction = Transaction { position, gtid, committed_at: seq, format: 0, changes: Vec::new() };
-        Arc::new(Encoded::new(transaction, None))
+        Arc::new(Encoded::new(Captured { transaction, format: None, streamed: None }))
     }
 
     fn seqs(following: Following) -> Vec<u64> {

@@ -36,6 +36,7 @@ use mysql_async::prelude::Queryable;
 use super::{
     apply_session::{ApplyError, ApplySession, Unapplicable},
     protocol::{Change, Context, Format, Mark, SchemaChange, Transaction},
+    streamed_rows::Rows,
     tables::slave::{self, Announced},
 };
 
@@ -89,10 +90,9 @@ pub(crate) async fn announce(
 }
 
 /// The rows that follow a schema change in its transaction (`CREATE … SELECT`).
-#[derive(Clone, Copy, Debug)]
 pub(crate) struct RowsBehind<'a> {
     pub(crate) format: Option<&'a Format>,
-    pub(crate) statements: &'a [Vec<u8>],
+    pub(crate) rows: Rows<'a>,
 }
 
 /// Runs the statement under its context, and puts the session back. Not called when it [ran](Announcement::Ran).
@@ -100,7 +100,7 @@ pub(crate) async fn run(
     session: &mut ApplySession,
     gtid: &str,
     change: &SchemaChange,
-    rows: RowsBehind<'_>,
+    rows: &mut RowsBehind<'_>,
     announcement: Announcement,
 ) -> Result<(), ApplyError> {
     let kind = Kind::of(&change.sql.0);
@@ -122,17 +122,18 @@ pub(crate) async fn run(
 pub(crate) async fn settle(
     session: &mut ApplySession,
     transaction: &Transaction,
-    rows: RowsBehind<'_>,
+    rows: &mut RowsBehind<'_>,
 ) -> Result<(), ApplyError> {
-    let statements = if session.is_mariadb { rows.statements } else { &[] };
-    session.commit_rows(rows.format, statements, transaction, true).await
+    let mut written = Rows::Built(&[]);
+    let left = if session.is_mariadb { &mut rows.rows } else { &mut written };
+    session.commit_rows(rows.format, left, transaction, true).await
 }
 
 async fn run_marked(
     session: &mut ApplySession,
     gtid: &str,
     change: &SchemaChange,
-    rows: RowsBehind<'_>,
+    rows: &mut RowsBehind<'_>,
     kind: &Kind,
 ) -> Result<(), ApplyError> {
     let context = &change.context;
@@ -152,25 +153,30 @@ async fn run_marked(
         return Ok(session.conn.query_drop(change.sql.0.as_slice()).await?);
     }
     session.conn.query_drop(format!("SET SESSION gtid_next = {}", quoted_text(gtid))).await?;
-    let result = run_under_gtid(session, &change.sql.0, rows.statements).await;
+    let result = run_under_gtid(session, &change.sql.0, &mut rows.rows).await;
     if !session.conn.is_disconnected() {
         session.conn.query_drop("ROLLBACK").await?;
         session.conn.query_drop("SET SESSION gtid_next = 'AUTOMATIC'").await?;
     }
-    Ok(result?)
+    result
 }
 
 /// MySQL logs `CREATE … SELECT` as a `CREATE TABLE … START TRANSACTION` with the rows behind it. Table and rows are
 /// committed as one, under the master's GTID; nothing but rows is allowed in between, so the position comes behind.
-async fn run_under_gtid(session: &mut ApplySession, sql: &[u8], rows: &[Vec<u8>]) -> mysql_async::Result<()> {
+async fn run_under_gtid(session: &mut ApplySession, sql: &[u8], rows: &mut Rows<'_>) -> Result<(), ApplyError> {
     session.conn.query_drop(sql).await?;
     if !sql.to_ascii_uppercase().ends_with(b"START TRANSACTION") {
         return Ok(());
     }
-    for statement in rows {
-        session.conn.query_drop(statement.as_slice()).await?;
+    match rows {
+        Rows::Built(statements) => session.write(statements).await?,
+        Rows::Streamed(streamed) => {
+            while let Some(statements) = streamed.next().await? {
+                session.write(&statements).await?;
+            }
+        }
     }
-    session.conn.query_drop("COMMIT").await
+    Ok(session.conn.query_drop("COMMIT").await?)
 }
 
 /// The server id under which a server with this id logs schema changes that it applies.
@@ -385,7 +391,9 @@ mod tests {
         replication::{apply_session::SessionOptions, protocol::Binary},
     };
 
-    const NO_ROWS: RowsBehind<'_> = RowsBehind { format: None, statements: &[] };
+    fn no_rows() -> RowsBehind<'static> {
+        RowsBehind { format: None, rows: Rows::Built(&[]) }
+    }
 
     /// A slave whose schema changes are run step by step.
     struct Slave {
@@ -429,9 +437,9 @@ mod tests {
             let announcement = announce(&mut self.session, transaction).await?;
             if announcement != Announcement::Ran {
                 let change = schema_change_of(transaction).unwrap().unwrap();
-                run(&mut self.session, &transaction.gtid, change, NO_ROWS, announcement).await?;
+                run(&mut self.session, &transaction.gtid, change, &mut no_rows(), announcement).await?;
             }
-            settle(&mut self.session, transaction, NO_ROWS).await?;
+            settle(&mut self.session, transaction, &mut no_rows()).await?;
             Ok(announcement)
         }
 
@@ -453,7 +461,7 @@ mod tests {
             assert_eq!(announce(&mut self.session, transaction).await.unwrap(), Announcement::New);
             if crash == Crash::AfterRun {
                 let change = schema_change_of(transaction).unwrap().unwrap();
-                run(&mut self.session, &transaction.gtid, change, NO_ROWS, Announcement::New).await.unwrap();
+                run(&mut self.session, &transaction.gtid, change, &mut no_rows(), Announcement::New).await.unwrap();
             }
             if kills_server {
                 let pid = self.server.pid().expect("it runs");

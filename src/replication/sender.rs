@@ -14,11 +14,12 @@ use super::{
     encoded::{Encoded, body},
     hub::Shared,
     protocol::{Mark, NotApplied, PushRefusal},
-    push::{PushError, PushTarget},
+    push::PushTarget,
     ring::Following,
     slave_status::{SlaveState, SlaveStatus},
+    stream_push::{StreamError, push_streamed},
 };
-use crate::capture::{CaptureError, CaptureOptions};
+use crate::capture::{CaptureError, CaptureOptions, Rereading};
 
 /// A registered slave and what its sender last found out.
 #[derive(Debug)]
@@ -99,6 +100,15 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 /// How often a slave that refuses is asked again.
 const ASK_REFUSING: Duration = Duration::from_secs(2);
 
+/// What an error in reading the binlog makes of a slave.
+fn binlog_state(error: &CaptureError) -> SlaveState {
+    let text = error.to_string();
+    match error {
+        CaptureError::BinlogGone { .. } | CaptureError::Forked { .. } => SlaveState::NeedsSnapshot { error: text },
+        _ => SlaveState::MasterAway { error: text },
+    }
+}
+
 struct Sender {
     shared: Arc<Shared>,
     slave: Arc<Slave>,
@@ -124,18 +134,20 @@ impl Sender {
                 let _ = gate.wait_for(|gate| gate.paused.is_none()).await;
             }
             let batch = match self.cursor.clone() {
-                None => Vec::new(),
-                Some(cursor) => match self.next_batch(&cursor).await {
+                // Asked first: what it refuses need not travel.
+                Some(cursor) if self.confirmed => match self.next_batch(&cursor).await {
                     Ok(batch) => batch,
                     Err(state) => {
                         self.wait_in(state).await;
                         continue;
                     }
                 },
+                _ => Vec::new(),
             };
             let after = self.cursor.clone().unwrap_or_default();
             match self.push(&after, &batch).await {
                 Ok(answer) => self.answered(&after, &batch, answer).await,
+                Err(StreamError::Capture(error)) => self.wait_in(binlog_state(&error)).await,
                 Err(error) => self.wait_in(SlaveState::Away { error: error.to_string() }).await,
             }
         }
@@ -175,7 +187,7 @@ impl Sender {
                 Following::Here(mut batch) => {
                     self.catch_up = None;
                     batch.retain(|entry| limit.is_none_or(|limit| entry.mark.position <= limit));
-                    if !batch.is_empty() || !self.confirmed || waited {
+                    if !batch.is_empty() || waited {
                         return Ok(batch);
                     }
                     self.enter(SlaveState::Streaming);
@@ -216,20 +228,24 @@ impl Sender {
             let options = CaptureOptions { from: cursor.clone(), ..shared.capture_options() };
             CatchUp::start(options, shared.limits)
         });
-        catch_up.next().await.map_err(|error| match error {
-            CaptureError::BinlogGone { .. } | CaptureError::Forked { .. } => {
-                SlaveState::NeedsSnapshot { error: error.to_string() }
-            }
-            error => SlaveState::MasterAway { error: error.to_string() },
-        })
+        catch_up.next().await.map_err(|error| binlog_state(&error))
     }
 
-    async fn push(&self, after: &Mark, batch: &[Arc<Encoded>]) -> Result<Result<Mark, NotApplied>, PushError> {
+    async fn push(&self, after: &Mark, batch: &[Arc<Encoded>]) -> Result<Result<Mark, NotApplied>, StreamError> {
         let shared = &self.shared;
         let (cluster, epoch) = shared.cluster();
         let head = shared.captured.borrow().position;
         let pieces = body(&cluster, (epoch, shared.family()), after, head, batch);
-        Ok(self.target.post(pieces).await?.map(|answer| answer.applied))
+        let streamed = batch.first().and_then(|entry| Some((&entry.mark.gtid, entry.streamed.as_ref()?)));
+        let answer = match streamed {
+            Some((gtid, streamed)) => {
+                let options = CaptureOptions { from: after.clone(), ..shared.capture_options() };
+                let changes = Rereading::open(&options, gtid, streamed).await?;
+                push_streamed(&self.target, pieces, changes, shared.change_timeout()).await?
+            }
+            None => self.target.post(pieces).await?,
+        };
+        Ok(answer.map(|answer| answer.applied))
     }
 
     async fn answered(&mut self, after: &Mark, batch: &[Arc<Encoded>], answer: Result<Mark, NotApplied>) {

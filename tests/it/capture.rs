@@ -5,7 +5,7 @@ use std::time::Duration;
 use mysql_async::{Conn, Opts, prelude::Queryable};
 use tokio::time::timeout;
 use towline::{
-    capture::{Capture, CaptureError, CaptureOptions, Captured},
+    capture::{Capture, CaptureError, CaptureOptions, Captured, Rereading},
     replication::protocol::{Action, Change, Mark, RowsChange, SchemaChange, Transaction},
 };
 use towline_middleware::{Epoch, Role};
@@ -457,17 +457,49 @@ async fn a_binlog_that_does_not_begin_with_the_first_transaction_asks_for_a_snap
 }
 
 #[tokio::test]
-async fn a_transaction_above_the_limit_stops_capture() {
-    let mut tail = Tail::start(&["CREATE TABLE t (a LONGTEXT)"]).await;
-    let small = CaptureOptions { transaction_bytes_max: 1 << 20, ..options(tail.server.opts(), tail.at.clone()) };
-    let many_events = "INSERT INTO t SELECT REPEAT('x', 1000) FROM seq_1_to_2000";
-    let one_event = "INSERT INTO t SELECT REPEAT('x', 2000000)";
-    for statement in [many_events, one_event] {
-        let mut capture = Capture::open(&CaptureOptions { from: tail.at.clone(), ..small.clone() }).await.unwrap();
-        tail.run(&[statement]).await;
-        let error = timeout(DEADLINE, capture.next()).await.unwrap().expect_err("it is too large");
-        assert!(matches!(error, CaptureError::TooLarge { .. }), "{error}");
-        assert!(!error.is_transient() && error.to_string().contains("transaction_bytes_max"), "{error}");
+async fn a_transaction_above_the_limit_is_not_held_and_reads_the_same_a_second_time() {
+    let setup = ["CREATE TABLE t (a LONGTEXT, b INT)", "CREATE TABLE plain (a INT) ENGINE=MyISAM"];
+    let mut tail = Tail::start(&setup).await;
+    let cases: [&[&str]; 4] = [
+        &["INSERT INTO t SELECT REPEAT('x', 1000), seq FROM seq_1_to_5000", "UPDATE t SET b = b + 1"],
+        &["INSERT INTO t VALUES (REPEAT('x', 3000000), 1)"],
+        // The server writes a rollback down only where something in the transaction could not be rolled back.
+        &[
+            "INSERT INTO t SELECT REPEAT('y', 1000), seq FROM seq_1_to_3000",
+            "SAVEPOINT here",
+            "CREATE TEMPORARY TABLE gone (a INT)",
+            "INSERT INTO t SELECT REPEAT('z', 1000), seq FROM seq_1_to_3000",
+            "INSERT INTO plain VALUES (1)",
+            "ROLLBACK TO here",
+            "INSERT INTO t VALUES ('last', 0)",
+        ],
+        &["CREATE TABLE made AS SELECT * FROM t"],
+    ];
+    for statements in cases {
+        let before = tail.at.clone();
+        let statements = [&["BEGIN"], statements, &["COMMIT"]].concat();
+        let whole = tail.run(&statements).await;
+        let small = CaptureOptions { transaction_bytes_max: 1 << 20, ..options(tail.server.opts(), before.clone()) };
+        let mut capture = Capture::open(&small).await.unwrap();
+        let mut from = before;
+        let mut streamed = 0;
+        for expected in &whole {
+            let captured = timeout(DEADLINE, capture.next()).await.unwrap().unwrap();
+            let mut transaction = captured.transaction;
+            if let Some(left_out) = &captured.streamed {
+                assert_eq!(transaction.changes, []);
+                let options = CaptureOptions { from, ..small.clone() };
+                let mut changes = Rereading::open(&options, &transaction.gtid, left_out).await.unwrap();
+                while let Some(change) = timeout(DEADLINE, changes.next()).await.unwrap().unwrap() {
+                    transaction.changes.push(change);
+                }
+                streamed += 1;
+            }
+            assert_eq!(captured.format, expected.format);
+            assert!(transaction == expected.transaction, "{statements:?}");
+            from = Mark { position: transaction.position, gtid: transaction.gtid };
+        }
+        assert_eq!(streamed, 1, "{statements:?}");
     }
 }
 

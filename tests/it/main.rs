@@ -18,5 +18,6 @@ mod mysql_front;
 mod node;
 mod readme;
 mod round_trip;
+mod streamed;
 mod support;
 mod verify;

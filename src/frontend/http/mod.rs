@@ -21,6 +21,7 @@ mod error;
 mod execute;
 mod json;
 mod json_command;
+mod lines;
 mod parameters;
 mod request;
 mod rows;

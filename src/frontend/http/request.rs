@@ -120,7 +120,8 @@ async fn collect(headers: &HeaderMap, mut body: Body, limit: BodyLimit) -> Resul
     Ok(whole.freeze())
 }
 
-async fn discard(mut body: Body) {
+/// Reads what is left of a body, for a moment.
+pub(super) async fn discard(mut body: Body) {
     let discarding = async { while let Some(Ok(_)) = body.frame().await {} };
     // What is left after that is cut off with the connection.
     let _ = tokio::time::timeout(DISCARD_TIMEOUT, discarding).await;

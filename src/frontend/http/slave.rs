@@ -1,5 +1,7 @@
 //! `POST /slave`: the master's pushes, and the reads of clients.
 
+use std::pin::pin;
+
 use axum::{
     Json,
     body::Body,
@@ -9,16 +11,18 @@ use axum::{
 };
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, de::IgnoredAny};
+use tokio::sync::mpsc;
 
 use super::{
     HttpError, HttpFront, NodeReplication,
     json::InvalidJson,
-    request::{Authorization, BodyLimit},
+    lines::{Lines, is_json_lines},
+    request::{Authorization, BodyLimit, discard},
 };
 use crate::replication::{
     apply::Applier,
     digest::{Answer, OPENED, Question},
-    protocol::Batch,
+    protocol::{Applied, Batch, NotApplied, StreamLine},
 };
 
 /// Enough of a body to tell a push from a command.
@@ -42,6 +46,9 @@ impl HttpFront {
         }
         let (parts, body) = request.into_parts();
         self.check_secret(&parts.headers)?;
+        if is_json_lines(&parts.headers) {
+            return push_streamed(applier, body).await;
+        }
         let limit = BodyLimit { key: "the longest push", bytes_max: self.options().push_bytes_max };
         let body = self.json_body(&parts.headers, body, limit).await?;
         let is_push = bearer || serde_json::from_slice::<Glimpse>(&body).is_ok_and(|body| body.transactions.is_some());
@@ -88,11 +95,48 @@ pub(super) async fn digest(State(front): State<HttpFront>, request: Request) -> 
 
 async fn push(applier: &Applier, body: &[u8]) -> Result<Response, HttpError> {
     let batch: Batch = serde_json::from_slice(body).map_err(|error| HttpError::Push(InvalidJson::Syntax(error)))?;
-    Ok(match applier.push(batch).await {
+    Ok(told(applier.push(batch).await))
+}
+
+/// A streamed transaction, applied line by line as it comes.
+async fn push_streamed(applier: &Applier, body: Body) -> Result<Response, HttpError> {
+    let mut lines = Lines::new(body);
+    let invalid = |error| HttpError::Push(InvalidJson::Syntax(error));
+    let first = lines.next().await.map_err(HttpError::BodyBroken)?.unwrap_or_default();
+    let batch: Batch = serde_json::from_slice(&first).map_err(invalid)?;
+    let (sender, receiver) = mpsc::channel(1);
+    let mut answer = pin!(applier.push_streamed(batch, receiver));
+    let answer = tokio::select! {
+        answer = &mut answer => answer,
+        () = hand_on(&mut lines, sender) => answer.await,
+    };
+    // Whoever is still sending would not see the answer.
+    discard(lines.into_body()).await;
+    Ok(told(answer))
+}
+
+/// Hands the lines on one by one. It ends with them; the applier knows by the last one whether it has all.
+async fn hand_on(lines: &mut Lines, sender: mpsc::Sender<StreamLine>) {
+    // A line is read when the one before it was taken: a single one may be very long.
+    while let Ok(room) = sender.reserve().await {
+        let line = match lines.next().await {
+            Ok(Some(line)) => serde_json::from_slice(&line).map_err(|error| error.to_string()),
+            Ok(None) => return,
+            Err(error) => Err(error.to_string()),
+        };
+        match line {
+            Ok(line) => room.send(line),
+            Err(error) => return tracing::warn!(error, "a streamed transaction breaks off"),
+        }
+    }
+}
+
+fn told(answer: Result<Applied, NotApplied>) -> Response {
+    match answer {
         Ok(applied) => Json(applied).into_response(),
         Err(refusal) => {
             let status = StatusCode::from_u16(refusal.refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             (status, Json(refusal)).into_response()
         }
-    })
+    }
 }

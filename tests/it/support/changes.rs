@@ -45,7 +45,7 @@ impl Changes {
         let mut batch = batch(self.at.clone(), []);
         while self.at.gtid != last {
             let captured = timeout(Duration::from_secs(30), self.capture.next()).await.unwrap().unwrap();
-            let Captured { transaction, format } = captured;
+            let Captured { transaction, format, .. } = captured;
             self.at = Mark { position: transaction.position, gtid: transaction.gtid.clone() };
             let format = format.map(|format| format.as_ref().clone());
             batch.formats.extend(format.filter(|format| !batch.formats.contains(format)));

@@ -42,6 +42,11 @@ impl TestCluster {
         let urls: Vec<String> = slaves.iter().map(|slave| slave.url("")).collect();
         let config = format!("[cluster]\n{secret}\nslaves = {urls:?}\n{master_config}");
         let master = TestNode::start("master", Role::Master, &config).await;
+        Self::of(master, slaves).await
+    }
+
+    /// A cluster of nodes that were started one by one.
+    pub(crate) async fn of(master: TestNode, slaves: Vec<TestNode>) -> Self {
         let cluster = Self { master, slaves };
         cluster.make_account().await;
         cluster

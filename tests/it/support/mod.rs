@@ -7,6 +7,7 @@ pub(crate) mod front;
 pub(crate) mod http;
 mod mysql9;
 mod node;
+mod proxy;
 pub(crate) mod server;
 mod wait;
 pub(crate) mod wire_client;
@@ -16,6 +17,7 @@ pub(crate) use self::{
     cluster::{CLIENT, TestCluster, checksums},
     mysql9::Mysql9,
     node::TestNode,
+    proxy::CuttingProxy,
     server::{TestServer, copy_template},
     wait::eventually,
 };

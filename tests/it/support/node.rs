@@ -72,6 +72,11 @@ impl TestNode {
         format!("http://{}{path}", self.ready.http)
     }
 
+    /// Where it serves HTTP.
+    pub(crate) fn http(&self) -> SocketAddr {
+        self.ready.http
+    }
+
     /// Its process.
     pub(crate) fn pid(&self) -> Pid {
         let pid = self.process.pid().expect("the node runs");

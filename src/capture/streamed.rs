@@ -1,0 +1,77 @@
+//! Transactions that are too long to be held in memory: read once to know that they were committed and what they took
+//! back, and again, change by change, by whoever needs them.
+
+use std::{collections::BTreeSet, ops::Range};
+
+use towline_middleware::Changed;
+
+use super::{CaptureError, CaptureOptions, assemble::Assembler, stream::EventStream};
+use crate::replication::protocol::Change;
+
+/// What is known of the changes of a transaction that is not held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Streamed {
+    /// The tables whose rows it changes, with their schemas.
+    pub(super) tables: BTreeSet<(String, String)>,
+    /// Whether it begins with a schema change (`CREATE … SELECT`).
+    pub(super) has_schema_change: bool,
+    /// Which of its changes it took back itself, by a rollback to a savepoint.
+    pub(super) without: Vec<Range<usize>>,
+    /// How many transactions that the master never finished stand before it in the binlog.
+    pub(super) abandoned: usize,
+}
+
+impl Streamed {
+    /// About how many bytes it takes in memory besides itself.
+    pub(crate) fn memory(&self) -> usize {
+        let tables: usize = self.tables.iter().map(|(database, table)| 64 + database.len() + table.len()).sum();
+        tables + size_of_val(self.without.as_slice())
+    }
+
+    pub(super) fn changed<'a>(&'a self, tables: &'a mut Vec<(&'a str, &'a str)>) -> Changed<'a> {
+        if self.has_schema_change {
+            return Changed::Everything;
+        }
+        tables.extend(self.tables.iter().map(|(database, table)| (database.as_str(), table.as_str())));
+        Changed::Tables(tables)
+    }
+}
+
+/// A streamed transaction, read once more over a connection of its own.
+#[derive(Debug)]
+pub struct Rereading {
+    stream: EventStream,
+    assembler: Assembler,
+    gtid: String,
+}
+
+impl Rereading {
+    /// Connects and asks for the transaction after `options.from`, which has this GTID.
+    ///
+    /// # Errors
+    /// As [`Capture::open`](super::Capture::open).
+    pub async fn open(options: &CaptureOptions, gtid: &str, streamed: &Streamed) -> Result<Self, CaptureError> {
+        let (stream, source) = EventStream::open(options).await?;
+        let assembler = Assembler::rereading(options, source, streamed);
+        Ok(Self { stream, assembler, gtid: gtid.to_owned() })
+    }
+
+    /// Its next change; none at its end.
+    ///
+    /// # Errors
+    /// As [`Capture::next`](super::Capture::next).
+    pub async fn next(&mut self) -> Result<Option<Change>, CaptureError> {
+        loop {
+            if let Some(change) = self.assembler.pop_change() {
+                return Ok(Some(change));
+            }
+            if let Some(end) = self.assembler.pop() {
+                let detail = format!("{} follows in its place", end.transaction.gtid);
+                let is_it = end.transaction.gtid == self.gtid;
+                return is_it.then_some(None).ok_or(CaptureError::Forked { after: self.gtid.clone(), detail });
+            }
+            let event = self.stream.next().await.map_err(|error| error.at(self.assembler.last_place()))?;
+            self.assembler.push(event)?;
+        }
+    }
+}
