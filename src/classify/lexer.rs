@@ -101,7 +101,7 @@ enum Class {
 }
 
 /// The class of each byte.
-const CLASSES: [Class; 256] = {
+static CLASSES: [Class; 256] = {
     let mut classes = [Class::Operator; 256];
     let mut byte = 0;
     while byte < 256 {
@@ -129,7 +129,7 @@ const CLASSES: [Class; 256] = {
 };
 
 /// Which bytes a word may have behind its first.
-const WORD_BYTES: [bool; 256] = {
+static WORD_BYTES: [bool; 256] = {
     let mut word_bytes = [false; 256];
     let mut byte = 0;
     while byte < 256 {
@@ -395,22 +395,25 @@ impl<'a> Lexer<'a> {
     #[inline(always)]
     fn word(&mut self, is_name: bool) -> Kind {
         let start = self.at;
-        let mut may_part = false;
-        let mut dollars = 0;
-        while let Some(&byte) = self.sql.get(self.at) {
-            if !is_word_byte(byte) {
-                break;
-            }
-            may_part |= matches!(byte, 0xa0 | 0xff);
-            dollars += usize::from(byte == b'$');
-            self.at += 1;
+        self.at += plain_word_length(&self.sql[start..]);
+        if self.peek(0).is_some_and(is_word_byte) {
+            self.unusual_word(start);
         }
-        if may_part || (dollars > 1 && self.sql[start] == b'$') {
+        if is_name { Kind::Name } else { Kind::Word }
+    }
+
+    /// A word that has other bytes than letters, digits and `_` in it, or stands at the end of the text.
+    fn unusual_word(&mut self, start: usize) {
+        let rest = &self.sql[start..];
+        let word = &rest[..rest.iter().take_while(|byte| is_word_byte(**byte)).count()];
+        self.at = start + word.len();
+        let may_part = word.iter().any(|byte| matches!(byte, 0xa0 | 0xff));
+        let quotes = word[0] == b'$' && memchr(b'$', &word[1..]).is_some();
+        if may_part || quotes {
             // 0xA0 or 0xFF is a space in some character sets, and part of a letter in others (tried for all of
             // MariaDB's). MySQL 9 has $$…$$ and $tag$…$tag$ around texts.
             self.flags |= Flags::AMBIGUOUS;
         }
-        if is_name { Kind::Name } else { Kind::Word }
     }
 
     /// A name may begin with a digit: `1a` is one, `1e5` is none, and `1e5FOR` is a number and a keyword.
@@ -504,33 +507,37 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn quoted(&mut self, quote: u8) -> Kind {
+        match plain_name_length(&self.sql[self.at + 1..], quote) {
+            Some(length) => self.at += 1 + length + 1,
+            None => self.unusual_name(quote),
+        }
+        Kind::Quoted
+    }
+
+    /// A quoted name that has bytes beyond ASCII, zeros or quotes in it, or stands near the end of the text.
+    fn unusual_name(&mut self, quote: u8) {
         let start = self.at;
-        let mut all = 0;
-        let mut zero = false;
         self.at += 1;
         loop {
-            let Some(byte) = self.peek(0) else {
+            let Some(length) = memchr(quote, &self.sql[self.at..]) else {
+                self.at = self.sql.len();
                 self.flags |= Flags::UNTERMINATED;
                 break;
             };
-            self.at += 1;
-            if byte == quote {
-                if self.peek(0) != Some(quote) {
-                    break;
-                }
-                self.at += 1;
+            self.at += length + 1;
+            if self.peek(0) != Some(quote) {
+                break;
             }
-            all |= byte;
-            zero |= byte == 0;
+            self.at += 1;
         }
+        let name = &self.sql[start..self.at];
         // MySQL steps over what it takes for a character of several bytes, whole or not; MariaDB only if it is whole.
-        let may_hide_quote = !self.quotes_known && all >= 0x80;
-        if zero || (may_hide_quote && std::str::from_utf8(&self.sql[start..self.at]).is_err()) {
+        let may_hide_quote = !self.quotes_known && std::str::from_utf8(name).is_err();
+        if may_hide_quote || memchr(0, name).is_some() {
             self.flags |= Flags::AMBIGUOUS;
         }
-        Kind::Quoted
     }
 
     /// Steps over space and comments.
@@ -610,4 +617,95 @@ impl<'a> Lexer<'a> {
 #[inline(always)]
 fn is_word_byte(byte: u8) -> bool {
     WORD_BYTES[byte as usize]
+}
+
+const ONES: u64 = u64::from_le_bytes([1; 8]);
+/// The highest bit of each of eight bytes.
+const HIGH: u64 = 0x80 * ONES;
+
+/// How many letters of ASCII, digits and `_` a text begins with, eight at a time: what is within eight bytes of its end
+/// is not counted.
+#[inline(always)]
+fn plain_word_length(text: &[u8]) -> usize {
+    let mut length = 0;
+    while let Some(eight) = eight_at(text, length) {
+        // The highest bit of each byte is free to take the carry of its other seven.
+        let low = eight & !HIGH;
+        let between = |bytes: u64, first: u8, last: u8| {
+            (bytes + (0x80 - u64::from(first)) * ONES) & !(bytes + (0x7f - u64::from(last)) * ONES)
+        };
+        let caseless = low | (0x20 * ONES);
+        let is_part = between(caseless, b'a', b'z') | between(low, b'0', b'9') | between(low, b'_', b'_');
+        let others = !(is_part & !eight) & HIGH;
+        if others != 0 {
+            return length + others.trailing_zeros() as usize / 8;
+        }
+        length += 8;
+    }
+    length
+}
+
+/// How many bytes stand before the quote that ends a name, eight at a time; none if one of them is no ASCII, zero or
+/// another quote, or within eight bytes of the text's end.
+#[inline(always)]
+fn plain_name_length(text: &[u8], quote: u8) -> Option<usize> {
+    let mut length = 0;
+    loop {
+        let eight = eight_at(text, length)?;
+        // Bit patterns that have the highest bit of the first zero byte, and of none before it.
+        let zeros = |bytes: u64| bytes.wrapping_sub(ONES) & !bytes & HIGH;
+        let quotes = zeros(eight ^ (u64::from(quote) * ONES));
+        let odd = zeros(eight) | (eight & HIGH);
+        if quotes == 0 {
+            length += 8;
+            if odd != 0 {
+                return None;
+            }
+            continue;
+        }
+        let before = quotes.trailing_zeros() as usize / 8;
+        let is_odd = odd.trailing_zeros() < quotes.trailing_zeros();
+        length += before;
+        return (!is_odd && text.get(length + 1) != Some(&quote)).then_some(length);
+    }
+}
+
+#[inline(always)]
+fn eight_at(text: &[u8], at: usize) -> Option<u64> {
+    let eight = text.get(at..at + 8)?;
+    Some(u64::from_le_bytes(eight.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_at_every_place_ends_a_word_or_a_name_or_does_not() {
+        const BEHIND: &[u8] = b"; and eight bytes more";
+        for place in 0..20 {
+            for byte in 0..=255_u8 {
+                let text = |end: &[u8]| [&vec![b'a'; place], &[byte][..], end, BEHIND].concat();
+                let is_plain = byte.is_ascii_alphanumeric() || byte == b'_';
+                assert_eq!(
+                    plain_word_length(&text(b"b")),
+                    if is_plain { place + 2 } else { place },
+                    "{byte} at {place}"
+                );
+                // A quote of the name's own would be doubled.
+                let is_odd = byte == 0 || byte >= 0x80 || byte == b'`';
+                let found = plain_name_length(&text(b"`"), b'`');
+                assert_eq!(found, (!is_odd).then_some(place + 1), "{byte} at {place}");
+            }
+        }
+    }
+
+    #[test]
+    fn words_and_names_end_with_the_text() {
+        for place in 0..20 {
+            let all = vec![b'a'; place];
+            assert_eq!(plain_word_length(&all), place / 8 * 8);
+            assert_eq!(plain_name_length(&all, b'`'), None);
+        }
+    }
 }

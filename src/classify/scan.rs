@@ -501,10 +501,9 @@ impl Noticed {
     }
 
     /// `s.nextval` draws from a sequence (MariaDB under `sql_mode=ORACLE`).
+    #[inline(always)]
     fn name(&mut self, token: Token, sql: &[u8]) {
-        let name = token.bytes(sql);
-        let name = if token.kind == Kind::Quoted { &name[1..name.len().max(2) - 1] } else { name };
-        if name.len() == 7 && name.eq_ignore_ascii_case(b"NEXTVAL") && self.last.kind == Kind::Dot {
+        if self.last.kind == Kind::Dot && matches!(token.len(), 7 | 9) && is_nextval(token.bytes(sql)) {
             self.flags |= Flags::SEQUENCE;
         }
     }
@@ -562,4 +561,10 @@ impl Noticed {
 
 fn is_naming(word: &[u8]) -> bool {
     word.eq_ignore_ascii_case(b"RECURSIVE") || word.eq_ignore_ascii_case(b"PROCEDURE")
+}
+
+/// `nextval`, quoted or not.
+fn is_nextval(name: &[u8]) -> bool {
+    let quotes = usize::from(name.len() == 9);
+    name[quotes..name.len() - quotes].eq_ignore_ascii_case(b"NEXTVAL")
 }

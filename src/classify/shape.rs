@@ -326,11 +326,14 @@ impl<S: Sink> Shape<S> {
     }
 
     /// Writes what nothing swallowed.
-    #[inline]
+    #[inline(always)]
     fn settle(&mut self) {
-        if !self.pending.comma && self.pending.sign == 0 {
-            return;
+        if self.pending.comma || self.pending.sign != 0 {
+            self.write_pending();
         }
+    }
+
+    fn write_pending(&mut self) {
         let Pending { comma, sign } = std::mem::take(&mut self.pending);
         if comma {
             self.byte(b',');
