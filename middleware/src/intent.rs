@@ -95,6 +95,11 @@ pub enum Named {
 }
 
 impl Plan {
+    /// Whether it is one write that a slave refuses only because it is a slave: the master would take it.
+    pub fn is_for_master(&self) -> bool {
+        self.intent == Intent::Write && self.refusal.is_none() && self.named.is_none()
+    }
+
     /// A plan with nothing known but the intent.
     pub fn bare(intent: Intent, rule: &'static str) -> Self {
         Self { intent, rule: Cow::Borrowed(rule), refusal: None, digest: 0, tables: Vec::new(), named: None }

@@ -29,25 +29,32 @@ pub(super) struct Facts<'a> {
 
 /// The verdict on all statements of a text.
 pub(super) fn text(text: Cursor<'_>, facts: Facts<'_>) -> Verdict {
-    let mut all: Option<Verdict> = None;
-    for next in text.statements() {
-        let verdict = statement(next, facts);
-        all = Some(match all {
-            None => verdict,
-            Some(before) if before.changes_lexing => {
-                before.and(verdict).at_least(Intent::Unknown, "a SET before it changes how it is read")
-            }
-            Some(before) => before.and(verdict),
-        });
-    }
+    let mut statements = text.statements().map(|next| statement(next, facts));
     // The server answers an empty text with an error.
-    all.unwrap_or_else(|| Verdict::new(Intent::Read, "no statement"))
+    let Some(first) = statements.next() else { return Verdict::new(Intent::Read, "no statement") };
+    let mut several = false;
+    let all = statements.fold(first, |before, next| {
+        several = true;
+        let changes_lexing = before.changes_lexing;
+        let both = before.and(next);
+        if !changes_lexing {
+            return both;
+        }
+        both.at_least(Intent::Unknown, "a SET before it changes how it is read")
+    });
+    if several && all.intent.may_write() {
+        return all.refused_on_slave("several statements at once, and one may write; send them to the master");
+    }
+    all
 }
 
 /// The verdict on one statement.
 pub(super) fn statement(statement: Cursor<'_>, facts: Facts<'_>) -> Verdict {
     let verdict = by_keyword(statement, facts);
-    let verdict = if verdict.intent.may_write() { verdict } else { flagged(verdict, facts) };
+    let mut verdict = if verdict.intent.may_write() { verdict } else { flagged(verdict, facts) };
+    if verdict.intent.may_write() && statement.is("SET") {
+        verdict = verdict.refused_on_slave("a SET that may write; send it to the master");
+    }
     if verdict.intent.may_write() && writes_own_schema(statement) {
         return verdict.refused_everywhere(
             "the schema `towline` is Towline's own record of what was replicated; only Towline writes to it",
@@ -60,7 +67,11 @@ pub(super) fn statement(statement: Cursor<'_>, facts: Facts<'_>) -> Verdict {
 const READS: &[&str] =
     &["SELECT", "WITH", "VALUES", "TABLE", "SHOW", "DESC", "DESCRIBE", "EXPLAIN", "HELP", "CHECKSUM", "DO"];
 
-/// What begins with one of these writes, and what a slave says to it if there is more to say.
+/// What a slave says to what changes a server and is not replicated.
+const OF_THE_SERVER: &str = "it acts on one server alone; run it on the server that is meant";
+
+/// What begins with one of these writes, and what a slave says to it if there is more to say. One without that may be sent
+/// to the master in its place.
 const WRITES: &[(&str, Option<&str>)] = &[
     ("INSERT", None),
     ("REPLACE", None),
@@ -75,23 +86,23 @@ const WRITES: &[(&str, Option<&str>)] = &[
     ("REVOKE", None),
     ("CALL", None),
     ("LOAD", Some("LOAD writes rows or fills a cache on a slave; load the data on the master")),
-    ("IMPORT", None),
+    ("IMPORT", Some(OF_THE_SERVER)),
     ("OPTIMIZE", Some("OPTIMIZE TABLE is written to the binlog and would hold up the applier")),
     ("REPAIR", Some("REPAIR TABLE is written to the binlog and would hold up the applier")),
     ("CHECK", Some("CHECK TABLE takes locks that hold up the applier")),
     ("FLUSH", Some("FLUSH takes locks or throws away state that the applier needs")),
     ("KILL", Some("KILL could end the connection that applies the master's changes")),
     ("BINLOG", Some("BINLOG writes rows; on a slave only Towline's applier uses it")),
-    ("PURGE", None),
-    ("CHANGE", None),
-    ("START", None),
-    ("STOP", None),
-    ("SHUTDOWN", None),
-    ("RESTART", None),
-    ("INSTALL", None),
-    ("UNINSTALL", None),
-    ("CACHE", None),
-    ("CLONE", None),
+    ("PURGE", Some(OF_THE_SERVER)),
+    ("CHANGE", Some(OF_THE_SERVER)),
+    ("START", Some(OF_THE_SERVER)),
+    ("STOP", Some(OF_THE_SERVER)),
+    ("SHUTDOWN", Some(OF_THE_SERVER)),
+    ("RESTART", Some(OF_THE_SERVER)),
+    ("INSTALL", Some(OF_THE_SERVER)),
+    ("UNINSTALL", Some(OF_THE_SERVER)),
+    ("CACHE", Some(OF_THE_SERVER)),
+    ("CLONE", Some(OF_THE_SERVER)),
     ("BACKUP", Some("BACKUP locks hold up the applier")),
 ];
 
@@ -267,7 +278,7 @@ fn analyze(rest: Cursor<'_>) -> Verdict {
 }
 
 fn reset(rest: Cursor<'_>) -> Verdict {
-    let verdict = Verdict::new(Intent::Write, "keyword RESET");
+    let verdict = Verdict::new(Intent::Write, "keyword RESET").refused_on_slave(OF_THE_SERVER);
     // It takes a list: RESET QUERY CACHE, MASTER.
     if (1..rest.len()).any(|ahead| rest.is_at(ahead, "MASTER") || rest.is_at(ahead, "BINARY")) {
         return verdict.refused_everywhere(

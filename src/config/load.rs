@@ -74,6 +74,11 @@ pub enum ConfigError {
         #[source]
         source: tracing_subscriber::filter::ParseError,
     },
+    /// Writes are to be forwarded, and nobody says where.
+    #[error(
+        "`http.writes` is `forward`: set `http.master`, the URL of the master's `http.listen`, as in http://10.0.0.1:5000"
+    )]
+    NoMaster,
     /// A key of TLS stands alone.
     #[error("`{key}` needs `{needed}`: the path of a file in PEM form")]
     TlsNeeds {
@@ -355,6 +360,12 @@ mod tests {
         assert!(refusal("[default.log]\nlevel = 'a=b=c'", Role::Master).contains("log.level"));
         assert!(refusal("[slave.cluster]\nslaves = ['http://a:1']", Role::Slave).contains("cluster.slaves"));
         assert!(refusal("[default.cluster]\nmaster = 'http://a:1'", Role::Master).contains("cluster.master"));
+        let forward = "http]\nwrites = 'forward'";
+        assert!(refusal(&format!("[slave.{forward}"), Role::Slave).contains("http.master"));
+        assert!(refusal(&format!("[default.{forward}"), Role::Master).contains("http.writes"));
+        assert!(refusal("[default.http]\nmaster = 'http://a:1'", Role::Master).contains("http.master"));
+        let slave = load(&format!("[slave.{forward}\nmaster = 'http://a:1'"), Role::Slave).unwrap();
+        assert_eq!(slave.http.writes_to().map(HttpUrl::as_str), Some("http://a:1"));
     }
 
     #[test]

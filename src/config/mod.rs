@@ -130,6 +130,10 @@ impl Default for MysqlFront {
 pub struct Http {
     /// Where the node listens for them, and a slave for its master.
     pub listen: SocketAddr,
+    /// What a slave does with a client's write.
+    pub writes: Writes,
+    /// A slave's: where its master listens for HTTP clients, for writes that are forwarded.
+    pub master: Option<HttpUrl>,
     /// The account of requests without credentials; none refuses them with 401.
     pub anonymous_as: Option<Account>,
     /// The longest body of a client's request.
@@ -145,12 +149,41 @@ impl Default for Http {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 5000)),
+            writes: Writes::Refuse,
+            master: None,
             anonymous_as: None,
             body_bytes_max: const { NonZeroUsize::new(16 << 20).unwrap() },
             response_bytes_max: const { NonZeroUsize::new(64 << 20).unwrap() },
             request_timeout: Duration::from_secs(30),
         }
     }
+}
+
+impl Http {
+    /// The master that gets a slave's clients' writes; none if they are refused.
+    pub fn writes_to(&self) -> Option<&HttpUrl> {
+        self.master.as_ref().filter(|_| self.writes == Writes::Forward)
+    }
+
+    fn validate(&self, role: Role) -> Result<(), ConfigError> {
+        match (self.writes, &self.master) {
+            (Writes::Forward, _) if role == Role::Master => Err(ConfigError::OtherRole { key: "http.writes", role }),
+            (_, Some(_)) if role == Role::Master => Err(ConfigError::OtherRole { key: "http.master", role }),
+            (Writes::Forward, None) => Err(ConfigError::NoMaster),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a slave does with a write of an HTTP client's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Writes {
+    /// The client gets an error.
+    #[default]
+    Refuse,
+    /// It is sent to the master, and the client gets the master's answer.
+    Forward,
 }
 
 /// An account of the server behind the node.
@@ -466,6 +499,7 @@ impl Config {
         if self.http.anonymous_as.is_some() && !self.http.listen.ip().is_loopback() {
             return Err(ConfigError::AnonymousBeyondLoopback { listen: self.http.listen });
         }
+        self.http.validate(role)?;
         let level = &self.log.level;
         EnvFilter::try_new(level).map_err(|source| ConfigError::LogLevel { level: level.clone(), source })?;
         match role {

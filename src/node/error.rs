@@ -6,6 +6,7 @@ use towline_middleware::LayerError;
 
 use crate::{
     check::{CheckError, Report},
+    frontend::http::FrontError,
     managed::ManagedError,
     replication::hub::HubError,
     tls::TlsError,
@@ -60,9 +61,9 @@ pub enum NodeError {
     /// The slaves or the secret are not usable.
     #[error(transparent)]
     Hub(#[from] HubError),
-    /// The system has no random numbers.
-    #[error("the system has no random numbers")]
-    Random(#[source] getrandom::Error),
+    /// The HTTP front can't be made.
+    #[error(transparent)]
+    Http(#[from] FrontError),
     /// The system refuses what every process may do.
     #[error("can't listen for signals or read a socket's address")]
     System(#[source] io::Error),

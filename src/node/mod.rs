@@ -236,8 +236,7 @@ impl NodeBuilder {
             mysql_front: (ready.mysql_front, sessions),
             options: http_options(&config),
             reload: reload.clone(),
-        })
-        .map_err(NodeError::Random)?;
+        })?;
         let routes = if admin_listener.is_some() { Routes::Clients } else { Routes::All };
         serving.push(tokio::spawn(http::serve(http_listener, http.clone(), routes, stop.clone())));
         if let Some(listener) = admin_listener {
@@ -372,6 +371,7 @@ fn http_options(config: &Config) -> HttpOptions {
         anonymous_as: account
             .map(|account| Credentials { user: account.user.clone(), password: account.password.reveal().to_owned() }),
         secret: config.cluster.secret.clone(),
+        writes_to: config.http.writes_to().cloned(),
         body_bytes_max: config.http.body_bytes_max.get(),
         // The longest transaction that is not streamed, in base64, with room for the JSON around it.
         push_bytes_max: config.cluster.transaction_buffer_bytes_max.get() / 2 * 3 + (16 << 20),

@@ -33,7 +33,9 @@ pub(super) fn answer(session: &Session, asked: &[u8]) -> String {
         Some(schema) => format!("{schema}.{table}"),
         None => table.clone(),
     });
+    let forwarded = guard::forwarding(session.role(), session, Some(&plan)).is_some();
     let runs_on = match (&refusal, session.role()) {
+        (Some(_), _) if forwarded => "master",
         (Some(_), _) => "nowhere",
         (None, Role::Master) => "master",
         (None, Role::Slave) => "this slave",

@@ -4,14 +4,17 @@
 use std::{
     future::{self, Future, Ready},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
 };
 
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use crate::{Command, CommandKind, Error, Final, Intent, Plan, RefusedOn, Reply, Role, ServerError, Session};
+use crate::{Command, CommandKind, Error, Final, Front, Intent, Plan, RefusedOn, Reply, Role, ServerError, Session};
 
 /// The server's error number for a write in a read-only transaction.
 const READ_ONLY_TRANSACTION: u16 = 1792;
@@ -77,6 +80,37 @@ pub(super) fn refusal(role: Role, session: &Session, plan: Option<&Plan>) -> Opt
     None
 }
 
+/// What the guard of a slave and an HTTP front that sends writes on to the master tell each other; a state of the session
+/// ([`Session::state`]). The guard refuses such a write like any other.
+#[derive(Debug, Default)]
+pub struct Forwarding {
+    on: AtomicBool,
+    refused: AtomicBool,
+}
+
+impl Forwarding {
+    /// From now on the front wants to know.
+    pub fn switch_on(&self) {
+        self.on.store(true, Relaxed);
+    }
+
+    /// Whether a write has been refused since the last call that the master would take.
+    pub fn take_refused(&self) -> bool {
+        self.refused.swap(false, Relaxed)
+    }
+}
+
+/// The session's [`Forwarding`], if a command with this plan is refused only because this node is a slave and the front
+/// wants to know of it.
+pub(super) fn forwarding(role: Role, session: &Session, plan: Option<&Plan>) -> Option<Arc<Forwarding>> {
+    let for_master = role == Role::Slave
+        && session.front() == Front::Http
+        && plan.is_some_and(Plan::is_for_master)
+        && !session.in_transaction()
+        && !session.schema_is(OWN_SCHEMA);
+    for_master.then(|| session.state::<Forwarding>()).filter(|forwarding| forwarding.on.load(Relaxed))
+}
+
 impl<S> Guard<S> {
     fn refusal(&self, command: &Command) -> Option<ServerError> {
         if let CommandKind::Unsupported(_) = command.kind() {
@@ -121,7 +155,12 @@ where
         match self.refusal(&command) {
             // A command without a reply has nobody to read a refusal; it is dropped.
             Some(_) if !command.kind().has_reply() => GuardFuture::Refused { reply: future::ready(Ok(Reply::none())) },
-            Some(error) => GuardFuture::Refused { reply: future::ready(Ok(Reply::err(error))) },
+            Some(error) => {
+                if let Some(forwarding) = forwarding(self.role, command.session(), command.plan().map(|plan| &**plan)) {
+                    forwarding.refused.store(true, Relaxed);
+                }
+                GuardFuture::Refused { reply: future::ready(Ok(Reply::err(error))) }
+            }
             None => GuardFuture::Passed { doubt: self.doubt(&command), inner: self.inner.call(command) },
         }
     }
@@ -205,6 +244,36 @@ mod tests {
             let router = testing::FakeRouter::new([Reply::ok(Completion::default())]);
             let reply = GuardLayer::new(Role::Master).layer(router).call(command).await.expect("a reply");
             assert_eq!(reply.server_error().is_some(), refused, "{schema}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_a_plain_write_that_a_slave_refuses_an_http_client_is_for_the_master() {
+        let by_name =
+            |plan: Plan| Plan { refusal: Some(Refusal { on: RefusedOn::Slave, reason: "test".into() }), ..plan };
+        let write = || Plan::bare(Intent::Write, "test");
+        for (role, front, plan, schema, status, told) in [
+            (Role::Slave, Front::Http, write(), "", 0, true),
+            (Role::Slave, Front::Http, write(), "shop", 0, true),
+            (Role::Slave, Front::MySql, write(), "", 0, false),
+            (Role::Master, Front::Http, write(), "", 0, false),
+            (Role::Slave, Front::Http, write(), "towline", 0, false),
+            (Role::Slave, Front::Http, write(), "", crate::status::IN_TRANS, false),
+            (Role::Slave, Front::Http, by_name(write()), "", 0, false),
+            (Role::Slave, Front::Http, Plan::bare(Intent::Unknown, "test"), "", 0, false),
+            (Role::Slave, Front::Http, Plan::bare(Intent::Read, "test"), "", 0, false),
+        ] {
+            let session = Arc::new(Session::new(front, role, None, Arc::new(testing::ByFirstWord)));
+            session.state::<Forwarding>().switch_on();
+            session.set_schema(schema);
+            session.set_status(status);
+            let mut command = Command::query(&session, b"whatever");
+            command.classified(Arc::new(plan.clone()));
+            let router = testing::FakeRouter::new([Reply::ok(Completion::default())]);
+            let reply = GuardLayer::new(role).layer(router).call(command).await.expect("a reply");
+            assert_eq!(session.state::<Forwarding>().take_refused(), told, "{role} {front:?} {plan:?} {schema}");
+            assert!(!told || reply.server_error().is_some(), "told of what was not refused");
+            assert!(!session.state::<Forwarding>().take_refused(), "told twice");
         }
     }
 

@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt};
 use towline_middleware::{
     Classifier, Command, CommandKind, Final, Front, Part, Reply, Role, Session, SessionStack, Stack,
+    layers::guard::Forwarding,
 };
 
 use super::HttpError;
@@ -88,6 +89,8 @@ pub(crate) struct Accounts(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     parts: SessionParts,
+    /// Whether the guard is to tell of writes that the master would take.
+    forwards: bool,
     limits: AccountLimits,
     accounts: Mutex<HashMap<String, Account>>,
     /// Makes the proofs of passwords that idle sessions keep worthless outside this process.
@@ -119,14 +122,15 @@ fn same_proof(a: &Proof, b: &Proof) -> bool {
 }
 
 impl Accounts {
-    /// No sessions yet.
+    /// No sessions yet. `forwards`: whether a refused write may be for the master.
     ///
     /// # Errors
     /// The system has no random numbers.
-    pub(crate) fn new(parts: SessionParts, limits: AccountLimits) -> Result<Self, getrandom::Error> {
+    pub(crate) fn new(parts: SessionParts, limits: AccountLimits, forwards: bool) -> Result<Self, getrandom::Error> {
         let mut salt = [0; 20];
         getrandom::fill(&mut salt)?;
-        Ok(Self(Arc::new(Shared { parts, limits, accounts: Mutex::default(), salt, tasks: TaskTracker::new() })))
+        let (accounts, tasks) = (Mutex::default(), TaskTracker::new());
+        Ok(Self(Arc::new(Shared { parts, forwards, limits, accounts, salt, tasks })))
     }
 
     /// A session of this account.
@@ -147,7 +151,10 @@ impl Accounts {
             }
         };
         let (credentials, home) = (credentials.clone(), self.clone());
-        Ok(Lent { session: Some(session), permit: Some(permit), proof, credentials, home })
+        let lent = Lent { session: Some(session), permit: Some(permit), proof, credentials, home };
+        // What an earlier request was refused is nothing to this one.
+        lent.take_refused_write();
+        Ok(lent)
     }
 
     /// How many sessions there are, idle ones included.
@@ -220,6 +227,9 @@ impl Accounts {
     async fn open(&self, credentials: &Credentials) -> Result<OpenSession, HttpError> {
         let parts = &self.0.parts;
         let session = Arc::new(Session::new(Front::Http, parts.role, None, parts.classifier.clone()));
+        if self.0.forwards {
+            session.state::<Forwarding>().switch_on();
+        }
         let upstream = self.connect(credentials, &session).await?;
         let mut session =
             OpenSession { session, commands: parts.stack.session(Router::new(upstream)), opened: Instant::now() };
@@ -328,6 +338,11 @@ impl Lent {
     /// The session is over, or the command is refused.
     pub(crate) async fn settle(&mut self, kind: CommandKind, body: &[u8]) -> Result<(), HttpError> {
         self.open_mut().settle(kind, body).await
+    }
+
+    /// Whether a write was refused since the last call that the master would take.
+    pub(crate) fn take_refused_write(&self) -> bool {
+        self.home.0.forwards && self.session().state::<Forwarding>().take_refused()
     }
 
     /// Gives the session back: it is reset and may serve the account's next request. Every reply must have been read to

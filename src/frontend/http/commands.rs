@@ -6,16 +6,22 @@ use axum::{
     http::{HeaderMap, Method, Uri, header, request::Parts},
     response::{IntoResponse, Response},
 };
+use towline_middleware::Role;
 
 use super::{
     HttpError, HttpFront,
     accounts::{Lent, Schema},
+    forward::FORWARDED,
     json_command::{self, Action, JsonCommand},
     parameters::body_of_parameters,
     request::BodyLimit,
     run::{self, Room},
     stream::{self, NDJSON, StreamLimits},
 };
+use crate::upstream::Credentials;
+
+/// The media type of answers that are not streamed.
+pub(super) const JSON: &str = "application/json";
 
 impl HttpFront {
     /// Carries a client's request out.
@@ -26,9 +32,9 @@ impl HttpFront {
         let (Parts { method, uri, headers, .. }, body) = request.into_parts();
         let (default, body) = match method {
             Method::GET | Method::HEAD => of_parameters(&uri)?,
-            method => (default_action(&method), self.client_body(&headers, body).await?),
+            ref method => (default_action(method), self.client_body(&headers, body).await?),
         };
-        self.run_body(&headers, default, &body).await
+        self.run_body(&method, &headers, default, body).await
     }
 
     /// The body of a client's request.
@@ -40,39 +46,55 @@ impl HttpFront {
         self.json_body(headers, body, limit).await
     }
 
-    /// Runs the command or the list of commands in `body`.
+    /// Runs the command or the list of commands in `body`. A slave may send it to the master instead.
     ///
     /// # Errors
     /// See [`HttpError`].
     pub(super) async fn run_body(
         &self,
+        method: &Method,
+        headers: &HeaderMap,
+        default: Option<Action>,
+        body: Bytes,
+    ) -> Result<Response, HttpError> {
+        if self.role() == Role::Slave && headers.contains_key(FORWARDED) {
+            return Err(HttpError::ForwardedToSlave);
+        }
+        // Who asks comes first: nobody learns what a command would have been told without an account.
+        let credentials = self.credentials(headers)?;
+        let timeout = self.options().request_timeout;
+        let timed_out = |_| HttpError::TimedOut { timeout_ms: timeout.as_millis() };
+        let running = self.run_request(headers, default, &body, &credentials);
+        match (tokio::time::timeout(timeout, running).await.map_err(timed_out)?, &self.0.forwarder) {
+            (Err(HttpError::WriteForMaster(_)), Some(forwarder)) if !matches!(*method, Method::GET | Method::HEAD) => {
+                forwarder.send(method, headers, body, &credentials).await
+            }
+            (outcome, _) => outcome,
+        }
+    }
+
+    async fn run_request(
+        &self,
         headers: &HeaderMap,
         default: Option<Action>,
         body: &[u8],
+        credentials: &Credentials,
     ) -> Result<Response, HttpError> {
-        // Who asks comes first: nobody learns what a command would have been told without an account.
-        let credentials = self.credentials(headers)?;
-        let request = json_command::Request::parse(body, default)?;
         let streams = wants_stream(headers);
-        let timeout = self.options().request_timeout;
-        let running = async {
-            match &request {
-                json_command::Request::One(command) => {
-                    let lent = self.0.accounts.lend(&credentials, schema_of(command)).await?;
-                    match streams {
-                        true => self.stream(lent, command).await,
-                        false => self.answer(lent, command).await,
-                    }
-                }
-                json_command::Request::Transaction(_) if streams => Err(HttpError::ListStreamed),
-                json_command::Request::Transaction(commands) => {
-                    let lent = self.0.accounts.lend(&credentials, schema_of_list(commands)).await?;
-                    self.answer_list(lent, commands).await
+        match &json_command::Request::parse(body, default)? {
+            json_command::Request::One(command) => {
+                let lent = self.0.accounts.lend(credentials, schema_of(command)).await?;
+                match streams {
+                    true => self.stream(lent, command).await,
+                    false => self.answer(lent, command).await,
                 }
             }
-        };
-        let timed_out = |_| HttpError::TimedOut { timeout_ms: timeout.as_millis() };
-        tokio::time::timeout(timeout, running).await.map_err(timed_out)?
+            json_command::Request::Transaction(_) if streams => Err(HttpError::ListStreamed),
+            json_command::Request::Transaction(commands) => {
+                let lent = self.0.accounts.lend(credentials, schema_of_list(commands)).await?;
+                self.answer_list(lent, commands).await
+            }
+        }
     }
 
     async fn answer(&self, mut lent: Lent, command: &JsonCommand<'_>) -> Result<Response, HttpError> {
@@ -118,14 +140,18 @@ impl HttpFront {
 
 /// Gives the session back if it can be used again; otherwise it is ended.
 fn settle<T>(lent: Lent, outcome: Result<T, HttpError>) -> Result<T, HttpError> {
+    let is_for_master = lent.take_refused_write();
     if outcome.as_ref().err().is_none_or(HttpError::leaves_session_usable) {
         lent.give_back();
     }
-    outcome
+    outcome.map_err(|error| match error {
+        HttpError::Server(refusal) if is_for_master => HttpError::WriteForMaster(refusal),
+        error => error,
+    })
 }
 
 fn json(body: String) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+    ([(header::CONTENT_TYPE, JSON)], body).into_response()
 }
 
 fn wants_stream(headers: &HeaderMap) -> bool {

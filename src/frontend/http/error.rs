@@ -50,6 +50,50 @@ pub(crate) enum HttpError {
         /// Question marks.
         wanted: usize,
     },
+    /// A write that a slave refuses and its master would take.
+    #[error(transparent)]
+    WriteForMaster(ServerError),
+    /// The master can't be reached.
+    #[error("the write was not carried out: the master at {master} (http.master) can't be reached; try again later")]
+    MasterAway {
+        /// Its URL.
+        master: String,
+        /// What went wrong.
+        source: reqwest::Error,
+    },
+    /// The master broke off.
+    #[error(
+        "the master at {master} (http.master) broke off before it answered; whether the write was carried out is not known"
+    )]
+    MasterBroke {
+        /// Its URL.
+        master: String,
+        /// What went wrong.
+        source: reqwest::Error,
+    },
+    /// The master does not answer.
+    #[error(
+        "the master at {master} (http.master) did not answer within {timeout_ms} ms; whether the write was carried out is not known"
+    )]
+    MasterSilent {
+        /// Its URL.
+        master: String,
+        /// How long it was waited for.
+        timeout_ms: u128,
+        /// What went wrong.
+        source: reqwest::Error,
+    },
+    /// Somebody else answers in the master's place.
+    #[error("what answers at {master} (http.master) is no master: it says {status}, and not as a Towline node does")]
+    NoMaster {
+        /// The URL.
+        master: String,
+        /// Its answer.
+        status: StatusCode,
+    },
+    /// A write was forwarded to a slave.
+    #[error("this node is a slave and takes no forwarded writes; http.master of who sent it must name the master")]
+    ForwardedToSlave,
     /// There are no credentials, and no account for those who have none.
     #[error(
         "log in with the name and password of a MySQL account (HTTP Basic); http.anonymous_as can name one for requests without"
@@ -213,7 +257,7 @@ impl HttpError {
             | Self::Reload(_)
             | Self::Hub(HubError::Url(_) | HubError::Id | HubError::Family { .. })
             | Self::BodyBroken(_) => StatusCode::BAD_REQUEST,
-            Self::Server(error) => status_of(error.code),
+            Self::Server(error) | Self::WriteForMaster(error) => status_of(error.code),
             Self::At { source, .. } => source.status(),
             Self::TransactionEnded { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::NoCredentials | Self::WrongSecret => StatusCode::UNAUTHORIZED,
@@ -223,6 +267,8 @@ impl HttpError {
             },
             Self::Login(LoginError::Method { .. } | LoginError::Unsendable) => StatusCode::UNAUTHORIZED,
             Self::ForeignHost { .. } => StatusCode::FORBIDDEN,
+            Self::ForwardedToSlave => StatusCode::MISDIRECTED_REQUEST,
+            Self::MasterBroke { .. } | Self::NoMaster { .. } => StatusCode::BAD_GATEWAY,
             Self::UnknownPath { .. } | Self::UnknownSlave { .. } => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimedOut { .. } => StatusCode::REQUEST_TIMEOUT,
@@ -237,10 +283,11 @@ impl HttpError {
             Self::Login(LoginError::Broken(_))
             | Self::Connect(_)
             | Self::Hub(_)
+            | Self::MasterAway { .. }
             | Self::AccountBusy { .. }
             | Self::Session(Error::Upstream(_) | Error::Protocol { .. } | Error::Client(_))
             | Self::Row(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::TimedOut { .. } | Self::MasterSilent { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Session(Error::Layer { .. }) | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -258,7 +305,9 @@ impl HttpError {
     pub(super) fn to_server_error(&self) -> ServerError {
         let own = |code, sqlstate| ServerError::new(code, sqlstate, self.to_string());
         match self {
-            Self::Server(error) | Self::Login(LoginError::Refused(error)) => error.clone(),
+            Self::Server(error) | Self::WriteForMaster(error) | Self::Login(LoginError::Refused(error)) => {
+                error.clone()
+            }
             Self::At { source, .. } => {
                 let inner = source.to_server_error();
                 ServerError { message: self.to_string().into(), ..inner }
@@ -276,7 +325,10 @@ impl HttpError {
             | Self::Login(_)
             | Self::ForeignHost { .. } => own(1045, b"28000"),
             Self::AccountBusy { .. } => own(1203, b"42000"),
-            Self::TimedOut { .. } => own(3024, b"HY000"),
+            Self::TimedOut { .. } | Self::MasterSilent { .. } => own(3024, b"HY000"),
+            Self::MasterAway { .. } => own(2003, b"HY000"),
+            Self::MasterBroke { .. } | Self::NoMaster { .. } => own(2013, b"HY000"),
+            Self::ForwardedToSlave => ServerError::refused(self.to_string()),
             Self::BodyTooLong { .. } | Self::CommandTooLong { .. } => own(1153, b"08S01"),
             Self::ParameterCount { .. } | Self::Invalid(_) | Self::Push(_) | Self::Admin(_) | Self::Reload(_) => {
                 own(1210, b"HY000")

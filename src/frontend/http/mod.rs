@@ -19,6 +19,7 @@ mod condition;
 mod definition_tokens;
 mod error;
 mod execute;
+mod forward;
 mod json;
 mod json_command;
 mod lines;
@@ -39,7 +40,7 @@ use mysql_async::Opts;
 use towline_middleware::{Position, Role};
 
 use crate::{
-    config::Secret,
+    config::{HttpUrl, Secret},
     frontend::mysql::SessionCount,
     node::Reload,
     replication::{apply::Applier, hub::Hub},
@@ -83,6 +84,8 @@ pub struct HttpOptions {
     pub anonymous_as: Option<Credentials>,
     /// What a push and administration must know; none asks for nothing, which is for loopback only.
     pub secret: Option<Secret>,
+    /// A slave's: the master that gets the writes which this node refuses; none if they stay refused.
+    pub writes_to: Option<HttpUrl>,
     /// Connections at a time; one more gets 503.
     pub connections_max: usize,
     /// The longest body of a client's request.
@@ -106,6 +109,7 @@ impl Default for HttpOptions {
         Self {
             anonymous_as: None,
             secret: None,
+            writes_to: None,
             connections_max: 1000,
             body_bytes_max: 16 << 20,
             push_bytes_max: 64 << 20,
@@ -118,6 +122,17 @@ impl Default for HttpOptions {
     }
 }
 
+/// Why there can be no HTTP front.
+#[derive(Debug, thiserror::Error)]
+pub enum FrontError {
+    /// The system has no random numbers.
+    #[error("the system gives no random numbers")]
+    Random(#[from] getrandom::Error),
+    /// The system does not let the node ask others by HTTP.
+    #[error("the system lets no HTTP client be made")]
+    Client(#[from] reqwest::Error),
+}
+
 /// The HTTP front of a node, which one or two listeners serve.
 #[derive(Clone, Debug)]
 pub struct HttpFront(Arc<Front>);
@@ -126,6 +141,7 @@ pub struct HttpFront(Arc<Front>);
 struct Front {
     state: HttpState,
     accounts: accounts::Accounts,
+    forwarder: Option<forward::Forwarder>,
     probe: status::Probe,
 }
 
@@ -133,11 +149,18 @@ impl HttpFront {
     /// A front that serves nothing yet.
     ///
     /// # Errors
-    /// The system has no random numbers.
-    pub fn new(state: HttpState) -> Result<Self, getrandom::Error> {
-        let accounts = accounts::Accounts::new(state.sessions.clone(), state.options.accounts.clone())?;
+    /// See [`FrontError`].
+    pub fn new(state: HttpState) -> Result<Self, FrontError> {
+        let accounts = accounts::Accounts::new(
+            state.sessions.clone(),
+            state.options.accounts.clone(),
+            state.options.writes_to.is_some(),
+        )?;
+        let HttpOptions { writes_to, request_timeout, .. } = &state.options;
+        let forwarder =
+            writes_to.clone().map(|master| forward::Forwarder::new(master, *request_timeout)).transpose()?;
         let probe = status::Probe::new(state.mysql.clone());
-        Ok(Self(Arc::new(Front { state, accounts, probe })))
+        Ok(Self(Arc::new(Front { state, accounts, forwarder, probe })))
     }
 
     fn role(&self) -> Role {

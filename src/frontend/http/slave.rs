@@ -59,7 +59,7 @@ impl HttpFront {
         if body.len() > limit {
             return Err(HttpError::BodyTooLong { key: "http.body_bytes_max", limit_bytes: limit });
         }
-        self.run_body(&parts.headers, None, &body).await
+        self.run_body(&parts.method, &parts.headers, None, body).await
     }
 }
 

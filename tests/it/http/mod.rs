@@ -4,6 +4,7 @@ mod accounts;
 mod actions;
 mod administration;
 mod errors;
+mod forward;
 mod hostile;
 mod slave;
 mod values;
