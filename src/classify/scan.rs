@@ -549,7 +549,11 @@ impl Noticed {
             }
             // A name that stands right behind a string is no function's.
             Some(Callable::JsonColumns) if self.before == Kind::Text => self.json_table = None,
-            Some(Callable::HarmlessIfTight | Callable::JsonColumns) | None => self.unknown_function(name),
+            Some(Callable::WordBehindLiteral) if matches!(self.before, Kind::Text | Kind::Number | Kind::Parameter) => {
+            }
+            Some(Callable::HarmlessIfTight | Callable::JsonColumns | Callable::WordBehindLiteral) | None => {
+                self.unknown_function(name);
+            }
         }
     }
 

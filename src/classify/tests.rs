@@ -153,12 +153,17 @@ fn reads_that_are_more_than_reads() {
         ("SELECT NEXT VALUE FOR s", WRITE, None),
         ("SELECT s.nextval", WRITE, None),
         ("SELECT DEFAULT(a) FROM t", WRITE, None),
-        ("SELECT LOAD_FILE('/etc/passwd')", WRITE, None),
+        ("SELECT LOAD_FILE('/etc/passwd'), LASTVAL(s)", READ, None),
+        ("SELECT * FROM t WHERE a LIKE 'b' ESCAPE ('|') OR a LIKE ? ESCAPE(2) OR 1 LIKE 1 ESCAPE (f())", WRITE, None),
+        ("SELECT * FROM t WHERE a LIKE 'b' ESCAPE ('|') OR a LIKE ? ESCAPE(2)", READ, None),
+        ("SELECT ESCAPE('a')", WRITE, None),
+        ("SELECT 'a', ESCAPE('a')", WRITE, None),
+        ("SELECT d.ESCAPE('a')", WRITE, None),
         ("SELECT f(1)", WRITE, None),
         ("SELECT polygon()", WRITE, None),
         ("SHOW TABLES WHERE f(1)", WRITE, None),
         ("DO f()", WRITE, None),
-        ("SET @a = f()", WRITE, None),
+        ("SET @a = f()", WRITE, SLAVE),
         ("EXPLAIN SELECT * FROM (SELECT f()) x", WRITE, None),
         ("EXPLAIN UPDATE t SET a = 1", WRITE, None),
         ("WITH x AS (SELECT 1) DELETE FROM t", WRITE, None),
@@ -166,8 +171,8 @@ fn reads_that_are_more_than_reads() {
         ("ANALYZE FORMAT=JSON SELECT 1 INTO OUTFILE 'x'", WRITE, SLAVE),
         ("ANALYZE FORMAT=JSON INSERT INTO t VALUES (1)", WRITE, None),
         ("ANALYZE TABLE t", WRITE, SLAVE),
-        ("SELECT 1; DELETE FROM t", WRITE, None),
-        ("SELECT 1; nonsense", UNKNOWN, None),
+        ("SELECT 1; DELETE FROM t", WRITE, SLAVE),
+        ("SELECT 1; nonsense", UNKNOWN, SLAVE),
     ]);
 }
 
@@ -184,16 +189,16 @@ fn writes() {
         ("KILL QUERY 5", WRITE, SLAVE),
         ("BINLOG 'x'", WRITE, SLAVE),
         ("CHECK TABLE t", WRITE, SLAVE),
-        ("START SLAVE", WRITE, None),
-        ("RESET QUERY CACHE", WRITE, None),
-        ("SET PASSWORD FOR a = 'x'", WRITE, None),
-        ("SET DEFAULT ROLE r FOR a", WRITE, None),
+        ("START SLAVE", WRITE, SLAVE),
+        ("RESET QUERY CACHE", WRITE, SLAVE),
+        ("SET PASSWORD FOR a = 'x'", WRITE, SLAVE),
+        ("SET DEFAULT ROLE r FOR a", WRITE, SLAVE),
         ("SET GLOBAL max_connections = 5", WRITE, SLAVE),
         ("SET @@global.max_connections = 5", WRITE, SLAVE),
         ("SET PERSIST max_connections = 5", WRITE, SLAVE),
-        ("BEGIN NOT ATOMIC SELECT 1; END", UNKNOWN, None),
-        ("IF 1 THEN SELECT 1; END IF", UNKNOWN, None),
-        ("BEGIN DELETE FROM t; END", UNKNOWN, None),
+        ("BEGIN NOT ATOMIC SELECT 1; END", UNKNOWN, SLAVE),
+        ("IF 1 THEN SELECT 1; END IF", UNKNOWN, SLAVE),
+        ("BEGIN DELETE FROM t; END", UNKNOWN, SLAVE),
         ("EXECUTE s", UNKNOWN, None),
         ("PREPARE s FROM @a", UNKNOWN, None),
         ("SIGNAL SQLSTATE '45000'", UNKNOWN, None),
@@ -270,9 +275,9 @@ fn statements_inside_of_statements() {
         (
             "SET STATEMENT max_statement_time = SUBSTRING('1' FROM 1 FOR 1), sql_mode = '' FOR DELETE FROM t",
             WRITE,
-            None,
+            SLAVE,
         ),
-        ("SET STATEMENT sql_mode = '' FOR EXECUTE IMMEDIATE 'SELECT 1'", UNKNOWN, None),
+        ("SET STATEMENT sql_mode = '' FOR EXECUTE IMMEDIATE 'SELECT 1'", UNKNOWN, SLAVE),
     ]);
     let nested =
         (0..5).fold("SELECT 1".to_owned(), |sql, _| format!("EXECUTE IMMEDIATE '{}'", sql.replace('\'', "''")));
@@ -366,8 +371,8 @@ fn fences_of_a_slave_stay_up() {
 fn a_set_changes_how_the_statements_behind_it_are_read() {
     check(&[
         ("SET time_zone = '+00:00'; SELECT 1", SESSION, None),
-        ("SET sql_mode = ''; SELECT 1", UNKNOWN, None),
-        ("SET NAMES gbk; SELECT 1", UNKNOWN, None),
+        ("SET sql_mode = ''; SELECT 1", UNKNOWN, SLAVE),
+        ("SET NAMES gbk; SELECT 1", UNKNOWN, SLAVE),
         ("SELECT 1; SET NAMES utf8", SESSION, None),
     ]);
 }
