@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     transport::Transport,
-    wire::compressed::{self, HEADER_LEN, Header},
+    wire::compressed::{self, HEADER_LEN, Header, Packer},
 };
 
 /// Room made before a read; doubled while reads fill it, up to [`ROOM_MAX`]. Most packets of clients are small.
@@ -30,13 +30,13 @@ pub(super) struct ClientStream {
     write_timeout: Duration,
 }
 
-/// What compression keeps between two reads.
+/// What compression keeps between two reads, and between two writes.
 #[derive(Debug, Default)]
 struct Compression {
     /// Read and not yet decompressed.
     raw: BytesMut,
-    /// The number of the next piece to be written.
-    next: u8,
+    /// Taken and not yet compressed.
+    packer: Packer,
 }
 
 impl ClientStream {
@@ -95,7 +95,7 @@ impl ClientStream {
                 let mut bytes = Vec::new();
                 compressed::decode(&mut bytes, header, &piece)
                     .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-                compression.next = header.sequence.wrapping_add(1);
+                compression.packer.restart(header.sequence.wrapping_add(1));
                 out.extend_from_slice(&bytes);
                 // A piece may be empty.
                 if !bytes.is_empty() {
@@ -110,19 +110,32 @@ impl ClientStream {
         }
     }
 
-    /// Writes all of it.
+    /// Writes all of it, under compression at the latest when it is [flushed](Self::flush).
     ///
     /// # Errors
     /// The connection broke, or the client has taken nothing for as long as it may.
     pub(super) async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(compression) = &mut self.compression else { return self.write_raw(bytes).await };
         let mut packed = Vec::new();
-        let mut left = match &mut self.compression {
-            Some(compression) => {
-                compression.next = compressed::encode(&mut packed, compression.next, bytes);
-                &packed
-            }
-            None => bytes,
-        };
+        compression.packer.put(&mut packed, bytes);
+        self.write_raw(&packed).await
+    }
+
+    /// Writes what waits for compression, up to the end of its last whole packet, and has TLS write the records that the
+    /// socket had no room for. Nothing to do in clear.
+    ///
+    /// # Errors
+    /// As of [`write_all`](Self::write_all).
+    pub(super) async fn flush(&mut self) -> io::Result<()> {
+        if let Some(compression) = &mut self.compression {
+            let mut packed = Vec::new();
+            compression.packer.flush(&mut packed);
+            self.write_raw(&packed).await?;
+        }
+        in_time(self.write_timeout, self.transport.flush()).await
+    }
+
+    async fn write_raw(&mut self, mut left: &[u8]) -> io::Result<()> {
         while !left.is_empty() {
             let n = in_time(self.write_timeout, self.transport.write(left)).await?;
             if n == 0 {
@@ -131,14 +144,6 @@ impl ClientStream {
             left = &left[n..];
         }
         Ok(())
-    }
-
-    /// Has TLS write the records that the socket had no room for. Nothing to do in clear.
-    ///
-    /// # Errors
-    /// As of [`write_all`](Self::write_all).
-    pub(super) async fn flush(&mut self) -> io::Result<()> {
-        in_time(self.write_timeout, self.transport.flush()).await
     }
 }
 
