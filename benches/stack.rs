@@ -66,7 +66,7 @@ fn commands(criterion: &mut Criterion) {
     let classifier = Arc::new(Known(Arc::new(Plan::bare(Intent::Read, "bench"))));
     let session = Arc::new(Session::new(Front::MySql, Role::Master, None, classifier));
     for user in [0, 1, 2, 4, 8] {
-        let mut service = stack(user).session(AtOnce);
+        let mut service = stack(user).session(&session, AtOnce);
         let command = Command::new(session.clone(), b"\x03SELECT 1"[..].into());
         let name = if user == 0 { "core".to_owned() } else { format!("user/{user}") };
         group.bench_function(name, |bencher| {

@@ -1,11 +1,11 @@
 //! The order in which layers run: one definition for both fronts and both roles.
 
-use std::future::Future;
+use std::{future::Future, sync::Arc};
 
 use tower::{Layer, Service, util::BoxService};
 
 use crate::{
-    Command, Error, Reply,
+    Command, Error, Reply, Session,
     layers::{
         admission::{Admission, AdmissionLayer},
         classify::{Classify, ClassifyLayer},
@@ -68,11 +68,11 @@ pub struct Stack {
 
 impl Stack {
     /// Puts the layers around one session's router.
-    pub fn session<R: Router>(&self, router: R) -> SessionStack<R> {
+    pub fn session<R: Router>(&self, session: &Arc<Session>, router: R) -> SessionStack<R> {
         let router = self.fan_out.layer(router);
         let router = self.guard.layer(router);
         let router = self.user.layer(router);
-        let router = self.classify.layer(router);
+        let router = self.classify.session(session, router);
         let router = self.admission.layer(router);
         self.trace.layer(router)
     }
@@ -80,7 +80,7 @@ impl Stack {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use tower::ServiceExt;
 
@@ -116,8 +116,9 @@ mod tests {
         let log = Log::default();
         let user = vec![("a".to_owned(), noting(&log, "a")), ("b".to_owned(), noting(&log, "b"))];
         let router = testing::FakeRouter::new([Reply::ok(Completion::default())]);
-        let service = stack(Role::Master, user).session(router.clone());
-        service.oneshot(Command::query(&testing::session(Role::Master), b"SELECT 1")).await.expect("a reply");
+        let session = testing::session(Role::Master);
+        let service = stack(Role::Master, user).session(&session, router.clone());
+        service.oneshot(Command::query(&session, b"SELECT 1")).await.expect("a reply");
         assert_eq!((log.lock().expect("no panic").as_slice(), router.calls()), (&["a", "b"][..], 1));
     }
 
@@ -128,8 +129,9 @@ mod tests {
             next.run(command).await
         }));
         let router = testing::FakeRouter::new([]);
-        let service = stack(Role::Slave, vec![("rewrite".to_owned(), rewrite)]).session(router.clone());
-        let command = Command::query(&testing::session(Role::Slave), b"SELECT 1");
+        let session = testing::session(Role::Slave);
+        let service = stack(Role::Slave, vec![("rewrite".to_owned(), rewrite)]).session(&session, router.clone());
+        let command = Command::query(&session, b"SELECT 1");
         let reply = service.oneshot(command).await.expect("a refusal is a reply");
         assert_eq!((reply.server_error().map(|error| error.code), router.calls()), (Some(1290), 0));
     }
@@ -139,8 +141,9 @@ mod tests {
         let log = Log::default();
         let stack = stack(Role::Master, vec![("a".to_owned(), noting(&log, "a"))]);
         stack.admission.close();
-        let service = stack.session(testing::FakeRouter::new([]));
-        let command = Command::query(&testing::session(Role::Master), b"SELECT 1");
+        let session = testing::session(Role::Master);
+        let service = stack.session(&session, testing::FakeRouter::new([]));
+        let command = Command::query(&session, b"SELECT 1");
         let reply = service.oneshot(command).await.expect("a refusal is a reply");
         assert_eq!(reply.server_error(), Some(&ServerError::stopping()));
         assert!(log.lock().expect("no panic").is_empty());

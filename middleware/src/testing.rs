@@ -104,7 +104,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// # Errors
 /// The session is over.
 pub async fn run(layer: impl UserLayer + 'static, router: FakeRouter, command: Command) -> Result<Reply, Error> {
-    stack(command.session().role(), Arc::new(layer)).session(router).oneshot(command).await
+    let session = command.session().clone();
+    stack(session.role(), Arc::new(layer)).session(&session, router).oneshot(command).await
 }
 
 fn stack(role: Role, layer: Arc<dyn UserLayer>) -> Stack {

@@ -45,7 +45,7 @@ fn allocations(user: usize) -> u64 {
         fan_out: FanOutLayer::slave(),
     };
     let session = Arc::new(Session::new(Front::MySql, Role::Master, None, Arc::new(ByFirstWord)));
-    let mut service = stack.session(AtOnce);
+    let mut service = stack.session(&session, AtOnce);
     let mut ping = || {
         let mut cx = Context::from_waker(Waker::noop());
         assert!(service.poll_ready(&mut cx).is_ready());

@@ -91,7 +91,13 @@ const WRITES: &[(&str, Option<&str>)] = &[
     ("REPAIR", Some("REPAIR TABLE is written to the binlog and would hold up the applier")),
     ("CHECK", Some("CHECK TABLE takes locks that hold up the applier")),
     ("FLUSH", Some("FLUSH takes locks or throws away state that the applier needs")),
-    ("KILL", Some("KILL could end the connection that applies the master's changes")),
+    (
+        "KILL",
+        Some(
+            "on a slave KILL ends only sessions of the same account at this node, as in KILL QUERY 7, or it could end the \
+         connection that applies the master's changes",
+        ),
+    ),
     ("BINLOG", Some("BINLOG writes rows; on a slave only Towline's applier uses it")),
     ("PURGE", Some(OF_THE_SERVER)),
     ("CHANGE", Some(OF_THE_SERVER)),

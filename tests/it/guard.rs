@@ -2,25 +2,26 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use mysql_async::{Conn, Opts, OptsBuilder, prelude::Queryable};
+use mysql_async::{ChangeUserOpts, Conn, Opts, OptsBuilder, prelude::Queryable};
 use reqwest::RequestBuilder;
 use serde_json::json;
 use towline_middleware::Role;
 
 use crate::support::{
-    TestCluster, TestNode, TestServer, checksums,
+    TestCluster, TestNode, TestServer, checksums, eventually,
     front::TestFront,
     http::TestHttp,
-    wire_client::{MODERN, WireClient},
+    wire_client::{MODERN, Target, WireClient},
 };
 
 /// An account that the server itself would refuse nothing.
 const ANYBODY: (&str, &str) = ("boss", "secret");
 
 /// What the disguises aim at.
-const SCHEMA: [&str; 13] = [
+const SCHEMA: [&str; 14] = [
     "CREATE USER boss@'%' IDENTIFIED BY 'secret'",
     "GRANT ALL ON *.* TO boss@'%' WITH GRANT OPTION",
+    "CREATE USER other@'%' IDENTIFIED BY 'secret'",
     "CREATE DATABASE d",
     "USE d",
     "CREATE TABLE t (id INT PRIMARY KEY, v INT)",
@@ -204,6 +205,130 @@ async fn a_slave_runs_what_was_prepared_by_name_and_reads() {
     let write = client.query_drop("PREPARE sel FROM 'DELETE FROM d.t'").await;
     check_refusal("the same name for a write", "by name", write);
     check_refusal("the same name for a write", "executed", client.query_drop("EXECUTE sel").await);
+}
+
+/// Ways to KILL.
+#[derive(Clone, Copy, Debug)]
+enum Kill {
+    Text,
+    Prepared,
+    CommandByte,
+}
+
+impl Kill {
+    async fn send(self, client: &mut WireClient, words: &str, id: u32) -> Option<u16> {
+        let sql = format!("{words} {id}");
+        let reply = match self {
+            Self::Text => client.query(&sql).await,
+            Self::CommandByte => client.command(&[&b"\x0c"[..], &id.to_le_bytes()].concat()).await,
+            Self::Prepared => {
+                let prepared = client.command(&[b"\x16", sql.as_bytes()].concat()).await;
+                if prepared[0].error_code().is_some() {
+                    prepared
+                } else {
+                    let statement = &prepared[0].payload[1..5];
+                    client.command(&[b"\x17", statement, &[0, 1, 0, 0, 0]].concat()).await
+                }
+            }
+        };
+        reply[0].error_code()
+    }
+}
+
+/// As when Ctrl-C is pressed in `mariadb`: another session of the same account ends the query.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_slave_a_client_kills_sessions_of_its_own_account_and_no_others() {
+    let cluster = cluster().await;
+    let slave = &cluster.slaves[0];
+    let target = Target::Front(slave.mysql_front());
+    let mut killer = WireClient::connect(&target, MODERN, ANYBODY, "d").await;
+    let mut observer = Conn::new(slave.server_opts()).await.unwrap();
+    let mut sleeping = async |id: u32| {
+        let sql =
+            format!("SELECT COUNT(*) FROM information_schema.processlist WHERE id = {id} AND info LIKE '%SLEEP%'");
+        eventually("the query runs", async || match observer.query_first::<u8, _>(&*sql).await.unwrap() {
+            Some(1) => Ok(()),
+            found => Err(found),
+        })
+        .await;
+    };
+    for way in [Kill::Text, Kill::Prepared, Kill::CommandByte] {
+        for words in ["KILL QUERY", "kill", "KILL CONNECTION"] {
+            let mut victim = anybody(slave).await;
+            let id = victim.id();
+            let running = tokio::spawn(async move {
+                let outcome = victim.query_drop("SELECT SLEEP(100) FROM d.t").await;
+                (outcome, victim.ping().await)
+            });
+            sleeping(id).await;
+            assert_eq!(way.send(&mut killer, words, id).await, None, "{way:?} {words}");
+            let (outcome, ping) = running.await.unwrap();
+            let goes_on = words == "KILL QUERY" && !matches!(way, Kill::CommandByte);
+            assert!(outcome.is_err() && ping.is_ok() == goes_on, "{way:?} {words}: {outcome:?}, {ping:?}");
+        }
+    }
+    // Its own, by the id that it sees: the connection ends.
+    let mut own = WireClient::connect(&target, MODERN, ANYBODY, "d").await;
+    let id = own.connection_id;
+    assert!(matches!(Kill::Text.send(&mut own, "KILL QUERY", id).await, None | Some(1317)));
+    own.run("SELECT 1").await;
+
+    let mut server = Conn::new(slave.server_opts()).await.unwrap();
+    let appliers = "SELECT id FROM information_schema.processlist WHERE user IN ('towline', 'system user', 'root')";
+    let appliers: Vec<u32> = server.query(appliers).await.unwrap();
+    assert!(appliers.contains(&server.id()) && appliers.len() > 1, "the node's own are there: {appliers:?}");
+    let other = slave.connect("other", "secret").await.expect("a session of another account");
+    let gone = id + 1_000_000;
+    for refused in appliers.into_iter().chain([other.id(), gone, 0, u32::MAX]) {
+        for way in [Kill::Text, Kill::Prepared, Kill::CommandByte] {
+            for words in ["KILL QUERY", "KILL", "KILL CONNECTION"] {
+                assert_eq!(way.send(&mut killer, words, refused).await, Some(1290), "{way:?} {words} {refused}");
+            }
+        }
+    }
+    // What is not a plain number is refused even where it comes to a session of its own.
+    let mine = own.connection_id;
+    for sql in [
+        format!("KILL {mine} + 0"),
+        format!("KILL ({mine})"),
+        format!("KILL QUERY ID {mine}"),
+        format!("KILL HARD {mine}"),
+        format!("/*!KILL*/ {mine}"),
+        format!("KILL /* */ {mine}"),
+        format!("KILL {mine}; KILL {mine}"),
+        format!("EXECUTE IMMEDIATE 'KILL {mine}'"),
+        "KILL ?".to_owned(),
+        "KILL USER boss".to_owned(),
+    ] {
+        assert_eq!(killer.query(&sql).await[0].error_code(), Some(1290), "{sql}");
+        let prepared = killer.command(&[b"\x16", sql.as_bytes()].concat()).await;
+        assert_eq!(prepared[0].error_code(), Some(1290), "{sql}, prepared");
+    }
+    own.run("SELECT 1").await;
+
+    // A session that has become another account's is no longer its first one's.
+    let mut changed = anybody(slave).await;
+    let id = changed.id();
+    assert_eq!(explained(&mut killer, &format!("KILL QUERY {id}")).await, "this slave");
+    changed
+        .change_user(ChangeUserOpts::new().with_user(Some("other".to_owned())).with_pass(Some("secret".to_owned())))
+        .await
+        .unwrap();
+    assert_eq!(Kill::Text.send(&mut killer, "KILL", id).await, Some(1290));
+    assert_eq!(explained(&mut killer, &format!("KILL QUERY {id}")).await, "nowhere");
+    changed.ping().await.expect("it goes on");
+    cluster.wait_equal().await;
+}
+
+/// Where EXPLAIN TOWLINE says that a statement runs.
+async fn explained(client: &mut WireClient, sql: &str) -> &'static str {
+    let reply = client.query(&format!("EXPLAIN TOWLINE {sql}")).await;
+    let says =
+        |place: &str| reply.iter().any(|packet| memchr::memmem::find(&packet.payload, place.as_bytes()).is_some());
+    ["this slave", "nowhere"]
+        .into_iter()
+        .find(|place| says(&format!("{}{place}", char::from(place.len() as u8))))
+        .expect("a place")
 }
 
 #[tokio::test(flavor = "multi_thread")]

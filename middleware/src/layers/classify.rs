@@ -9,10 +9,13 @@ use std::{
 };
 
 use pin_project_lite::pin_project;
-use tower::{Layer, Service};
+use tower::Service;
 
-use super::explain;
-use crate::{Command, CommandKind, Error, Head, Intent, Named, Plan, Prepared, Reply, Role};
+use super::{
+    explain,
+    kill::{self, Present, Relayed},
+};
+use crate::{Command, CommandKind, Error, Head, Intent, Named, Plan, Prepared, Reply, Role, Session};
 
 /// So many statements that SQL names are known in one session; the rest stay unknown.
 const NAMES_MAX: usize = 1024;
@@ -25,6 +28,7 @@ const LAST_PREPARED: u32 = u32::MAX;
 #[derive(Clone, Debug)]
 pub struct ClassifyLayer {
     fixed: Arc<Fixed>,
+    relayed: Relayed,
 }
 
 /// The plans of commands that have no SQL.
@@ -46,15 +50,21 @@ impl Default for ClassifyLayer {
                 write: plan(Intent::Write),
                 unknown: plan(Intent::Unknown),
             }),
+            relayed: Relayed::default(),
         }
     }
 }
 
-impl<S> Layer<S> for ClassifyLayer {
-    type Service = Classify<S>;
-
-    fn layer(&self, inner: S) -> Classify<S> {
-        Classify { fixed: self.fixed.clone(), prepared: Statements::default(), inner }
+impl ClassifyLayer {
+    /// Wraps the service of this session, which sessions of the same account may KILL as long as the service lives.
+    pub(crate) fn session<S>(&self, session: &Arc<Session>, inner: S) -> Classify<S> {
+        Classify {
+            fixed: self.fixed.clone(),
+            prepared: Statements::default(),
+            relayed: self.relayed.clone(),
+            _present: self.relayed.enter(session),
+            inner,
+        }
     }
 }
 
@@ -63,6 +73,8 @@ impl<S> Layer<S> for ClassifyLayer {
 pub struct Classify<S> {
     fixed: Arc<Fixed>,
     prepared: Statements,
+    relayed: Relayed,
+    _present: Present,
     inner: S,
 }
 
@@ -98,7 +110,7 @@ impl<S> Classify<S> {
         use CommandKind as Kind;
         let plan = match command.kind() {
             Kind::Query | Kind::Prepare => {
-                let answer = explain::asked_about(command.sql()).map(|asked| explain::answer(command.session(), asked));
+                let answer = explain::asked_about(command.sql()).map(|asked| self.explain(command.session(), asked));
                 if answer.is_some_and(|answer| command.rewrite(answer)) {
                     return;
                 }
@@ -131,6 +143,26 @@ impl<S> Classify<S> {
             Kind::Unsupported(_) => self.fixed.unknown.clone(),
         };
         command.classified(plan);
+    }
+
+    /// The SELECT that answers an `EXPLAIN TOWLINE`.
+    fn explain(&self, session: &Session, asked: &[u8]) -> String {
+        let mut explanation = session.classifier().explain(asked, session.sql_mode());
+        let target = || kill::target_of_text(asked);
+        if let Some(plan) = self.relayed.plan_of_own(session, target, &explanation.plan) {
+            explanation.plan = Arc::new(plan);
+        }
+        explain::answer(session, explanation)
+    }
+
+    /// Lets a KILL of the client's own session pass. Decided anew at each execute: the session may have become another
+    /// account's since the prepare.
+    fn permit_own_kill(&self, command: &mut Command) {
+        let plan =
+            command.plan().and_then(|plan| self.relayed.plan_of_own(command.session(), || kill::target(command), plan));
+        if let Some(plan) = plan {
+            command.classified(Arc::new(plan));
+        }
     }
 
     /// On a slave an `EXECUTE s` has the plan of its `PREPARE s`. There every PREPARE that reaches the server has passed
@@ -197,6 +229,7 @@ where
             _ => None,
         };
         let executing = if preparing.is_none() { command.prepared().cloned() } else { None };
+        self.permit_own_kill(&mut command);
         ClassifyFuture { preparing, executing, inner: self.inner.call(command) }
     }
 }

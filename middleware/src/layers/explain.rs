@@ -25,9 +25,9 @@ fn keyword<'a>(sql: &'a [u8], keyword: &[u8]) -> Option<&'a [u8]> {
     is.then(|| rest.trim_ascii_start())
 }
 
-/// The SELECT that answers.
-pub(super) fn answer(session: &Session, asked: &[u8]) -> String {
-    let Explanation { plan, functions, cached } = session.classifier().explain(asked, session.sql_mode());
+/// The SELECT that tells this.
+pub(super) fn answer(session: &Session, explanation: Explanation) -> String {
+    let Explanation { plan, functions, cached } = explanation;
     let refusal = guard::refusal(session.role(), session, Some(&plan)).map(|error| error.text().into_owned());
     let tables = plan.tables.iter().map(|(schema, table)| match schema {
         Some(schema) => format!("{schema}.{table}"),
@@ -82,7 +82,9 @@ mod tests {
     fn the_answer_is_a_select_of_hexadecimal_strings() {
         let hex = |text: &str| text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
         for (role, runs_on, layer) in [(Role::Master, "master", "classify"), (Role::Slave, "nowhere", "guard")] {
-            let sql = answer(&testing::session(role), b"FROBNICATE 1");
+            let session = testing::session(role);
+            let explanation = session.classifier().explain(b"FROBNICATE 1", session.sql_mode());
+            let sql = answer(&session, explanation);
             assert!(sql.starts_with("SELECT CONVERT(x'"), "{sql}");
             for (name, value) in [("class", "unknown"), ("runs_on", runs_on), ("layer", layer), ("cached", "no")] {
                 assert!(

@@ -5,5 +5,6 @@ pub mod classify;
 mod explain;
 pub mod fan_out;
 pub mod guard;
+mod kill;
 pub mod trace;
 pub mod user;

@@ -231,8 +231,8 @@ impl Accounts {
             session.state::<Forwarding>().switch_on();
         }
         let upstream = self.connect(credentials, &session).await?;
-        let mut session =
-            OpenSession { session, commands: parts.stack.session(Router::new(upstream)), opened: Instant::now() };
+        let commands = parts.stack.session(&session, Router::new(upstream));
+        let mut session = OpenSession { session, commands, opened: Instant::now() };
         session.set_names().await?;
         Ok(session)
     }

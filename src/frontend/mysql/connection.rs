@@ -44,7 +44,7 @@ pub(super) async fn serve_client(stream: Transport, front: Arc<MySqlFront>, stop
     let outcome = match handshake(&mut client, &front, &session, ends).await {
         Ok(Outcome::Welcome { upstream, last }) => {
             let router = Router::new(*upstream);
-            let mut commands = front.stack.session(router.clone());
+            let mut commands = front.stack.session(&session, router.clone());
             match welcome(&mut client, last).await {
                 Ok(()) => {
                     let idle = IdleTimer::new(front.limits.idle_timeout);
