@@ -121,7 +121,7 @@ impl Packer {
     /// Takes more bytes of packets, and appends the pieces that have become long enough.
     pub fn put(&mut self, out: &mut Vec<u8>, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let (part, ends) = self.to_end_of_packet(bytes);
+            let (part, ends) = self.rest_of_packet(bytes);
             bytes = &bytes[part.len()..];
             if self.long.is_some() {
                 self.put_long(out, part, ends);
@@ -151,7 +151,7 @@ impl Packer {
     }
 
     /// The front of `bytes` up to the end of the packet under way, and whether it ends there.
-    fn to_end_of_packet<'a>(&mut self, bytes: &'a [u8]) -> (&'a [u8], bool) {
+    fn rest_of_packet<'a>(&mut self, bytes: &'a [u8]) -> (&'a [u8], bool) {
         let mut at = 0;
         if self.missing == 0 {
             at = (frame::HEADER_LEN - self.header.len()).min(bytes.len());
