@@ -228,3 +228,32 @@ async fn attributes_and_schema_pass_and_every_login_has_a_salt_of_its_own() {
     }
     assert_eq!(salts.len(), 5);
 }
+
+/// What the node can't carry is supported nowhere and not by half: a client that asks for it, though it is not offered,
+/// speaks and is spoken to as one that doesn't.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_masked_is_withheld_from_a_client_that_asks_for_it() {
+    const ASKED: u32 = capability::MASKED & !capability::SSL;
+    let Some(server) = Mysql9::shared().await else { return };
+    server.run(&["CREATE USER asks@'%' IDENTIFIED BY ''"]).await;
+    let endpoint = Endpoint::unix(&server.socket);
+    let front = TestFront::before(Role::Master, endpoint, server.opts(), Arc::new(SqlClassifier::new()), |_| {}).await;
+    let offered = async |target: &Target| {
+        let greeting = WireClient::open(target).await.read().await.expect("a greeting");
+        Greeting::decode(&greeting.payload).expect("a greeting").capabilities
+    };
+    assert_eq!(offered(&Target::Server(server.socket.clone())).await & ASKED, ASKED, "the server has it all");
+    assert_eq!(offered(&front.target()).await & ASKED, 0);
+    let mut replies = Vec::new();
+    for capabilities in [MODERN | ASKED, MODERN] {
+        let mut client = WireClient::connect(&front.target(), capabilities, ("asks", ""), "").await;
+        let mut seen = client.query("SELECT 1 AS one, 'two' AS two").await;
+        let prepared = client.command(b"\x16SELECT ? AS value").await;
+        let id = prepared[0].payload[1..5].to_vec();
+        let execute = [&b"\x17"[..], &id, &[0, 1, 0, 0, 0, 0, 1, 3, 0, 7, 0, 0, 0]].concat();
+        seen.extend(client.command(&execute).await);
+        replies.push(seen);
+    }
+    assert_eq!(replies[0], replies[1]);
+    server.run(&["DROP USER asks@'%'"]).await;
+}

@@ -1,5 +1,6 @@
 //! The MySQL front before a real server.
 
+mod allocations;
 mod charsets;
 mod endings;
 mod forms;
@@ -13,6 +14,7 @@ mod proxy_protocol;
 mod replies;
 mod session;
 mod tls;
+mod vanished;
 
 use crate::support::{TestServer, wire_client::Packet};
 
