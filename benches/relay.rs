@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use towline::{
     classify::SqlClassifier,
     frontend::mysql::{Limits, MySqlFront, Networks, SessionCount, serve},
+    keepalive::Keepalive,
     upstream::{Endpoint, Killer, LoginKey},
     wire::frame::{HEADER_LEN, Header, put_packet},
 };
@@ -106,6 +107,7 @@ fn front(socket: &Path) -> std::net::SocketAddr {
                     packet_bytes_max: 1 << 20,
                     idle_timeout: Duration::from_secs(600),
                     write_timeout: Duration::from_secs(60),
+                    keepalive: Keepalive::new(Duration::from_secs(60)),
                     shutdown_grace: Duration::from_secs(1),
                 },
             };

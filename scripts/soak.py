@@ -11,6 +11,8 @@ import time
 
 IDLE_BYTES_MAX = 40_000
 CHURN_PER_SECOND = 1000
+# More than so many are not under way at a time, when the machine can't keep up.
+CHURN_AT_A_TIME_MAX = 1000
 # What one run's allocator may keep more than before it, in bytes; a leak of 1 kB a login would be 60 MB.
 GROWTH_BYTES_MAX = 8_000_000
 SLOW_CLIENTS = 20
@@ -109,7 +111,7 @@ async def churn(host, port, pid, seconds):
                 await asyncio.sleep(max(0, wait))
             running.add(task := asyncio.create_task(one()))
             task.add_done_callback(lambda task: (running.discard(task), task.exception() and failures.append(task.exception())))
-            while len(running) > 1000:
+            while len(running) >= CHURN_AT_A_TIME_MAX:
                 await asyncio.sleep(0.001)
         while running:
             await asyncio.sleep(0.01)
@@ -126,7 +128,9 @@ async def churn(host, port, pid, seconds):
             return taken
 
     at_rest, memory_at_rest = descriptors(pid), memory(pid)
-    # The allocator and the runtime grow to their working size first.
+    # The allocator and the runtime grow to their working size first, which is that of so many sessions at a time.
+    sessions = await asyncio.gather(*(login(host, port) for _ in range(CHURN_AT_A_TIME_MAX)))
+    await asyncio.gather(*(bye(writer) for _, writer in sessions))
     await burst(min(10, seconds))
     before, open_before = memory(pid), await settled(pid, at_rest)
     sampling = asyncio.create_task(samples(max(1, seconds // 6)))

@@ -139,7 +139,12 @@ async fn check_server(config: &Config, role: Role) -> anyhow::Result<ExitCode> {
         },
     };
     let tls = config.tls.connector()?;
-    let target = Target { opts: &opts, tls: tls.as_ref(), proxy_protocol: config.mysql.proxy_protocol };
+    let target = Target {
+        opts: &opts,
+        tls: tls.as_ref(),
+        proxy_protocol: config.mysql.proxy_protocol,
+        handshake_timeout: config.limits.handshake_timeout,
+    };
     let report = check::run(role, target).await;
     if let Some(server) = started {
         server.stop().await;

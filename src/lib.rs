@@ -8,7 +8,7 @@
 //! - [`layers`] are those that come with a node, for the configuration to name.
 //! - [`classify`] tells reads from writes; [`router`] is the innermost service; [`upstream`] is towards MySQL;
 //!   [`wire`] turns bytes into packets and back; [`transport`] is the byte stream on either side, under
-//!   [`tls`] or in clear.
+//!   [`tls`] or in clear, and [`keepalive`] finds out when its other end has vanished.
 //! - [`capture`] reads the master's binlog into transactions; [`replication`] pushes them to the slaves and applies
 //!   them there.
 //! - [`config`], [`cli`], [`check`], [`managed`], [`node`] and [`demo`] make a process of it.
@@ -21,6 +21,7 @@ pub mod config;
 pub mod demo;
 mod explain;
 pub mod frontend;
+pub mod keepalive;
 pub mod layers;
 pub mod managed;
 pub mod metrics;

@@ -17,7 +17,7 @@ use mysql_async::Opts;
 use towline_middleware::Role;
 
 use self::server::Server;
-use crate::tls::Connector;
+use crate::{config::Limits, tls::Connector};
 
 /// How long connecting and all questions together may take.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -144,12 +144,15 @@ pub struct Target<'a> {
     pub tls: Option<&'a Connector>,
     /// Whether the server is told clients' addresses.
     pub proxy_protocol: bool,
+    /// How long clients may take to log in.
+    pub handshake_timeout: Duration,
 }
 
 impl<'a> From<&'a Opts> for Target<'a> {
-    /// In clear, and without the PROXY protocol.
+    /// In clear, without the PROXY protocol, and with the configuration's default of a time for the login.
     fn from(opts: &'a Opts) -> Self {
-        Self { opts, tls: None, proxy_protocol: false }
+        let handshake_timeout = Limits::default().handshake_timeout;
+        Self { opts, tls: None, proxy_protocol: false, handshake_timeout }
     }
 }
 
@@ -166,6 +169,7 @@ pub async fn run(role: Role, target: Target<'_>) -> Result<(Opts, Report), Check
 async fn ask(role: Role, target: Target<'_>) -> Result<(Opts, Report), CheckError> {
     let (mut server, opts) = Server::connect(target).await?;
     let mut lines = settings::check(role, &server);
+    lines.extend(settings::connect_timeout(target.handshake_timeout, &server));
     if role == Role::Master {
         lines.extend(log::check(&mut server).await?);
     }

@@ -1,5 +1,7 @@
 //! Global variables, compared with what they must be.
 
+use std::time::Duration;
+
 use towline_middleware::Role;
 
 use super::{Line, server::Server};
@@ -89,6 +91,27 @@ pub(super) fn check(role: Role, server: &Server) -> Vec<Line> {
     let mut lines = vec![version(server)];
     lines.extend(settings.iter().filter_map(|setting| setting.check(server.variable(setting.name)?)));
     lines
+}
+
+/// Looks whether the node gives up a login before the server does, which counts those that it gives up against the
+/// node's host.
+pub(super) fn connect_timeout(handshake_timeout: Duration, server: &Server) -> Option<Line> {
+    const NAME: &str = "connect_timeout";
+    let seconds: u64 = server.variable(NAME)?.parse().ok()?;
+    if handshake_timeout < Duration::from_secs(seconds) {
+        return Some(Line::ok(NAME));
+    }
+    let (milliseconds, more) = (handshake_timeout.as_millis(), handshake_timeout.as_secs() + 2);
+    Some(Line::warning(
+        NAME,
+        format!(
+            "it is {seconds} s, and `limits.handshake_timeout_ms` of this node is {milliseconds}, which is not less"
+        ),
+        format!(
+            "lower the latter, or write `{NAME}={more}` into [mysqld] of my.cnf and run `SET GLOBAL {NAME} = {more}`: \
+             a client that is slow to log in could have the server refuse this node (max_connect_errors)"
+        ),
+    ))
 }
 
 fn version(server: &Server) -> Line {

@@ -380,6 +380,9 @@ pub struct Limits {
     /// How long a MySQL client may take nothing of its reply.
     #[serde(rename = "write_timeout_ms", deserialize_with = "values::milliseconds")]
     pub write_timeout: Duration,
+    /// After how long a silence a TCP connection's other end, client or server, is asked whether it is still there.
+    #[serde(rename = "keepalive_ms", deserialize_with = "values::milliseconds")]
+    pub keepalive: Duration,
     /// How long running commands may take when the node stops.
     #[serde(rename = "shutdown_grace_ms", deserialize_with = "values::milliseconds")]
     pub shutdown_grace: Duration,
@@ -393,6 +396,7 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(8),
             idle_timeout: Duration::from_secs(8 * 60 * 60),
             write_timeout: Duration::from_secs(60),
+            keepalive: Duration::from_secs(60),
             shutdown_grace: Duration::from_secs(10),
         }
     }

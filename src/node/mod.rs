@@ -33,7 +33,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tokio::{
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, TcpSocket, UnixListener},
     signal::unix::{Signal, SignalKind, signal},
     task::JoinHandle,
 };
@@ -57,6 +57,7 @@ use crate::{
         http::{self, AccountLimits, HttpFront, HttpOptions, HttpState, NodeReplication, Routes, SessionParts},
         mysql::{self, Limits, Listeners, MySqlFront, SessionCount},
     },
+    keepalive::Keepalive,
     layers::Layers,
     replication::{
         apply::{Applier, ApplyOptions},
@@ -69,6 +70,11 @@ use crate::{
 
 /// How many transactions one push carries: above it a bigger batch no longer measured faster.
 const BATCH_TRANSACTIONS_MAX: usize = 1000;
+
+/// How many clients may wait to be accepted. Where the queue overflows, the system may let a client believe that it is
+/// connected and forget it (SYN cookies), and a client of MySQL's protocol says nothing until it is greeted. The system's
+/// own limit, `net.core.somaxconn`, is the same unless it was changed.
+const ACCEPT_QUEUE: u32 = 4096;
 
 /// How long layers may take to finish when the node stops.
 const LAYERS_STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -175,11 +181,11 @@ impl NodeBuilder {
         let classifier: Arc<dyn Classifier> = Arc::new(SqlClassifier::for_server(&version));
 
         // All ports before anything serves: a port in use ends the start, and not a node at work.
-        let mysql_listener = listen("mysql_front.listen", config.mysql_front.listen).await?;
+        let mysql_listener = listen("mysql_front.listen", config.mysql_front.listen)?;
         let unix = config.mysql_front.socket.as_deref().map(listen_unix).transpose()?;
-        let http_listener = listen("http.listen", config.http.listen).await?;
+        let http_listener = listen("http.listen", config.http.listen)?;
         let admin_listener = match config.admin_listen() {
-            Some(addr) => Some(listen("admin.listen", addr).await?),
+            Some(addr) => Some(listen("admin.listen", addr)?),
             None => None,
         };
         let http_addr = http_listener.local_addr().map_err(NodeError::System)?;
@@ -224,6 +230,7 @@ impl NodeBuilder {
                 packet_bytes_max: config.limits.packet_bytes_max.get(),
                 idle_timeout: config.limits.idle_timeout,
                 write_timeout: config.limits.write_timeout,
+                keepalive: Keepalive::new(config.limits.keepalive),
                 shutdown_grace: config.limits.shutdown_grace,
             },
         });
@@ -383,8 +390,14 @@ fn http_options(config: &Config) -> HttpOptions {
     }
 }
 
-async fn listen(key: &'static str, addr: SocketAddr) -> Result<TcpListener, NodeError> {
-    TcpListener::bind(addr).await.map_err(|source| NodeError::Listen { key, addr, source })
+fn listen(key: &'static str, addr: SocketAddr) -> Result<TcpListener, NodeError> {
+    let bind = || {
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(addr)?;
+        socket.listen(ACCEPT_QUEUE)
+    };
+    bind().map_err(|source| NodeError::Listen { key, addr, source })
 }
 
 /// Like a server's own socket it is open to every user of the machine: who may do what is for the login to say.

@@ -9,6 +9,7 @@ use super::NodeError;
 use crate::{
     check::{self, CheckError, Target},
     config::{Config, MysqlServer},
+    keepalive::Keepalive,
     managed::ManagedServer,
     tls::Connector,
     upstream::Endpoint,
@@ -23,6 +24,8 @@ pub(super) struct Server {
     opts: Opts,
     tls: Option<Connector>,
     proxy_protocol: bool,
+    handshake_timeout: Duration,
+    keepalive: Keepalive,
     managed: Option<ManagedServer>,
 }
 
@@ -30,14 +33,21 @@ impl Server {
     /// Starts the private server, or takes the one that the configuration names.
     pub(super) async fn start(config: &Config, role: Role) -> Result<Self, NodeError> {
         let tls = config.tls.connector()?;
-        let proxy_protocol = config.mysql.proxy_protocol;
-        match config.mysql_server(role) {
-            MysqlServer::Existing(opts) => Ok(Self { opts, tls, proxy_protocol, managed: None }),
+        let (opts, managed) = match config.mysql_server(role) {
+            MysqlServer::Existing(opts) => (opts, None),
             MysqlServer::Private(options) => {
                 let managed = ManagedServer::start(options).await?;
-                Ok(Self { opts: managed.opts(), tls, proxy_protocol, managed: Some(managed) })
+                (managed.opts(), Some(managed))
             }
-        }
+        };
+        Ok(Self {
+            opts,
+            tls,
+            proxy_protocol: config.mysql.proxy_protocol,
+            handshake_timeout: config.limits.handshake_timeout,
+            keepalive: Keepalive::new(config.limits.keepalive),
+            managed,
+        })
     }
 
     /// Checks it for this role and returns its version. A server that is away is waited for; what has a mend is an
@@ -45,7 +55,12 @@ impl Server {
     pub(super) async fn check(&mut self, role: Role) -> Result<String, NodeError> {
         let mut delay = BACK_OFF_MIN;
         loop {
-            let target = Target { opts: &self.opts, tls: self.tls.as_ref(), proxy_protocol: self.proxy_protocol };
+            let target = Target {
+                opts: &self.opts,
+                tls: self.tls.as_ref(),
+                proxy_protocol: self.proxy_protocol,
+                handshake_timeout: self.handshake_timeout,
+            };
             let report = match check::run(role, target).await {
                 Ok((opts, report)) => {
                     self.opts = opts;
@@ -78,7 +93,8 @@ impl Server {
             Some(socket) => Endpoint::unix(socket),
             None => Endpoint::tcp(self.opts.ip_or_hostname(), self.opts.tcp_port()),
         };
-        endpoint.with_tls(self.tls.clone()).with_proxy_protocol(self.proxy_protocol)
+        let endpoint = endpoint.with_tls(self.tls.clone()).with_proxy_protocol(self.proxy_protocol);
+        endpoint.with_keepalive(self.keepalive)
     }
 
     /// Stops a private server; one that existed before goes on.

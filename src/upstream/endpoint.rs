@@ -1,10 +1,10 @@
 //! Where this node's MySQL listens, and how it is reached there.
 
-use std::{fmt, io, path::PathBuf, sync::Arc};
+use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::{tls::Connector, transport::Transport};
+use crate::{keepalive::Keepalive, tls::Connector, transport::Transport};
 
 /// Where this node's MySQL listens, and how it is reached there. Clones are cheap.
 #[derive(Clone, Debug)]
@@ -15,6 +15,7 @@ struct Reached {
     address: Address,
     tls: Option<Connector>,
     proxy_protocol: bool,
+    keepalive: Keepalive,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +37,7 @@ impl Endpoint {
     }
 
     fn new(address: Address) -> Self {
-        Self(Arc::new(Reached { address, tls: None, proxy_protocol: false }))
+        Self(Arc::new(Reached { address, tls: None, proxy_protocol: false, keepalive: Keepalive::new(Duration::ZERO) }))
     }
 
     /// The same under TLS. A Unix socket stays in clear: nobody can listen in there.
@@ -51,6 +52,13 @@ impl Endpoint {
     #[must_use]
     pub fn with_proxy_protocol(mut self, proxy_protocol: bool) -> Self {
         Arc::make_mut(&mut self.0).proxy_protocol = proxy_protocol;
+        self
+    }
+
+    /// The same, and the server is asked whether it is still there when it is silent. A Unix socket knows by itself.
+    #[must_use]
+    pub fn with_keepalive(mut self, keepalive: Keepalive) -> Self {
+        Arc::make_mut(&mut self.0).keepalive = keepalive;
         self
     }
 
@@ -81,6 +89,7 @@ impl Endpoint {
             Address::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await?;
                 stream.set_nodelay(true)?;
+                self.0.keepalive.set(&stream)?;
                 Ok(stream.into())
             }
             Address::Unix(path) => UnixStream::connect(path).await.map(Transport::from),

@@ -1,7 +1,9 @@
 //! Each requirement met and failed, on real servers.
 
+use std::time::Duration;
+
 use mysql_async::{Opts, OptsBuilder};
-use towline::check::{self, CheckError, Outcome, Report};
+use towline::check::{self, CheckError, Outcome, Report, Target};
 use towline_middleware::Role;
 
 use crate::support::TestServer;
@@ -52,6 +54,21 @@ async fn each_setting_of_a_master_is_missed() {
     ];
     for (argument, name, fails, says) in cases {
         assert_complains(Role::Master, argument, name, fails, says).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_gives_up_logins_before_the_node_does_is_told() {
+    let server = TestServer::start(Role::Master).await;
+    let opts = server.opts();
+    for (milliseconds, told) in [(8_000, false), (9_999, false), (10_000, true), (60_000, true)] {
+        let handshake_timeout = Duration::from_millis(milliseconds);
+        let target = Target { handshake_timeout, ..Target::from(&opts) };
+        let (_, report) = check::run(Role::Master, target).await.expect("a report");
+        assert!(report.passed(), "{report}");
+        let told_of = complaints(&report);
+        assert_eq!(told_of.iter().any(|(name, ..)| *name == "connect_timeout"), told, "{told_of:?}");
+        assert!(!told || told_of[0].2.contains("limits.handshake_timeout_ms"), "{told_of:?}");
     }
 }
 

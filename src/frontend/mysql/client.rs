@@ -19,6 +19,8 @@ use crate::{
 
 /// A piece from this size on is written from where it lies, after what waits before it.
 const COPY_MAX: usize = 16 * 1024;
+/// The longest packet of a login: 64 kB of attributes and as much of a ticket or a password.
+const LOGIN_PACKET_BYTES_MAX: usize = 128 * 1024;
 
 /// A client's connection.
 #[derive(Debug)]
@@ -27,7 +29,8 @@ pub(super) struct Client {
     read: BytesMut,
     write: Vec<u8>,
     capabilities: u32,
-    packet_bytes_max: usize,
+    /// None before the login is done.
+    packet_bytes_max: Option<usize>,
     /// A packet of several frames, as far as it has come, and how many of them.
     long: BytesMut,
     frames: u8,
@@ -37,14 +40,14 @@ pub(super) struct Client {
 
 impl Client {
     /// `write_timeout` bounds how long the client may take nothing of what is written to it.
-    pub(super) fn new(transport: Transport, packet_bytes_max: usize, write_timeout: Duration) -> Self {
+    pub(super) fn new(transport: Transport, write_timeout: Duration) -> Self {
         let stream = ClientStream::new(transport, write_timeout);
         Self {
             stream,
             read: BytesMut::new(),
             write: Vec::new(),
             capabilities: 0,
-            packet_bytes_max,
+            packet_bytes_max: None,
             long: BytesMut::new(),
             frames: 0,
             next: 0,
@@ -115,8 +118,9 @@ impl Client {
         self.capabilities = capabilities;
     }
 
-    /// The login is done: from now on both directions are compressed, if that was agreed on.
-    pub(super) fn begin_commands(&mut self) {
+    /// The login is done: from now on packets may be so long, and both directions are compressed, if that was agreed on.
+    pub(super) fn begin_commands(&mut self, packet_bytes_max: usize) {
+        self.packet_bytes_max = Some(packet_bytes_max);
         if self.capabilities & capability::COMPRESS != 0 {
             self.stream.compress();
         }
@@ -153,8 +157,15 @@ impl Client {
                 if header.sequence != expected && !self.stream.is_compressed() {
                     return Err(Error::Protocol { peer: "client", what: "packets out of order" });
                 }
-                if self.long.len() + header.len > self.packet_bytes_max {
-                    return Err(Error::PacketTooLarge { limit_bytes: self.packet_bytes_max });
+                match self.packet_bytes_max {
+                    Some(limit_bytes) if self.long.len() + header.len > limit_bytes => {
+                        return Err(Error::PacketTooLarge { limit_bytes });
+                    }
+                    // Nobody knows yet who this is: it must not fill the node's memory.
+                    None if header.len > LOGIN_PACKET_BYTES_MAX => {
+                        return Err(Error::Protocol { peer: "client", what: "a packet that is too long for a login" });
+                    }
+                    _ => {}
                 }
                 if self.read.len() >= HEADER_LEN + header.len {
                     self.read.advance(HEADER_LEN);

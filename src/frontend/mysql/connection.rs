@@ -27,7 +27,7 @@ use crate::{
 /// Serves a client until it leaves, its session fails or the node stops.
 pub(super) async fn serve_client(stream: Transport, front: Arc<MySqlFront>, stop: CancellationToken) {
     let mut ends = stream.ends();
-    let mut client = Client::new(stream, front.limits.packet_bytes_max, front.limits.write_timeout);
+    let mut client = Client::new(stream, front.limits.write_timeout);
     if ends.is_some_and(|ends| front.proxies.contains(ends.source.ip())) {
         let reading = tokio::time::timeout(front.limits.handshake_timeout, client.read_proxy_header()).await;
         match reading {
@@ -45,7 +45,7 @@ pub(super) async fn serve_client(stream: Transport, front: Arc<MySqlFront>, stop
         Ok(Outcome::Welcome { upstream, last }) => {
             let router = Router::new(*upstream);
             let mut commands = front.stack.session(&session, router.clone());
-            match welcome(&mut client, last).await {
+            match welcome(&mut client, last, front.limits.packet_bytes_max).await {
                 Ok(()) => {
                     let idle = IdleTimer::new(front.limits.idle_timeout);
                     serve_commands(&mut client, &session, &router, &mut commands, idle, &stop).await
@@ -61,10 +61,10 @@ pub(super) async fn serve_client(stream: Transport, front: Arc<MySqlFront>, stop
     }
 }
 
-async fn welcome(client: &mut Client, last: Part) -> Result<(), Error> {
+async fn welcome(client: &mut Client, last: Part, packet_bytes_max: usize) -> Result<(), Error> {
     client.put(last).await?;
     client.flush().await?;
-    client.begin_commands();
+    client.begin_commands(packet_bytes_max);
     Ok(())
 }
 

@@ -18,6 +18,7 @@ use towline_middleware::ServerError;
 use super::{MySqlFront, client::Client, connection::serve_client};
 use crate::{
     frontend::accept::{accept, accept_unix},
+    keepalive::Keepalive,
     transport::Transport,
 };
 
@@ -67,7 +68,7 @@ impl From<TcpListener> for Listeners {
 
 impl Listeners {
     /// The next client of either.
-    async fn accept(&self) -> Transport {
+    async fn accept(&self, keepalive: Keepalive) -> Transport {
         let over_unix = async {
             match &self.unix {
                 Some(listener) => accept_unix(listener).await,
@@ -75,7 +76,12 @@ impl Listeners {
             }
         };
         tokio::select! {
-            stream = accept(&self.tcp) => stream.into(),
+            stream = accept(&self.tcp) => {
+                if let Err(error) = keepalive.set(&stream) {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "a client has left at once");
+                }
+                stream.into()
+            }
             stream = over_unix => stream.into(),
         }
     }
@@ -89,7 +95,7 @@ pub async fn serve(listeners: Listeners, front: Arc<MySqlFront>, sessions: Sessi
     let cut = CancellationToken::new();
     loop {
         let stream = tokio::select! {
-            stream = listeners.accept() => stream,
+            stream = listeners.accept(front.limits.keepalive) => stream,
             () = stop.cancelled() => break,
         };
         let Ok(permit) = permits.clone().try_acquire_owned() else {
@@ -114,7 +120,7 @@ async fn hold(_permit: OwnedSemaphorePermit, _present: Present, session: impl Fu
 
 /// Tells one client too many, in the server's own words.
 async fn turn_away(stream: Transport, connections_max: usize) {
-    let mut client = Client::new(stream, 0, TURN_AWAY_TIMEOUT);
+    let mut client = Client::new(stream, TURN_AWAY_TIMEOUT);
     let text = format!("Too many connections: this Towline node takes {connections_max} (limits.connections_max)");
     client.put_early_error(&ServerError::new(1040, b"08004", text));
     // Who does not read it in time is turned away all the same.

@@ -17,6 +17,7 @@ use std::{sync::Arc, time::Duration};
 use towline_middleware::{Classifier, Role, Stack};
 
 use crate::{
+    keepalive::Keepalive,
     tls::Acceptor,
     upstream::{Endpoint, Killer, LoginKey},
 };
@@ -64,6 +65,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// How long a client may take nothing of its reply.
     pub write_timeout: Duration,
+    /// When clients over TCP are asked whether they are still there.
+    pub keepalive: Keepalive,
     /// How long running commands may go on when the node stops.
     pub shutdown_grace: Duration,
 }

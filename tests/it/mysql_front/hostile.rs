@@ -53,6 +53,13 @@ async fn garbage_costs_its_sender_the_session_and_nobody_else_anything() {
         client.send_raw(bytes).await;
         while client.read().await.is_ok() {}
     }
+    // Before the login a packet is no longer than a login's; nobody knows yet who sends it.
+    for (length, code) in [(0x1_f000, 1043), (0x2_0001, 1835)] {
+        let mut client = WireClient::open(&front.target()).await;
+        client.read().await.expect("a greeting");
+        client.send(1, &vec![b'x'; length]).await;
+        assert_eq!(client.read().await.expect("a reason").error_code(), Some(code), "{length} bytes");
+    }
     // After a login: a wrong number, and a packet that is too long.
     let mut client = WireClient::connect(&front.target(), MODERN, APP, "shop").await;
     client.send(5, b"\x03SELECT 1").await;

@@ -22,12 +22,12 @@ use crate::support::{
 /// Set for the test inside the namespace.
 const INSIDE: &str = "TOWLINE_TEST_NAMESPACE";
 /// The one address there that is not loopback's.
-const ADDRESS: &str = "10.99.0.1";
+pub(super) const ADDRESS: &str = "10.99.0.1";
 /// So many broken logins of a host are too many.
 const ERRORS_MAX: usize = 3;
 
-/// Runs the test of this name again in a namespace of its own. Whether this already is that one.
-fn in_namespace(test: &str) -> bool {
+/// Runs the test of this module and name again in a namespace of its own. Whether this already is that one.
+pub(super) fn in_namespace(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
@@ -39,7 +39,7 @@ fn in_namespace(test: &str) -> bool {
         .args(["--net", "--mount", "sh", "-c", script, ADDRESS])
         .arg(hosts.path())
         .arg(std::env::current_exe().expect("the tests' program"))
-        .args(["--exact", "--nocapture", &format!("mysql_front::probes::{test}")])
+        .args(["--exact", "--nocapture", &format!("mysql_front::{test}")])
         .env(INSIDE, "1")
         .output();
     match output {
@@ -123,7 +123,7 @@ async fn try_probes(server: Opts, port: u16, account: (&'static str, &'static st
 
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_do_not_make_mariadb_refuse_the_node() {
-    if !in_namespace("probes_do_not_make_mariadb_refuse_the_node") {
+    if !in_namespace("probes::probes_do_not_make_mariadb_refuse_the_node") {
         return;
     }
     let port = free_port();
@@ -145,7 +145,7 @@ async fn probes_do_not_make_mysql_9_refuse_the_node() {
     if std::env::var_os(INSIDE).is_none() && Mysql9::shared().await.is_none() {
         return;
     }
-    if !in_namespace("probes_do_not_make_mysql_9_refuse_the_node") {
+    if !in_namespace("probes::probes_do_not_make_mysql_9_refuse_the_node") {
         return;
     }
     let errors = format!("--max-connect-errors={ERRORS_MAX}");

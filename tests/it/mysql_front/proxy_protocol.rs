@@ -130,7 +130,7 @@ async fn check_names_the_accounts_that_the_nodes_address_shuts_out_and_what_the_
         .await;
     let opts = server.opts();
     let found = async |proxy_protocol, name: &str| {
-        let target = Target { opts: &opts, tls: None, proxy_protocol };
+        let target = Target { proxy_protocol, ..Target::from(&opts) };
         let (_, report) = check::run(Role::Master, target).await.expect("a report");
         let line = report.lines.into_iter().find(|line| line.name.contains(name)).expect("the line");
         line.outcome

@@ -202,13 +202,13 @@ async fn the_nodes_own_sessions_keep_to_the_same_mode() {
     let (ca, stranger) = (certificates.path("ca.pem"), Certificates::new());
     for verify in [Verify::Nothing, Verify::Authority(&ca), Verify::Identity(&ca)] {
         let connector = Connector::new(verify, true).expect("a connector");
-        let target = Target { opts: &opts, tls: Some(&connector), proxy_protocol: false };
+        let target = Target { tls: Some(&connector), ..Target::from(&opts) };
         let (opts, _) = check::run(Role::Master, target).await.unwrap_or_else(|error| panic!("{verify:?}: {error}"));
         let used = cipher(OptsBuilder::from_opts(opts)).await.expect("a session");
         assert!(used.starts_with("TLS_"), "{verify:?}: {used}");
     }
     let connector = Connector::new(Verify::Identity(&stranger.path("ca.pem")), true).expect("a connector");
-    let target = Target { opts: &opts, tls: Some(&connector), proxy_protocol: false };
+    let target = Target { tls: Some(&connector), ..Target::from(&opts) };
     let error = check::run(Role::Master, target).await.expect_err("an unknown authority");
     assert!(matches!(error, CheckError::Tls { .. }), "{error:?}");
 }
@@ -222,11 +222,11 @@ async fn the_nodes_own_sessions_do_without_where_tls_is_preferred_and_there_is_n
     let opts = OptsBuilder::default().ip_or_hostname("127.0.0.1").tcp_port(port).prefer_socket(false);
     let opts: Opts = opts.user(Some(APP.0)).pass(Some(APP.1)).into();
     let preferred = Connector::new(Verify::Nothing, false).expect("a connector");
-    let target = Target { opts: &opts, tls: Some(&preferred), proxy_protocol: false };
+    let target = Target { tls: Some(&preferred), ..Target::from(&opts) };
     let (opts, _) = check::run(Role::Slave, target).await.expect("a report");
     assert_eq!(cipher(OptsBuilder::from_opts(opts.clone())).await.expect("a session"), "");
     let needed = Connector::new(Verify::Nothing, true).expect("a connector");
-    let target = Target { opts: &opts, tls: Some(&needed), proxy_protocol: false };
+    let target = Target { tls: Some(&needed), ..Target::from(&opts) };
     let error = check::run(Role::Slave, target).await.expect_err("no TLS");
     assert!(matches!(error, CheckError::Tls { .. }), "{error:?}");
 }

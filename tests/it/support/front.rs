@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use towline::{
     classify::SqlClassifier,
     frontend::mysql::{Limits, Listeners, MySqlFront, Networks, SessionCount, serve},
+    keepalive::Keepalive,
     upstream::{Endpoint, Killer, LoginKey},
 };
 use towline_middleware::{
@@ -117,6 +118,7 @@ impl TestFront {
             packet_bytes_max: 64 << 20,
             idle_timeout: Duration::from_secs(600),
             write_timeout: Duration::from_secs(60),
+            keepalive: Keepalive::new(Duration::from_secs(60)),
             shutdown_grace: Duration::from_secs(10),
         };
         let mut front = MySqlFront {

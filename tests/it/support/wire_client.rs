@@ -153,6 +153,11 @@ impl WireClient {
         client
     }
 
+    /// Its own port; none over a Unix socket.
+    pub(crate) fn port(&self) -> Option<u16> {
+        self.stream.ends().map(|ends| ends.destination.port())
+    }
+
     /// Sends raw bytes.
     pub(crate) async fn send_raw(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.expect("the peer reads");

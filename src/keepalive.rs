@@ -1,0 +1,64 @@
+//! Finding out that the other end of a TCP connection has vanished without a word: its machine lost power, a firewall
+//! forgot the connection.
+
+use std::{io, time::Duration};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+
+/// So many questions go unanswered before the other end is taken for gone.
+const PROBES: u32 = 6;
+
+/// When the other end of a connection is asked whether it is still there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive(Duration);
+
+impl Keepalive {
+    /// After so long a silence, in whole seconds; never if it is zero. An end that does not answer is given up after
+    /// twice the time, and so is one that doesn't acknowledge what was sent to it.
+    pub fn new(silence: Duration) -> Self {
+        Self(silence)
+    }
+
+    /// Has the system ask on this connection. An end that is given up shows as a read that fails.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn set(self, stream: &TcpStream) -> io::Result<()> {
+        if self.0.is_zero() {
+            return Ok(());
+        }
+        let second = Duration::from_secs(1);
+        let (silence, interval) = (self.0.max(second), (self.0 / PROBES).max(second));
+        let socket = SockRef::from(stream);
+        let asking = TcpKeepalive::new().with_time(silence).with_interval(interval).with_retries(PROBES);
+        socket.set_tcp_keepalive(&asking)?;
+        // Nobody is asked while sent bytes are not acknowledged: those have a time of their own, a quarter of an hour.
+        socket.set_tcp_user_timeout(Some(silence + interval * PROBES))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_has_its_times_or_the_systems() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        for (silence, seconds) in [(60_000, Some((60, 10, 120))), (500, Some((1, 1, 7))), (0, None)] {
+            let stream = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
+            Keepalive::new(Duration::from_millis(silence)).set(&stream).expect("options of TCP");
+            let socket = SockRef::from(&stream);
+            let asks = socket.keepalive().expect("an option");
+            let times = asks.then(|| {
+                let interval = socket.tcp_keepalive_interval().expect("an option");
+                let given_up = socket.tcp_user_timeout().expect("an option").expect("a limit");
+                assert_eq!(socket.tcp_keepalive_retries().expect("an option"), PROBES);
+                (socket.tcp_keepalive_time().expect("an option").as_secs(), interval.as_secs(), given_up.as_secs())
+            });
+            assert_eq!(times, seconds, "{silence} ms");
+        }
+    }
+}
