@@ -267,3 +267,105 @@ impl<F: Future<Output = Result<Reply, Error>>> Future for ClassifyFuture<F> {
         Poll::Ready(Ok(reply))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tower::service_fn;
+
+    use super::*;
+    use crate::{Completion, Session, layers::guard::GuardLayer, testing};
+
+    /// What each command byte is that a node carries out, and whether a slave refuses it. What is no SQL stands here for
+    /// itself; of what has SQL, the SQL is asked (here it reads), and of an execute its preparation (here there is none).
+    const BYTES: [(u8, Intent, bool); 20] = [
+        (0x01, Intent::SessionState, false), // COM_QUIT
+        (0x02, Intent::SessionState, false), // COM_INIT_DB
+        (0x03, Intent::Read, false),         // COM_QUERY
+        (0x04, Intent::Read, false),         // COM_FIELD_LIST
+        (0x07, Intent::Write, true),         // COM_REFRESH
+        (0x09, Intent::Read, false),         // COM_STATISTICS
+        (0x0a, Intent::Read, false),         // COM_PROCESS_INFO
+        (0x0c, Intent::Write, true),         // COM_PROCESS_KILL
+        (0x0d, Intent::Write, true),         // COM_DEBUG
+        (0x0e, Intent::Read, false),         // COM_PING
+        (0x11, Intent::SessionState, false), // COM_CHANGE_USER
+        (0x16, Intent::Read, false),         // COM_STMT_PREPARE
+        (0x17, Intent::Unknown, true),       // COM_STMT_EXECUTE
+        (0x18, Intent::SessionState, false), // COM_STMT_SEND_LONG_DATA
+        (0x19, Intent::SessionState, false), // COM_STMT_CLOSE
+        (0x1a, Intent::SessionState, false), // COM_STMT_RESET
+        (0x1b, Intent::SessionState, false), // COM_SET_OPTION
+        (0x1c, Intent::Read, false),         // COM_STMT_FETCH
+        (0x1f, Intent::SessionState, false), // COM_RESET_CONNECTION
+        (0xfa, Intent::Unknown, true),       // COM_STMT_BULK_EXECUTE (MariaDB)
+    ];
+
+    /// Classify and guard of one session. A command is answered with its intent, and with the error that refused it.
+    struct Node<S> {
+        session: Arc<Session>,
+        service: S,
+        intents: Arc<Mutex<Vec<Intent>>>,
+    }
+
+    fn node(role: Role, replies: Vec<Reply>) -> Node<impl Service<Command, Response = Reply, Error = Error>> {
+        let mut guard = GuardLayer::new(role).layer(testing::FakeRouter::new(replies));
+        let intents: Arc<Mutex<Vec<Intent>>> = Arc::default();
+        let seen = intents.clone();
+        let inner = service_fn(move |command: Command| {
+            seen.lock().expect("no test panics with it").extend(command.plan().map(|plan| plan.intent));
+            guard.call(command)
+        });
+        Node { session: testing::session(role), service: ClassifyLayer::default().layer(inner), intents }
+    }
+
+    impl<S: Service<Command, Response = Reply, Error = Error>> Node<S> {
+        async fn ask(&mut self, payload: &[u8]) -> (Option<Intent>, Option<u16>) {
+            let command = Command::new(self.session.clone(), payload.to_vec().into());
+            let reply = self.service.call(command).await.expect("a refusal is a reply");
+            let intent = self.intents.lock().expect("no test panics with it").pop();
+            (intent, reply.server_error().map(|error| error.code))
+        }
+    }
+
+    fn ok() -> Reply {
+        Reply::ok(Completion::default())
+    }
+
+    #[tokio::test]
+    async fn every_command_byte_has_its_class_and_a_slave_refuses_what_may_write() {
+        for byte in 0..=u8::MAX {
+            let known = BYTES.iter().find(|(known, ..)| *known == byte);
+            for role in [Role::Master, Role::Slave] {
+                let (intent, code) = match known {
+                    Some((_, intent, true)) if role == Role::Slave => (*intent, Some(1290)),
+                    Some((_, intent, _)) => (*intent, None),
+                    None => (Intent::Unknown, Some(1047)),
+                };
+                let found = node(role, vec![ok()]).ask(&[&[byte], &b"SELECT 1"[..]].concat()).await;
+                assert_eq!(found, (Some(intent), code), "byte {byte:#x} on a {role}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_execute_is_what_was_prepared_until_that_is_forgotten() {
+        let prepared = |statement_id| Reply::new(Head::Prepared { statement_id, parameters: 0 }, [], None);
+        let mut node =
+            node(Role::Master, vec![prepared(5), prepared(6), ok(), ok(), ok(), ok(), ok(), ok(), ok(), ok()]);
+        let id = |byte: u8, id: u32| [&[byte], &id.to_le_bytes()[..], &[0, 1, 0, 0, 0]].concat();
+        for (payload, intent) in [
+            (b"\x16SELECT 1".to_vec(), Intent::Read),
+            (b"\x16DELETE FROM t".to_vec(), Intent::Write),
+            (id(0x17, 5), Intent::Read),
+            (id(0x17, 6), Intent::Write),
+            (id(0xfa, 6), Intent::Write),
+            (id(0x17, LAST_PREPARED), Intent::Write),
+            (id(0x19, 6), Intent::SessionState),
+            (id(0x17, 6), Intent::Unknown),
+            (b"\x1f".to_vec(), Intent::SessionState),
+            (id(0x17, 5), Intent::Unknown),
+        ] {
+            assert_eq!(node.ask(&payload).await, (Some(intent), None), "{payload:?}");
+        }
+    }
+}

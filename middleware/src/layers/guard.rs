@@ -11,10 +11,14 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use crate::{Command, CommandKind, Error, Final, Front, Intent, Plan, RefusedOn, Reply, Role, ServerError, Session};
+use crate::{
+    BoxFuture, Command, CommandKind, Error, Final, Front, Intent, Part, Parts, Plan, RefusedOn, Reply, Role,
+    ServerError, Session,
+};
 
 /// The server's error number for a write in a read-only transaction.
 const READ_ONLY_TRANSACTION: u16 = 1792;
@@ -119,10 +123,47 @@ impl<S> Guard<S> {
         refusal(self.role, command.session(), command.plan().map(|plan| &**plan))
     }
 
-    /// Whom to tell if the server refuses the command as a write, and the digest of what was taken for less.
-    fn doubt(&self, command: &Command) -> Option<(Arc<Session>, u64)> {
+    fn doubt(&self, command: &Command) -> Option<Doubt> {
         let plan = command.plan().filter(|plan| plan.intent < Intent::Transaction && plan.digest != 0)?;
-        (self.role == Role::Slave).then(|| (command.session().clone(), plan.digest))
+        (self.role == Role::Slave).then(|| Doubt { session: command.session().clone(), digest: plan.digest })
+    }
+}
+
+/// Whom to tell if the server refuses a command as a write, and the digest of what was taken for less.
+#[derive(Debug)]
+struct Doubt {
+    session: Arc<Session>,
+    digest: u64,
+}
+
+impl Doubt {
+    /// An end of the command's reply. No other result follows an error.
+    fn hear(&self, end: &Final) {
+        if is_refused_as_write(end) {
+            self.session.classifier().learn_write(self.digest);
+        }
+    }
+}
+
+/// A streaming reply whose end the server's word may be in.
+struct Doubted {
+    doubt: Doubt,
+    parts: Box<dyn Parts>,
+}
+
+impl Parts for Doubted {
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Part>, Error>> {
+        Box::pin(async {
+            let part = self.parts.next().await?;
+            if let Some(Part::Final { end, .. }) = &part {
+                self.doubt.hear(end);
+            }
+            Ok(part)
+        })
+    }
+
+    fn answer(&mut self, payload: Bytes) -> BoxFuture<'_, Result<(), Error>> {
+        self.parts.answer(payload)
     }
 }
 
@@ -178,7 +219,7 @@ pin_project! {
         },
         /// The inner service runs.
         Passed {
-            doubt: Option<(Arc<Session>, u64)>,
+            doubt: Option<Doubt>,
             #[pin]
             inner: F,
         },
@@ -193,11 +234,11 @@ impl<F: Future<Output = Result<Reply, Error>>> Future for GuardFuture<F> {
             Projected::Refused { reply } => Pin::new(reply).poll(cx),
             Projected::Passed { doubt, inner } => {
                 let mut reply = ready!(inner.poll(cx))?;
-                if let Some((session, digest)) = doubt.take()
-                    && reply.ready_finals().any(|end| is_refused_as_write(end))
-                {
-                    session.classifier().learn_write(digest);
+                let Some(doubt) = doubt.take() else { return Poll::Ready(Ok(reply)) };
+                if !reply.is_complete() {
+                    return Poll::Ready(Ok(reply.wrap(|parts| Box::new(Doubted { doubt, parts }))));
                 }
+                reply.ready_finals().for_each(|end| doubt.hear(end));
                 Poll::Ready(Ok(reply))
             }
         }
@@ -297,6 +338,40 @@ mod tests {
         fn learn_write(&self, digest: u64) {
             self.0.lock().expect("no test panics with it").push(digest);
         }
+    }
+
+    /// What follows rows that were read already.
+    struct Late(Option<Part>);
+
+    impl Parts for Late {
+        fn next(&mut self) -> BoxFuture<'_, Result<Option<Part>, Error>> {
+            Box::pin(future::ready(Ok(self.0.take())))
+        }
+
+        fn answer(&mut self, _: Bytes) -> BoxFuture<'_, Result<(), Error>> {
+            Box::pin(future::ready(Ok(())))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_behind_rows_is_heard_too() {
+        let classifier = Arc::new(Learning::default());
+        let session = Arc::new(Session::new(Front::MySql, Role::Slave, None, classifier.clone()));
+        let mut command = Command::query(&session, b"SELECT * FROM long; SELECT * FROM view_that_writes");
+        command.classified(Arc::new(Plan { digest: 7, ..Plan::bare(Intent::Read, "test") }));
+        let rows = Part::Packets(Bytes::from_static(b"rows"));
+        let late = Part::first(Final::Err(ServerError::new(READ_ONLY_TRANSACTION, b"25006", "read only")));
+        let router = testing::FakeRouter::new([Reply::new(
+            crate::Head::Rows,
+            [rows.clone()],
+            Some(Box::new(Late(Some(late.clone())))),
+        )]);
+        let mut reply = GuardLayer::new(Role::Slave).layer(router).call(command).await.expect("a reply");
+        assert_eq!(reply.next().await.expect("a part"), Some(rows));
+        assert!(classifier.0.lock().expect("no panic").is_empty(), "learned before it was heard");
+        assert_eq!(reply.next().await.expect("a part"), Some(late));
+        assert_eq!(reply.next().await.expect("an end"), None);
+        assert_eq!(*classifier.0.lock().expect("no panic"), [7]);
     }
 
     #[tokio::test]
