@@ -77,6 +77,13 @@ pub(super) fn hides_writes_in_program(name: &[u8]) -> Option<String> {
         .map(|telling| format!("a stored program that sets {telling} could hide writes from replication"))
 }
 
+/// Why a stored program that may run this text, or one with this in it, is refused, if it is.
+pub(super) fn hides_writes_in_text(text: &[u8]) -> Option<String> {
+    let text = text.to_ascii_lowercase();
+    let telling = TELLING.iter().find(|telling| memchr::memmem::find(&text, telling.as_bytes()).is_some())?;
+    Some(format!("a stored program that runs a text with {telling} in it could hide writes from replication"))
+}
+
 /// Why a text that can't be cut into tokens with certainty is refused, if it is: it names what only Towline may touch.
 pub(super) fn hides_writes_in_doubt(sql: &[u8]) -> Option<String> {
     let sql = sql.to_ascii_lowercase();

@@ -1,6 +1,6 @@
 //! What the statements of a text mean to do, by their leading keywords. What is not listed is unknown, and so a write.
 
-use towline_middleware::{Intent, Named, SqlMode};
+use towline_middleware::{Intent, Named, RefusedOn, SqlMode};
 
 use super::{
     cursor::Cursor,
@@ -42,6 +42,14 @@ pub(super) fn text(text: Cursor<'_>, facts: Facts<'_>) -> Verdict {
         }
         both.at_least(Intent::Unknown, "a SET before it changes how it is read")
     });
+    // The statements of a program's body are parted, too.
+    let is_program = several && (is_stored_program(text) || (text.is("BEGIN") && text.is_at(1, "NOT")));
+    if is_program
+        && facts.flags.has(Flags::LITERAL_DECIDES)
+        && let Some(reason) = hides_writes_in_texts(text, facts)
+    {
+        return all.refused_everywhere(reason);
+    }
     if several && all.intent.may_write() {
         return all.refused_on_slave("several statements at once, and one may write; send them to the master");
     }
@@ -136,12 +144,12 @@ fn by_keyword(statement: Cursor<'_>, facts: Facts<'_>) -> Verdict {
         if rest.is(keyword) {
             let verdict = Verdict::new(Intent::Write, format!("keyword {keyword}"));
             let verdict = on_slave.map_or(verdict.clone(), |reason| verdict.refused_on_slave(reason));
-            return program(rest, verdict);
+            return program(rest, verdict, facts);
         }
     }
     for keyword in COMPOUND {
         if rest.is(keyword) {
-            return compound(rest, format!("keyword {keyword}"));
+            return compound(rest, format!("keyword {keyword}"), facts);
         }
     }
     other(rest, facts)
@@ -159,7 +167,7 @@ fn other(mut rest: Cursor<'_>, facts: Facts<'_>) -> Verdict {
         "USE" => known(Intent::SessionState),
         "GET" => known(Intent::SessionState),
         "ANALYZE" => analyze(rest),
-        "BEGIN" if rest.is("NOT") => compound(whole, "keyword BEGIN NOT ATOMIC"),
+        "BEGIN" if rest.is("NOT") => compound(whole, "keyword BEGIN NOT ATOMIC", facts),
         "BEGIN" | "COMMIT" | "ROLLBACK" | "SAVEPOINT" | "RELEASE" => transaction(&keyword, rest),
         "XA" => known(Intent::Write).refused_everywhere(
             "XA transactions can't be replicated: what is prepared is in the binlog before it is committed; \
@@ -295,27 +303,65 @@ fn reset(rest: Cursor<'_>) -> Verdict {
     verdict
 }
 
-/// The body of a stored program is not looked through, but it may not name what hides writes from replication.
-fn compound(statement: Cursor<'_>, rule: impl Into<std::borrow::Cow<'static, str>>) -> Verdict {
+/// The body of a stored program is not looked through, but neither it nor a text in it that it runs may name what hides
+/// writes from replication. What it puts together from pieces at run time, nobody sees beforehand.
+fn compound(statement: Cursor<'_>, rule: impl Into<std::borrow::Cow<'static, str>>, facts: Facts<'_>) -> Verdict {
     let verdict = Verdict::new(Intent::Write, rule);
-    match statement.names().find_map(|(_, name)| protected::hides_writes_in_program(&name?)) {
+    let named = statement.names().find_map(|(_, name)| protected::hides_writes_in_program(&name?));
+    let runs_texts = facts.flags.has(Flags::LITERAL_DECIDES);
+    match named.or_else(|| if runs_texts { hides_writes_in_texts(statement, facts) } else { None }) {
         Some(reason) => verdict.refused_everywhere(reason),
         None => verdict,
     }
 }
 
+/// Why a stored program is refused for one of the strings in it, if it is.
+fn hides_writes_in_texts(mut rest: Cursor<'_>, facts: Facts<'_>) -> Option<String> {
+    let mut is_run = false;
+    while let Some((token, bytes)) = rest.take() {
+        if !is_string(token.kind, bytes) {
+            is_run = bytes.eq_ignore_ascii_case(b"IMMEDIATE") || bytes.eq_ignore_ascii_case(b"FROM");
+            continue;
+        }
+        let escapes = !facts.mode.no_backslash_escapes;
+        let mut text = unescape(bytes, escapes);
+        // Strings in a row are one.
+        while rest.kind() == Kind::Text
+            && let Some((_, more)) = rest.take()
+        {
+            text.extend(unescape(more, escapes));
+        }
+        let refusal = if is_run { (facts.inner)(&text, facts.mode).refusal } else { None };
+        let refused = refusal.filter(|refusal| refusal.on == RefusedOn::EveryNode);
+        let reason = refused.map(|refusal| refusal.reason.into_owned());
+        if let Some(reason) = reason.or_else(|| protected::hides_writes_in_text(&text)) {
+            return Some(reason);
+        }
+        is_run = false;
+    }
+    None
+}
+
+/// Not x'…': there the text is not what is written.
+fn is_string(kind: Kind, bytes: &[u8]) -> bool {
+    kind == Kind::Text && matches!(bytes[0], b'\'' | b'"')
+}
+
 /// CREATE and ALTER of stored programs.
-fn program(statement: Cursor<'_>, verdict: Verdict) -> Verdict {
-    const PROGRAMS: [&str; 5] = ["PROCEDURE", "FUNCTION", "TRIGGER", "EVENT", "PACKAGE"];
-    /// `CREATE OR REPLACE DEFINER = 'a'@'b' AGGREGATE FUNCTION`
-    const FURTHEST: usize = 12;
-    let is_program = (statement.is("CREATE") || statement.is("ALTER"))
-        && (1..FURTHEST).any(|ahead| PROGRAMS.iter().any(|program| statement.is_at(ahead, program)));
-    if !is_program {
+fn program(statement: Cursor<'_>, verdict: Verdict, facts: Facts<'_>) -> Verdict {
+    if !is_stored_program(statement) {
         return verdict;
     }
     let rule = verdict.rule.clone();
-    compound(statement, rule)
+    compound(statement, rule, facts)
+}
+
+fn is_stored_program(statement: Cursor<'_>) -> bool {
+    const PROGRAMS: [&str; 5] = ["PROCEDURE", "FUNCTION", "TRIGGER", "EVENT", "PACKAGE"];
+    /// `CREATE OR REPLACE DEFINER = 'a'@'b' AGGREGATE FUNCTION`
+    const FURTHEST: usize = 12;
+    (statement.is("CREATE") || statement.is("ALTER"))
+        && (1..FURTHEST).any(|ahead| PROGRAMS.iter().any(|program| statement.is_at(ahead, program)))
 }
 
 /// `PREPARE s FROM 'text'`: the class of the text.
@@ -355,9 +401,7 @@ fn folded(name: &[u8]) -> String {
 fn inner_text(mut rest: Cursor<'_>, facts: Facts<'_>) -> Option<Vec<u8>> {
     let (token, bytes) = rest.take()?;
     let is_all = rest.at_end() || rest.is("USING");
-    // Not x'…': there the text is not what is written.
-    let is_plain = token.kind == Kind::Text && matches!(bytes[0], b'\'' | b'"');
-    (is_plain && is_all).then(|| unescape(bytes, !facts.mode.no_backslash_escapes))
+    (is_string(token.kind, bytes) && is_all).then(|| unescape(bytes, !facts.mode.no_backslash_escapes))
 }
 
 /// A string's content. Source: MySQL manual, "String Literals".

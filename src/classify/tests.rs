@@ -203,9 +203,9 @@ fn writes() {
         ("PREPARE s FROM @a", UNKNOWN, None),
         ("SIGNAL SQLSTATE '45000'", UNKNOWN, None),
         ("nonsense", UNKNOWN, None),
-        ("SET", UNKNOWN, None),
-        ("SET a", UNKNOWN, None),
-        ("SET SESSION AUTHORIZATION root", UNKNOWN, None),
+        ("SET", UNKNOWN, SLAVE),
+        ("SET a", UNKNOWN, SLAVE),
+        ("SET SESSION AUTHORIZATION root", UNKNOWN, SLAVE),
     ]);
 }
 
@@ -320,6 +320,12 @@ fn what_would_hide_writes_is_refused_everywhere() {
         "SET /*!50000 sql_log_bin */ = 0",
         "/*!99999 ' */ SET sql_log_bin = 0 -- '",
         "CREATE PROCEDURE p() BEGIN SET sql_log_bin = 0; END",
+        "CREATE PROCEDURE p() EXECUTE IMMEDIATE 'SET sql_log_bin = 0'",
+        "CREATE PROCEDURE p() EXECUTE IMMEDIATE 'SET s\\ql_log' '_bin = 0'",
+        "CREATE PROCEDURE p() EXECUTE IMMEDIATE 'DELETE FROM towline.position'",
+        "CREATE PROCEDURE p() BEGIN SET @v = 'sql_log_bin'; SET @s = CONCAT('SET ', @v, '=0'); PREPARE s FROM @s; END",
+        "CREATE PROCEDURE p() BEGIN SET @a = 1; SET @v = 'sql_log_bin'; EXECUTE IMMEDIATE CONCAT('SET ', @v, '=0'); END",
+        "CREATE EVENT e ON SCHEDULE EVERY 1 DAY DO BEGIN PREPARE s FROM \"XA START 'a'\"; EXECUTE s; END",
         "CREATE OR REPLACE DEFINER = 'a'@'b' FUNCTION f() RETURNS INT BEGIN SET @@session.gtid_domain_id = 5; RETURN 1; END",
         "BEGIN NOT ATOMIC SET SESSION sql_log_bin = 0; END",
         "UPDATE towline.position SET seq = 1",
@@ -347,6 +353,9 @@ fn what_only_looks_like_it_is_not_refused() {
         ("INSERT INTO app.towline VALUES (1)", WRITE, None),
         ("CREATE USER towline", WRITE, None),
         ("SELECT @@sql_log_bin, @@server_id", READ, None),
+        ("CREATE PROCEDURE p() EXECUTE IMMEDIATE 'DELETE FROM t'", WRITE, None),
+        ("CREATE PROCEDURE p() EXECUTE IMMEDIATE CONCAT('DELETE FROM ', 't')", WRITE, None),
+        ("CREATE PROCEDURE p() INSERT INTO note VALUES ('SET sql_log_bin = 0')", WRITE, None),
     ]);
 }
 

@@ -368,7 +368,7 @@ async fn what_the_text_does_not_show_the_server_refuses() {
     // What the server has shown is known from then on.
     check_refusal("a view that writes", "again", client.query_drop("SELECT * FROM d.innocent").await);
     // So is what it says behind more rows than are read at once.
-    let late = "SELECT seq, REPEAT('x', 100) FROM seq_1_to_20000; SELECT * FROM d.innocent";
+    let late = "SELECT seq, REPEAT('x', 100) FROM d.seq_1_to_20000; SELECT * FROM d.innocent";
     match client.query_drop(late).await {
         Err(mysql_async::Error::Server(error)) => assert_eq!(error.code, 1792, "{error}"),
         outcome => panic!("{outcome:?}"),
