@@ -270,10 +270,10 @@ impl<F: Future<Output = Result<Reply, Error>>> Future for ClassifyFuture<F> {
 
 #[cfg(test)]
 mod tests {
-    use tower::service_fn;
+    use tower::{Layer, service_fn};
 
     use super::*;
-    use crate::{Completion, Session, layers::guard::GuardLayer, testing};
+    use crate::{Completion, layers::guard::GuardLayer, testing};
 
     /// What each command byte is that a node carries out, and whether a slave refuses it. What is no SQL stands here for
     /// itself; of what has SQL, the SQL is asked (here it reads), and of an execute its preparation (here there is none).
@@ -315,7 +315,9 @@ mod tests {
             seen.lock().expect("no test panics with it").extend(command.plan().map(|plan| plan.intent));
             guard.call(command)
         });
-        Node { session: testing::session(role), service: ClassifyLayer::default().layer(inner), intents }
+        let session = testing::session(role);
+        let service = ClassifyLayer::default().session(&session, inner);
+        Node { session, service, intents }
     }
 
     impl<S: Service<Command, Response = Reply, Error = Error>> Node<S> {
