@@ -15,6 +15,7 @@
 //! # }
 //! ```
 
+mod descriptors;
 mod error;
 mod reload;
 mod server;
@@ -133,6 +134,7 @@ impl NodeBuilder {
     /// # Errors
     /// Why it could not start.
     pub async fn run(self) -> Result<(), NodeError> {
+        descriptors::raise_limit(self.config.limits.connections_max.get());
         // Heard from the first moment on, so that a node can be stopped while it starts.
         let mut terminate = signal(SignalKind::terminate()).map_err(NodeError::System)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(NodeError::System)?;

@@ -94,9 +94,9 @@ fn deflate(out: &mut Vec<u8>, piece: &[u8]) -> bool {
 
 /// Makes pieces of packets that come in any parts.
 ///
-/// - A piece begins with a packet's header, but for the rest of one that is longer than [`LONG_PIECE_MAX`].
-/// - What is held back is the packet under way: up to [`WAITING_MAX`] bytes as they are, of a longer one what zlib makes
-///   of it. That is 16 MB at most, and nothing between packets.
+/// - A piece begins with a packet's header, but for the rest of one that is longer than 15 MB.
+/// - What is held back is the packet under way: up to 64 kB as they are, and of a longer one what zlib makes of it. That
+///   is 16 MB at most, and nothing between packets.
 #[derive(Debug, Default)]
 pub struct Packer {
     /// The number of the next piece.
