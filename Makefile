@@ -10,7 +10,8 @@ test:
 	scripts/install-mariadb.sh mariadb curl
 	cargo test --workspace --locked
 
-# Whether what is called a read reads: MariaDB's own test suites, judged by scratch servers. Takes minutes.
+# Whether what is called a read reads: MariaDB's own test suites, judged by scratch servers. Takes minutes, and writes
+# tests/it/corpus/counts.md.
 corpus:
 	scripts/install-mariadb.sh mariadb-test-data
 	cargo test --locked --test it -- --ignored --nocapture corpus::

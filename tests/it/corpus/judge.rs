@@ -1,6 +1,6 @@
 //! Asks a scratch server what a statement does.
 
-use std::{path::Path, time::Duration};
+use std::{collections::HashSet, path::Path, time::Duration};
 
 use mysql_async::{Conn, DriverError, Error, prelude::Queryable};
 use tokio::time::timeout;
@@ -19,12 +19,17 @@ const READ_ONLY_TRANSACTION: u16 = 1792;
 /// The server's error number for what an option of its forbids.
 const OPTION_PREVENTS: u16 = 1290;
 
-/// What a session shows of itself between two statements.
-const STATE: &str = "SELECT @@GLOBAL.gtid_binlog_pos, DATABASE(), @@sql_mode, @@character_set_client, \
+/// What a session shows of itself between two statements. Scripts set `character_set_results`, too.
+const STATE: &str = "SELECT CAST(@@GLOBAL.gtid_binlog_pos AS BINARY), DATABASE(), @@sql_mode, @@character_set_client, \
                      @@in_transaction, @@autocommit";
 
 /// The end of the binlog.
-const BINLOG: &str = "SELECT @@GLOBAL.gtid_binlog_pos";
+const BINLOG: &str = "SELECT CAST(@@GLOBAL.gtid_binlog_pos AS BINARY)";
+
+/// Under which domain each session writes to the binlog. What the server writes by itself (for INSERT DELAYED, some time
+/// later) goes under neither.
+const SCRIPT_DOMAIN: u32 = 7;
+const READER_DOMAIN: u32 = 8;
 
 /// How the scratch server runs: fast, impatient, and as the suites expect it.
 fn server_args(files: &Path) -> Vec<String> {
@@ -55,7 +60,9 @@ fn server_args(files: &Path) -> Vec<String> {
 pub(super) enum Truth {
     /// A read-only session ran it, or it left nothing in the binlog.
     Reads,
-    /// A read-only session refused it, or the binlog grew.
+    /// A read-only session refused it.
+    Refused,
+    /// It made the binlog grow.
     Writes,
     /// It failed.
     Failed,
@@ -71,7 +78,8 @@ pub(super) struct Judge {
 /// What the server said about the script's session after the last statement.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct State {
-    gtid: String,
+    /// What the script's session and the read-only one have written last.
+    written: [Option<String>; 2],
     schema: String,
     sql_mode: String,
     charset: String,
@@ -114,9 +122,11 @@ impl Judge {
         }
         script.query_drop("CREATE DATABASE test").await?;
         script.query_drop("USE test").await?;
+        script.query_drop(format!("SET gtid_domain_id = {SCRIPT_DOMAIN}")).await?;
         let mut reader = Conn::new(self.server.opts()).await?;
         reader.query_drop("SET SESSION TRANSACTION READ ONLY").await?;
         reader.query_drop("USE test").await?;
+        reader.query_drop(format!("SET gtid_domain_id = {READER_DOMAIN}")).await?;
         self.state = State::default();
         self.sessions = Some((script, reader));
         self.follow().await
@@ -136,22 +146,54 @@ impl Judge {
         self.state.schema == schema
     }
 
-    /// Whether a statement names a view, behind which anything may be, or calls this stored function.
-    pub(super) async fn is_behind(&mut self, sql: &[u8], function: Option<&str>) -> bool {
+    /// Whether the server has a stored function of this name, on its own or in a package.
+    pub(super) async fn is_stored(&mut self, function: &str) -> bool {
         let Some((script, _)) = &mut self.sessions else { return false };
-        let text = String::from_utf8_lossy(sql).to_lowercase();
-        let named: Result<Vec<String>, _> = match function {
-            Some(name) => {
-                script
-                    .exec("SELECT routine_name FROM information_schema.routines WHERE routine_name = ?", (name,))
-                    .await
-            }
-            None => script.query("SELECT LOWER(table_name) FROM information_schema.views").await,
+        let found: Result<Option<u8>, _> = script
+            .exec_first(
+                "SELECT 1 FROM information_schema.routines WHERE routine_type = 'FUNCTION' AND routine_name = ? \
+                 OR routine_type = 'PACKAGE BODY' AND LOCATE(CONCAT('function ', LOWER(?)), LOWER(routine_definition))",
+                (function, function),
+            )
+            .await;
+        matches!(found, Ok(Some(_)))
+    }
+
+    /// A view that a statement names and in whose definition, or in that of a view in it, a stored function or a sequence
+    /// is called: what that does, no text of the client's shows.
+    pub(super) async fn view_that_calls(&mut self, sql: &[u8]) -> Option<String> {
+        let (script, _) = self.sessions.as_mut()?;
+        let views: Vec<(String, String)> = script
+            .query("SELECT LOWER(table_name), LOWER(view_definition) FROM information_schema.views")
+            .await
+            .ok()?;
+        let functions: Vec<String> = script
+            .query("SELECT LOWER(routine_name) FROM information_schema.routines WHERE routine_type = 'FUNCTION'")
+            .await
+            .ok()?;
+        let calls = |definition: &str| {
+            let called = functions.iter().any(|name| definition.contains(&format!("`{name}`(")));
+            // DEFAULT takes a column's default, which may be the next value of a sequence.
+            called || ["nextval(", "setval(", "default("].iter().any(|call| definition.contains(call))
         };
+        let mut calling: HashSet<&str> =
+            views.iter().filter(|(_, definition)| calls(definition)).map(|(name, _)| &**name).collect();
+        // Views on such views, until no other is found.
+        loop {
+            let on_one = |definition: &str| calling.iter().any(|name| definition.contains(&format!("`{name}`")));
+            let more: Vec<&str> = views
+                .iter()
+                .filter(|(name, definition)| !calling.contains(&**name) && on_one(definition))
+                .map(|(name, _)| &**name)
+                .collect();
+            if more.is_empty() {
+                break;
+            }
+            calling.extend(more);
+        }
+        let text = String::from_utf8_lossy(sql).to_lowercase();
         let mut words = text.split(|c: char| !c.is_alphanumeric() && c != '_');
-        named.is_ok_and(|names| {
-            !names.is_empty() && (function.is_some() || words.any(|word| names.iter().any(|name| name == word)))
-        })
+        words.find(|word| calling.contains(word)).map(str::to_owned)
     }
 
     /// Runs a statement of this plan and tells what it was. One that may read is first asked of the read-only session.
@@ -176,19 +218,18 @@ impl Judge {
             let outcome = outcome(reader.query_drop(sql).await)?;
             if outcome == Outcome::Ok && plan.intent == Intent::Read {
                 // Nothing in the script's session hangs on it.
-                let gtid: Option<String> = reader.query_first(BINLOG).await?;
-                let gtid = gtid.ok_or(DriverError::ConnectionClosed)?.replace('\0', "");
-                let same = gtid == before.gtid;
+                let gtid: Option<Vec<u8>> = reader.query_first(BINLOG).await?;
+                let same = written(&gtid.ok_or(DriverError::ConnectionClosed)?) == before.written;
                 return Ok(if same { Truth::Reads } else { Truth::Writes });
             }
             alone = Some(outcome);
         }
         let ran = outcome(script.query_drop(sql).await)?;
         self.follow().await?;
-        let binlog_grew = self.state.gtid != before.gtid;
+        let binlog_grew = self.state.written != before.written;
         let commits = plan.intent == Intent::Transaction;
         Ok(match (alone, ran) {
-            (Some(Outcome::RefusedAsWrite), _) | (_, Outcome::RefusedAsWrite) => Truth::Writes,
+            (Some(Outcome::RefusedAsWrite), _) | (_, Outcome::RefusedAsWrite) => Truth::Refused,
             _ if binlog_grew && !commits => Truth::Writes,
             (Some(Outcome::Ok), _) => Truth::Reads,
             // Inside of a transaction the binlog shows nothing yet.
@@ -209,7 +250,7 @@ impl Judge {
         // Results may come in a character set of two or four bytes.
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).replace('\0', "");
         let state = State {
-            gtid: text(gtid),
+            written: written(&gtid),
             schema: text(schema.unwrap_or_default()),
             sql_mode: text(sql_mode),
             charset: text(charset),
@@ -227,6 +268,15 @@ impl Judge {
         self.state = state;
         Ok(())
     }
+}
+
+/// What the two sessions have written last, of the last writes of all domains.
+fn written(gtids: &[u8]) -> [Option<String>; 2] {
+    let gtids = String::from_utf8_lossy(gtids);
+    [SCRIPT_DOMAIN, READER_DOMAIN].map(|domain| {
+        let domain = format!("{domain}-");
+        gtids.split(',').find(|gtid| gtid.starts_with(&domain)).map(str::to_owned)
+    })
 }
 
 async fn server() -> TestServer {
