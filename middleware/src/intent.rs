@@ -116,6 +116,8 @@ pub struct SqlMode {
     /// The client's character set has bytes that look like ASCII inside a character (gbk, big5, sjis …),
     /// so that quotes and backslashes can't be found byte by byte.
     pub ascii_unsafe_charset: bool,
+    /// The client's character set has letters in the place of some of ASCII's signs (swe7), so that names have them.
+    pub ascii_letters_charset: bool,
 }
 
 /// Tells what SQL means to do. Implemented by the node; layers reach it through [`Command::rewrite`](crate::Command::rewrite).

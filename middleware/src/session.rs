@@ -35,6 +35,7 @@ pub struct Session {
     capabilities: AtomicU64,
     status: AtomicU16,
     ascii_unsafe_charset: AtomicBool,
+    ascii_letters_charset: AtomicBool,
     ansi_quotes: AtomicBool,
     names: Mutex<Names>,
     states: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
@@ -79,6 +80,7 @@ impl Session {
             capabilities: AtomicU64::new(DEPRECATE_EOF),
             status: AtomicU16::new(status::AUTOCOMMIT),
             ascii_unsafe_charset: AtomicBool::new(false),
+            ascii_letters_charset: AtomicBool::new(false),
             ansi_quotes: AtomicBool::new(false),
             names: Mutex::new(Names { user: "".into(), schema: "".into() }),
             states: Mutex::default(),
@@ -137,6 +139,7 @@ impl Session {
             no_backslash_escapes: flags & status::NO_BACKSLASH_ESCAPES != 0,
             ansi_quotes: flags & status::ANSI_QUOTES != 0 || self.ansi_quotes.load(Relaxed),
             ascii_unsafe_charset: self.ascii_unsafe_charset.load(Relaxed),
+            ascii_letters_charset: self.ascii_letters_charset.load(Relaxed),
         }
     }
 
@@ -176,9 +179,11 @@ impl Session {
         self.ansi_quotes.store(yes, Relaxed);
     }
 
-    /// Records that the client's character set changed.
-    pub fn set_ascii_unsafe_charset(&self, yes: bool) {
-        self.ascii_unsafe_charset.store(yes, Relaxed);
+    /// Records what the client's character set makes of ASCII: whether its bytes may be parts of other characters, and
+    /// whether some of its signs are letters (see [`SqlMode`]).
+    pub fn set_charset(&self, ascii_unsafe: bool, ascii_letters: bool) {
+        self.ascii_unsafe_charset.store(ascii_unsafe, Relaxed);
+        self.ascii_letters_charset.store(ascii_letters, Relaxed);
     }
 
     /// What the client and the server have agreed on, as in the login packet; MariaDB's own flags in the upper half.

@@ -178,6 +178,10 @@ impl<'a> Lexer<'a> {
         if mode.ascii_unsafe_charset && !sql.is_ascii() {
             flags |= Flags::AMBIGUOUS;
         }
+        if mode.ascii_letters_charset && sql.iter().any(|byte| matches!(byte, b'[' | b']' | b'^' | b'{' | b'}' | b'~'))
+        {
+            flags |= Flags::AMBIGUOUS;
+        }
         // No packet is so long, and a token's place has 32 bits.
         let too_long = u32::try_from(sql.len()).is_err();
         if too_long {

@@ -503,7 +503,7 @@ impl Noticed {
     /// `s.nextval` draws from a sequence (MariaDB under `sql_mode=ORACLE`).
     #[inline(always)]
     fn name(&mut self, token: Token, sql: &[u8]) {
-        if self.last.kind == Kind::Dot && matches!(token.len(), 7 | 9) && is_nextval(token.bytes(sql)) {
+        if self.last.kind == Kind::Dot && matches!(token.len(), 7 | 9) && is_nextval(token, sql) {
             self.flags |= Flags::SEQUENCE;
         }
     }
@@ -568,7 +568,8 @@ fn is_naming(word: &[u8]) -> bool {
 }
 
 /// `nextval`, quoted or not.
-fn is_nextval(name: &[u8]) -> bool {
-    let quotes = usize::from(name.len() == 9);
-    name[quotes..name.len() - quotes].eq_ignore_ascii_case(b"NEXTVAL")
+fn is_nextval(token: Token, sql: &[u8]) -> bool {
+    let name = token.bytes(sql);
+    let name = if token.kind == Kind::Quoted { &name[1..name.len() - 1] } else { name };
+    name.eq_ignore_ascii_case(b"NEXTVAL")
 }

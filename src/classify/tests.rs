@@ -405,6 +405,12 @@ fn modes_and_charsets_decide_where_a_string_ends() {
     assert_eq!((intent(sql, plain), intent(sql, unsafe_charset)), (UNKNOWN, UNKNOWN));
     let sql = b"SELECT '\xc3\xa4'";
     assert_eq!((intent(sql, plain), intent(sql, unsafe_charset)), (READ, UNKNOWN));
+    // Letters in swe7.
+    let letters = SqlMode { ascii_letters_charset: true, ..plain };
+    for sql in ["SELECT ~abs(1)", "SELECT abs^(1)", "SELECT 1, {abs(1), '}'"] {
+        assert_eq!(intent(sql.as_bytes(), letters), UNKNOWN, "{sql}");
+    }
+    assert_eq!((intent(b"SELECT ~abs(1)", plain), intent(b"SELECT abs(1)", letters)), (READ, READ));
     // A no-break space in latin1.
     assert_eq!(intent(b"SELECT * FROM t FOR\xa0UPDATE", plain), UNKNOWN);
     assert_eq!(intent("SELECT `ä`, ö FROM t".as_bytes(), plain), READ);
@@ -506,6 +512,7 @@ fn no_scan_of_mutated_bytes_panics() {
                         no_backslash_escapes: random.bool(),
                         ansi_quotes: random.bool(),
                         ascii_unsafe_charset: random.bool(),
+                        ascii_letters_charset: random.bool(),
                     };
                     let scan = scanners[number % scanners.len()].scan(&sql, mode);
                     assert_ne!(scan.digest, 0);
@@ -545,7 +552,7 @@ fn every_disguise_is_seen_through() {
         let mode = SqlMode {
             no_backslash_escapes: mode == "NO_BACKSLASH_ESCAPES",
             ansi_quotes: matches!(mode, "ANSI_QUOTES" | "ORACLE"),
-            ascii_unsafe_charset: false,
+            ..SqlMode::default()
         };
         for classifier in [SqlClassifier::for_server("10.11.19-MariaDB"), SqlClassifier::new()] {
             let plan = classifier.classify(sql.replace('⏎', "\n").as_bytes(), mode);
@@ -665,7 +672,7 @@ proptest! {
                 _ => sql.splice(at..at, [b"'\"`\\("[byte as usize % 5]]).for_each(drop),
             }
         }
-        let mode = SqlMode { no_backslash_escapes: flags[0], ansi_quotes: flags[1], ascii_unsafe_charset: flags[2] };
+        let mode = SqlMode { no_backslash_escapes: flags[0], ansi_quotes: flags[1], ascii_unsafe_charset: flags[2], ..SqlMode::default() };
         SqlClassifier::new().classify(&sql, mode);
     }
 

@@ -154,8 +154,7 @@ impl Rest {
         if let Some(login) = login.and_then(|payload| ChangeUser::decode(payload, upstream.client_capabilities)) {
             self.after.session.set_user(&login.user);
             self.after.session.set_schema(&login.schema);
-            let collation = login.collation.unwrap_or_default();
-            self.after.session.set_ascii_unsafe_charset(tracking::is_ascii_unsafe_collation(collation));
+            tracking::learn_collation(&self.after.session, login.collation.unwrap_or_default());
         }
         if self.after.fence {
             upstream.client_wants = self.after.wanted;

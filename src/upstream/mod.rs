@@ -22,4 +22,4 @@ pub use opening::Opening;
 pub(crate) use password_bridge::{PasswordBridge, Turn};
 pub use rsa_key::LoginKey;
 pub use tracking::Fence;
-pub(crate) use tracking::{Wanted, is_ascii_unsafe_collation, learn};
+pub(crate) use tracking::{Wanted, learn, learn_collation};

@@ -12,9 +12,17 @@ const ASCII_UNSAFE: [&[u8]; 5] = [b"big5", b"sjis", b"gbk", b"cp932", b"gb18030"
 /// The collation ids of those character sets. MariaDB's NOPAD twins are 1024 higher.
 const ASCII_UNSAFE_COLLATIONS: [u16; 11] = [1, 84, 13, 88, 28, 87, 95, 96, 248, 249, 250];
 
-/// Whether the SQL of a client with this collation can't be read byte by byte.
-pub(crate) fn is_ascii_unsafe_collation(id: u16) -> bool {
-    ASCII_UNSAFE_COLLATIONS.contains(&(id & !1024))
+/// The character set in which `[`, `]`, `^`, `{`, `}` and `~` are letters, also to the server's lexer: `~abs(1)` calls a
+/// function of that name. Tried for every character set of both servers; no other has such.
+const ASCII_LETTERS: &[u8] = b"swe7";
+
+/// Its collation ids.
+const ASCII_LETTERS_COLLATIONS: [u16; 2] = [10, 82];
+
+/// Notes the character set that a login's collation brings.
+pub(crate) fn learn_collation(session: &Session, id: u16) {
+    let id = id & !1024;
+    session.set_charset(ASCII_UNSAFE_COLLATIONS.contains(&id), ASCII_LETTERS_COLLATIONS.contains(&id));
 }
 
 /// The part of MySQL's statement that both roles have.
@@ -122,7 +130,7 @@ pub(crate) fn learn(completion: &mut Completion, session: &Session, wanted: Want
                 wanted.gtids
             }
             Change::Variable { name: b"character_set_client", value } => {
-                session.set_ascii_unsafe_charset(ASCII_UNSAFE.contains(&value));
+                session.set_charset(ASCII_UNSAFE.contains(&value), value == ASCII_LETTERS);
                 true
             }
             Change::Variable { name: b"sql_mode", value } => {
@@ -167,7 +175,9 @@ mod tests {
         let mut completion = reported();
         learn(&mut completion, &session, Wanted::default());
         assert_eq!(completion.gtid.as_deref(), Some("0-1-5"));
-        assert!(session.sql_mode().ascii_unsafe_charset);
+        assert!(session.sql_mode().ascii_unsafe_charset && !session.sql_mode().ascii_letters_charset);
+        learn_collation(&session, 82);
+        assert!(!session.sql_mode().ascii_unsafe_charset && session.sql_mode().ascii_letters_charset);
         assert_eq!(&*session.schema(), "shop");
         let mut kept = Vec::new();
         put_variable(&mut kept, b"character_set_client", b"gbk");

@@ -9,7 +9,7 @@ use towline_middleware::{Error, Final, Part, ServerError, Session};
 use super::{MySqlFront, client::Client};
 use crate::{
     transport::Protection,
-    upstream::{Fence, Opening, PasswordBridge, Turn, Upstream, Wanted, is_ascii_unsafe_collation, learn},
+    upstream::{Fence, Opening, PasswordBridge, Turn, Upstream, Wanted, learn, learn_collation},
     wire::{
         capability, err,
         login::{self, Login},
@@ -174,7 +174,7 @@ fn admit(payload: &Bytes, session: &Session) -> Option<Login> {
     let login = Login::decode(payload).ok()?;
     session.set_user(&login.user);
     session.set_schema(&login.schema);
-    session.set_ascii_unsafe_charset(is_ascii_unsafe_collation(login.collation.into()));
+    learn_collation(session, login.collation.into());
     Some(login)
 }
 

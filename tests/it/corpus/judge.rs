@@ -137,6 +137,7 @@ impl Judge {
         SqlMode {
             no_backslash_escapes: self.state.sql_mode.contains("NO_BACKSLASH_ESCAPES"),
             ansi_quotes: self.state.sql_mode.contains("ANSI_QUOTES"),
+            ascii_letters_charset: self.state.charset == "swe7",
             ascii_unsafe_charset: ["big5", "sjis", "gbk", "cp932", "gb18030"].contains(&&*self.state.charset),
         }
     }

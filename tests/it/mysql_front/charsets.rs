@@ -49,13 +49,15 @@ async fn replies_in_any_character_set_are_equal_byte_for_byte() {
 }
 
 /// How a session is set up, and texts that are a read and a write then, and one read to whoever cuts them otherwise.
-const HIDDEN: [(&str, &[u8]); 6] = [
+const HIDDEN: [(&str, &[u8]); 7] = [
     ("SET NAMES gbk", b"SELECT '\xbf\x5c'; DELETE FROM item; -- '"),
     ("SET character_set_client = sjis", b"SELECT '\x83\x5c'; DELETE FROM item; -- '"),
     ("SET sql_mode = 'NO_BACKSLASH_ESCAPES'", b"SELECT 'a\\'; DELETE FROM item; -- '"),
     ("SET sql_mode = CONCAT(@@sql_mode, ',ANSI_QUOTES')", b"SELECT 1 AS \"a\\\"; DELETE FROM item; -- \""),
     ("SET sql_mode = 'ANSI'", b"SELECT 1 AS \"a\\\"; DELETE FROM item; -- \""),
     ("SET @old = @@sql_mode, sql_mode = 'NO_BACKSLASH_ESCAPES,ANSI_QUOTES'", b"SELECT 'a\\'; DELETE FROM item; -- '"),
+    // There `~` is a letter, and `~abs` the name of a stored function.
+    ("SET NAMES swe7", b"SELECT ~abs(id) FROM item"),
 ];
 
 /// On a slave each hidden write is refused by the guard, as text and prepared, and read for what it is once the session
