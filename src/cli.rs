@@ -105,24 +105,28 @@ pub fn main_with(layers: Layers) -> ExitCode {
 }
 
 fn execute(command: Command, layers: Layers) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Runtime::new().context("could not start the runtime")?;
+    let runtime = |threads: usize| {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(threads).enable_all().build().context("could not start the runtime")
+    };
     match command {
         Command::Run(args) => {
             let config = args.load()?;
             log_to_stderr(&config.log)?;
+            let runtime = runtime(config.limits.worker_threads_or_default())?;
             runtime.block_on(Node::builder(config, args.role).layers(layers).run())?;
         }
         Command::Check(args) => {
             let config = args.load()?;
             layers.describe(&config, args.role)?;
-            return runtime.block_on(check_server(&config, args.role));
+            return runtime(1)?.block_on(check_server(&config, args.role));
         }
         Command::Layers(args) => print!("{}", layers.describe(&args.load()?, args.role)?),
         Command::Explain(args) => return explain::explain(&args),
         Command::Classify(args) => return explain::classify(&args),
-        Command::Status(args) => runtime.block_on(print_status(&args.url))?,
-        Command::Verify(args) => return runtime.block_on(verify(&args)),
-        Command::Demo(options) => runtime.block_on(demo::run(options))?,
+        Command::Status(args) => runtime(1)?.block_on(print_status(&args.url))?,
+        Command::Verify(args) => return runtime(1)?.block_on(verify(&args)),
+        Command::Demo(options) => runtime(1)?.block_on(demo::run(options))?,
     }
     Ok(ExitCode::SUCCESS)
 }

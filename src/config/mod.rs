@@ -367,6 +367,8 @@ pub enum AckOnTimeout {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
+    /// Threads that serve clients and slaves; by default [`Limits::worker_threads_or_default`].
+    pub worker_threads: Option<NonZeroUsize>,
     /// MySQL clients at once.
     pub connections_max: NonZeroU32,
     /// The largest packet of a MySQL client, held in memory until it is whole. MySQL's own limit holds besides.
@@ -391,6 +393,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            worker_threads: None,
             connections_max: const { NonZeroU32::new(500).unwrap() },
             packet_bytes_max: const { NonZeroUsize::new(64 << 20).unwrap() },
             handshake_timeout: Duration::from_secs(8),
@@ -399,6 +402,15 @@ impl Default for Limits {
             keepalive: Duration::from_secs(60),
             shutdown_grace: Duration::from_secs(10),
         }
+    }
+}
+
+impl Limits {
+    /// As configured, or half of the cores: the MySQL beside it needs the others, and fewer threads that have more to do
+    /// wake each other less often.
+    pub fn worker_threads_or_default(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        self.worker_threads.map_or_else(|| (cores() / 2).max(1), NonZeroUsize::get)
     }
 }
 

@@ -24,8 +24,9 @@ use crate::{
 
 /// A payload from this size on is written from where it lies, after its header.
 const COPY_MAX: usize = 16 * 1024;
-/// Room made before a read; doubled while reads fill it, up to [`READ_MAX`].
-const READ_MIN: usize = 8 * 1024;
+/// Room made before a read: what a server writes at once (`net_buffer_length`), and so a result that fits in there takes
+/// one read. Doubled while reads fill it, up to [`READ_MAX`].
+const READ_MIN: usize = 16 * 1024 + 512;
 /// 64 kB reads measured best for large results.
 const READ_MAX: usize = 64 * 1024;
 /// The error to everything but a new password.
@@ -281,8 +282,10 @@ impl Upstream {
     /// A dropped future loses nothing.
     pub(super) async fn fill(&mut self) -> Result<(), Error> {
         if self.read.is_empty() {
-            // An idle session holds no buffer.
-            self.read = BytesMut::new();
+            // An idle session holds no buffer; within a reply its memory is used again.
+            if self.clean {
+                self.read = BytesMut::new();
+            }
             self.stream.readable().await.map_err(|error| self.broken(error))?;
         }
         self.read.reserve(self.room);

@@ -81,12 +81,13 @@ async fn serve_commands<S>(
 where
     S: Service<Command, Response = Reply, Error = Error>,
 {
+    let mut stopped = pin!(stop.cancelled());
     loop {
         idle.begin();
         let packet = tokio::select! {
             biased;
             packet = client.read_packet(0) => packet,
-            () = stop.cancelled() => {
+            () = &mut stopped => {
                 client.put_error(0, &ServerError::stopping());
                 return client.flush().await;
             }
