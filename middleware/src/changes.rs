@@ -55,6 +55,11 @@ impl ChangeFeed {
         Listening(listener)
     }
 
+    /// Whether anybody listens.
+    pub fn has_listeners(&self) -> bool {
+        self.lock().iter().any(|listener| listener.strong_count() > 0)
+    }
+
     /// Whether steps are told at all: not while a master's binlog is out of reach or can't be captured.
     pub fn is_live(&self) -> bool {
         self.0.is_live.load(SeqCst)

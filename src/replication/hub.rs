@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use mysql_async::{Conn, Opts, prelude::Queryable};
 use parking_lot::Mutex;
 use reqwest::{Client, Url, header::HeaderValue};
@@ -34,7 +35,7 @@ use super::{
     verify::Summary,
 };
 use crate::{
-    capture::{Capture, CaptureError, CaptureOptions, Source},
+    capture::{Capture, CaptureError, CaptureOptions, Captured, Source},
     config::{Ack, AckOnTimeout},
 };
 
@@ -368,16 +369,17 @@ impl Hub {
         let mut capture = Capture::open(&shared.capture_options()).await?;
         shared.enter(HubState::Running);
         loop {
-            let captured = capture.next().await?;
+            let captured = match capture.next().now_or_never() {
+                Some(captured) => captured?,
+                None => {
+                    if shared.is_unattended() {
+                        tokio::time::sleep(UNATTENDED_PAUSE).await;
+                    }
+                    capture.next().await?
+                }
+            };
             back_off.reset();
-            shared
-                .options
-                .changes
-                .tell(Step { position: captured.transaction.position, changed: captured.changed(&mut Vec::new()) });
-            let entry = Arc::new(Encoded::new(captured));
-            let mark = entry.mark.clone();
-            shared.ring.lock().push(entry);
-            shared.captured.send_replace(mark);
+            shared.note(captured);
         }
     }
 
@@ -496,6 +498,28 @@ struct History {
 }
 
 impl Shared {
+    /// Whether nobody waits for changes: there is no slave, and no layer that listens.
+    fn is_unattended(&self) -> bool {
+        self.slaves.lock().is_empty() && !self.options.changes.has_listeners()
+    }
+
+    /// Tells and keeps the next transaction. Without a slave it is not kept: one that comes reads the binlog.
+    fn note(&self, captured: Captured) {
+        let position = captured.transaction.position;
+        let mark = if self.is_unattended() {
+            let mark = Mark { position, gtid: captured.transaction.gtid };
+            *self.ring.lock() = Ring::new(mark.clone(), self.options.ring_bytes_max);
+            mark
+        } else {
+            self.options.changes.tell(Step { position, changed: captured.changed(&mut Vec::new()) });
+            let entry = Arc::new(Encoded::new(captured));
+            let mark = entry.mark.clone();
+            self.ring.lock().push(entry);
+            mark
+        };
+        self.captured.send_replace(mark);
+    }
+
     /// Waits until the master's MySQL was reached.
     pub(crate) async fn ready(&self) {
         self.is_ready.cancelled().await;
@@ -589,6 +613,9 @@ impl Shared {
 
 /// How long connecting to a slave may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Where nobody waits for changes, what comes within this time is read at once: each time that the server wakes the node
+/// takes CPU time from clients.
+const UNATTENDED_PAUSE: Duration = Duration::from_millis(20);
 /// How often capture that stopped is tried again: someone may have mended the server.
 const STOPPED_RETRY: Duration = Duration::from_secs(10);
 
