@@ -36,7 +36,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a node until SIGTERM or Ctrl-C.
-    Run(NodeArgs),
+    Run(RunArgs),
     /// Check the configuration and the server behind the node, and print what mends each fault.
     Check(NodeArgs),
     /// Print the layers as a command passes them, with their options.
@@ -67,6 +67,15 @@ impl NodeArgs {
     fn load(&self) -> Result<Config, ConfigError> {
         Config::load(self.config.as_deref(), self.role)
     }
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Lets a slave that is of no cluster yet replace ALL data and accounts on its server by its master's.
+    #[arg(long)]
+    replace: bool,
 }
 
 #[derive(Debug, Args)]
@@ -111,10 +120,11 @@ fn execute(command: Command, layers: Layers) -> anyhow::Result<ExitCode> {
     };
     match command {
         Command::Run(args) => {
-            let config = args.load()?;
+            let config = args.node.load()?;
             log_to_stderr(&config.log)?;
             let runtime = runtime(config.limits.worker_threads_or_default())?;
-            runtime.block_on(Node::builder(config, args.role).layers(layers).run())?;
+            let node = Node::builder(config, args.node.role).layers(layers).replace_data(args.replace);
+            runtime.block_on(node.run())?;
         }
         Command::Check(args) => {
             let config = args.load()?;

@@ -40,6 +40,11 @@ impl ServerError {
         Self::new(1053, b"08S01", "Server shutdown in progress: this Towline node is stopping")
     }
 
+    /// 1053: the node's data is not whole.
+    pub fn loading() -> Self {
+        Self::new(1053, b"08S01", "This Towline slave is fetching a snapshot of its master: try again later")
+    }
+
     /// The text for people; bytes that are no UTF-8 are replaced.
     pub fn text(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.message)

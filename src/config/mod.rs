@@ -293,6 +293,8 @@ pub struct Cluster {
     pub id: Option<String>,
     /// A slave's: the URL of its HTTP as the master reaches it; `http.listen` if absent.
     pub url: Option<HttpUrl>,
+    /// A slave's: whether it fetches a new snapshot by itself when the master's binlog no longer reaches it.
+    pub resnapshot: bool,
     /// How many slaves must have applied a write before its client gets the OK.
     pub ack: Ack,
     /// How long a client's OK waits for them.
@@ -324,6 +326,7 @@ impl Default for Cluster {
             master: None,
             id: None,
             url: None,
+            resnapshot: false,
             ack: Ack::None,
             ack_timeout: Duration::from_secs(5),
             ack_on_timeout: AckOnTimeout::Warning,

@@ -65,6 +65,7 @@ use crate::{
         hub::{Hub, HubOptions},
         protocol::Family,
         registration::Registration,
+        snapshot::SnapshotOptions,
     },
     upstream::{Credentials, Killer, LoginKey},
 };
@@ -108,9 +109,17 @@ pub struct NodeBuilder {
     config: Config,
     role: Role,
     layers: Layers,
+    replace: bool,
 }
 
 impl NodeBuilder {
+    /// Lets a slave that is of no cluster yet replace whatever data its server holds by its master's.
+    #[must_use]
+    pub fn replace_data(mut self, replace: bool) -> Self {
+        self.replace = replace;
+        self
+    }
+
     /// Makes a layer known under a name, for the configuration's `[[layer]]` blocks.
     #[must_use]
     pub fn register<L: UserLayer + 'static>(
@@ -169,7 +178,7 @@ impl NodeBuilder {
     /// # Cancel safety
     /// What was started is ended, a private MariaDB by force, which loses nothing.
     pub async fn start(self) -> Result<Node, NodeError> {
-        let Self { config, role, layers } = self;
+        let Self { config, role, layers, replace } = self;
         // The cheapest mistakes first: before anything is started.
         let tls = config.tls.acceptor()?;
         let reload = Reload::new(config.clone(), layers.registry, config.layer_home(role), tls.clone());
@@ -198,14 +207,23 @@ impl NodeBuilder {
             admin: admin_listener.as_ref().map_or(Ok(http_addr), TcpListener::local_addr).map_err(NodeError::System)?,
         };
 
+        let registration = registration(&config, role, http_addr)?;
         // Replication before the fronts: no write may be acknowledged that nobody would push.
+        let admission = AdmissionLayer::default();
+        let snapshot = registration.as_ref().map(|slave| SnapshotOptions {
+            master: slave.master.clone(),
+            secret: slave.secret.clone(),
+            replace,
+            again: config.cluster.resnapshot,
+            admission: admission.clone(),
+        });
         let replicating =
-            Replicating::start(&config, role, &server, classifier.clone(), reload.home().changes.clone())?;
+            Replicating::start(&config, role, &server, classifier.clone(), reload.home().changes.clone(), snapshot)?;
         // The layers after what they hear from and ask, and before their first command.
         reload.user().replace(user).await?;
         let stack = Stack {
             trace: TraceLayer::default(),
-            admission: AdmissionLayer::default(),
+            admission,
             classify: ClassifyLayer::default(),
             user: reload.user().clone(),
             guard: GuardLayer::new(role),
@@ -252,7 +270,7 @@ impl NodeBuilder {
             serving.push(tokio::spawn(http::serve(listener, http, Routes::Administration, stop.clone())));
         }
         // Once pushes can be taken, and not before.
-        if let Some(registration) = registration(&config, role, http_addr)? {
+        if let Some(registration) = registration {
             let registration = Registration { family: Some(Family::of_version(&version)), ..registration };
             serving.push(tokio::spawn(registration.run(stop.clone())));
         }
@@ -276,7 +294,7 @@ pub struct Node {
 impl Node {
     /// A node to be started, with this configuration and role.
     pub fn builder(config: Config, role: Role) -> NodeBuilder {
-        NodeBuilder { config, role, layers: Layers::default() }
+        NodeBuilder { config, role, layers: Layers::default(), replace: false }
     }
 
     /// Where it serves.
@@ -326,11 +344,12 @@ impl Replicating {
         server: &Server,
         classifier: Arc<dyn Classifier>,
         changes: ChangeFeed,
+        snapshot: Option<SnapshotOptions>,
     ) -> Result<Self, NodeError> {
         let cluster = &config.cluster;
         match role {
             Role::Slave => {
-                Ok(Self::Slave(Applier::start(ApplyOptions { changes, ..ApplyOptions::new(server.opts()) })))
+                Ok(Self::Slave(Applier::start(ApplyOptions { changes, snapshot, ..ApplyOptions::new(server.opts()) })))
             }
             Role::Master => Ok(Self::Master(Hub::start(HubOptions {
                 mysql: server.opts(),

@@ -24,6 +24,7 @@ use super::{
     digest::Snapshot,
     progress::{ApplyState, Progress, Stop, Track},
     protocol::{self, Applied, Batch, Mark, NotApplied, PushRefusal, StreamLine},
+    snapshot::load::{SnapshotOptions, load_until_done},
     tables::slave,
 };
 
@@ -41,6 +42,8 @@ pub struct ApplyOptions {
     pub connect_timeout: Duration,
     /// Is told each applied transaction before the position moves.
     pub changes: ChangeFeed,
+    /// Where the data of an empty server comes from; none leaves it to be applied from the master's first transaction.
+    pub snapshot: Option<SnapshotOptions>,
 }
 
 impl fmt::Debug for ApplyOptions {
@@ -59,6 +62,7 @@ impl ApplyOptions {
             lock_tries: 3,
             connect_timeout: Duration::from_secs(5),
             changes: ChangeFeed::default(),
+            snapshot: None,
         }
     }
 }
@@ -77,6 +81,10 @@ pub struct Applier {
 impl Applier {
     /// Starts to connect; never fails, since MySQL may come later.
     pub fn start(options: ApplyOptions) -> Self {
+        if let Some(snapshot) = &options.snapshot {
+            // Before the first client: the task may run later.
+            snapshot.admission.hold(true);
+        }
         let (orders, inbox) = mpsc::channel(ORDERS_MAX);
         let (track, track_reader) = watch::channel(Track::default());
         let (position, position_reader) = watch::channel(Mark::default());
@@ -224,6 +232,11 @@ fn stopping() -> NotApplied {
     NotApplied { refusal: PushRefusal::Unavailable, message: "this node is stopping".to_owned(), at: None }
 }
 
+fn loading() -> NotApplied {
+    let message = "this slave is fetching a snapshot".to_owned();
+    NotApplied { refusal: PushRefusal::Unavailable, message, at: None }
+}
+
 /// The task that owns the session.
 struct Worker {
     options: ApplyOptions,
@@ -238,6 +251,9 @@ struct Worker {
 
 impl Worker {
     async fn run(mut self) {
+        if !self.have_data(false).await {
+            return;
+        }
         // An error is on record in `track` and tried again below.
         let _ = self.connect().await;
         loop {
@@ -246,8 +262,13 @@ impl Worker {
                 order = self.inbox.recv() => match order {
                     Some(Order::Push { batch, answer }) => {
                         let result = self.push(batch, None).await;
+                        let out_of_reach =
+                            result.as_ref().is_err_and(|answer| answer.refusal == PushRefusal::OutOfReach);
                         // The request may be gone; what was applied stays.
                         let _ = answer.send(result);
+                        if out_of_reach && !self.have_new_data().await {
+                            return;
+                        }
                     }
                     Some(Order::PushStreamed { batch, lines, answer }) => {
                         let result = self.push(batch, Some(lines)).await;
@@ -267,6 +288,42 @@ impl Worker {
             // It ends either way; the server sees it by the closed socket.
             let _ = session.conn.disconnect().await;
         }
+    }
+
+    /// Fetches a new snapshot, if that is wanted, since the master's binlog no longer reaches this slave. False when told
+    /// to stop.
+    async fn have_new_data(&mut self) -> bool {
+        if !self.options.snapshot.as_ref().is_some_and(|options| options.again) {
+            return true;
+        }
+        self.session = None;
+        // Before any of the old data goes.
+        self.options.changes.set_live(false);
+        self.have_data(true).await
+    }
+
+    /// Fetches a snapshot if the server needs one, or `again`; until it has it every push is refused. False when told to
+    /// stop.
+    async fn have_data(&mut self, again: bool) -> bool {
+        let Some(options) = &self.options.snapshot else { return true };
+        options.admission.hold(true);
+        let mut load = std::pin::pin!(load_until_done(options, again, &self.options.mysql, &self.track));
+        loop {
+            let order = tokio::select! {
+                () = &mut load => break,
+                order = self.inbox.recv() => order,
+            };
+            match order {
+                Some(Order::Push { answer, .. } | Order::PushStreamed { answer, .. }) => {
+                    // The request may be gone.
+                    let _ = answer.send(Err(loading()));
+                }
+                Some(Order::Resume { done }) => drop(done),
+                Some(Order::Stop) | None => return false,
+            }
+        }
+        options.admission.hold(false);
+        true
     }
 
     async fn keep_alive(&mut self) {
@@ -325,7 +382,7 @@ impl Worker {
         self.track.send_modify(|track| {
             track.cluster.clone_from(&record.cluster);
             track.mark.clone_from(&record.mark);
-            if matches!(track.state, ApplyState::Unavailable { .. }) {
+            if !matches!(track.state, ApplyState::Stopped(_)) {
                 track.state = ApplyState::Running;
             }
         });
@@ -393,7 +450,13 @@ impl Worker {
         self.note_lag(&batch);
         match result {
             Ok(applied) => Ok(Applied { applied }),
-            Err(Failure::Refused(refusal, reason)) => Err(self.refuse(refusal, &reason)),
+            Err(Failure::Refused(refusal, reason)) => {
+                let answer = self.refuse(refusal, &reason);
+                if refusal == PushRefusal::OutOfReach {
+                    self.note_out_of_reach(&answer.message);
+                }
+                Err(answer)
+            }
             Err(Failure::Stopped(stop)) => {
                 tracing::error!(position = %stop.mark.position, gtid = stop.mark.gtid, tables = ?stop.tables, code = stop.code,
                     error = stop.error, "this slave has stopped: a change can't be applied");
@@ -408,6 +471,18 @@ impl Worker {
                 Err(answer)
             }
         }
+    }
+
+    fn note_out_of_reach(&self, error: &str) {
+        let state = ApplyState::OutOfReach { error: error.to_owned() };
+        self.track.send_if_modified(|track| {
+            let is_new = track.state != state;
+            if is_new {
+                tracing::error!(error, "the master's binlog no longer reaches this slave");
+                track.state = state;
+            }
+            is_new
+        });
     }
 
     fn note_lag(&self, batch: &Batch) {

@@ -48,6 +48,11 @@ pub(crate) enum Reason {
     OtherFamily { own: Family, theirs: Family },
     #[error("this server has no position but holds data (schema `{0}`): start with an empty server or from a snapshot")]
     ForeignData(String),
+    #[error(
+        "this slave needs a new snapshot ({0}): set `cluster.master` and `cluster.resnapshot = true`, or empty its server and \
+         start it again"
+    )]
+    OutOfReach(String),
     #[error("this slave stands at {own}, not at {theirs}")]
     Position { own: Position, theirs: Position },
     #[error(
@@ -188,6 +193,9 @@ async fn judge(session: &mut ApplySession, batch: &Batch) -> Result<(), Failure>
     }
     if batch.epoch < record.fence {
         return refused(P::OldEpoch, Reason::OldEpoch { own: record.fence, theirs: batch.epoch });
+    }
+    if let Some(why) = &batch.out_of_reach {
+        return refused(P::OutOfReach, Reason::OutOfReach(why.clone()));
     }
     if joins {
         let schema = slave::foreign_schema(&mut session.conn).await.map_err(|error| Failure::Session(error.into()))?;

@@ -70,6 +70,10 @@ pub(crate) enum Unfit {
     NoLog,
     #[error("another applier (connection {0}) works on this server: two nodes can't share one MySQL")]
     OtherApplier(u64),
+    #[error(
+        "a snapshot was begun on this server and is not whole: set `cluster.master` to the master's administration, and it goes on"
+    )]
+    Unfinished,
     #[error("MySQL did not answer within {0:?}")]
     Silent(Duration),
 }
@@ -161,6 +165,9 @@ impl ApplySession {
         set_up(&mut conn, is_mariadb, options).await?;
         let server_id = check_settings(&mut conn, is_mariadb).await?;
         let record = slave::open(&mut conn).await?;
+        if slave::snapshot(&mut conn).await?.is_some() {
+            return Err(Unfit::Unfinished.into());
+        }
         let packet: Option<usize> = conn.query_first("SELECT @@max_allowed_packet").await?;
         let statement_bytes_max = packet.unwrap_or(1 << 20) - PACKET_MARGIN;
         Ok(Self {

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use serde::Serialize;
 use towline_middleware::{Epoch, Position};
 
-use super::protocol::{Family, Format, Mark, Transaction, VERSION};
+use super::protocol::{Family, Format, Mark, Transaction};
 use crate::capture::{Captured, Streamed};
 
 /// One transaction of the master, ready to be sent.
@@ -47,21 +47,19 @@ pub(crate) struct BatchHead<'a> {
     pub(crate) family: Option<Family>,
     pub(crate) after: &'a Mark,
     pub(crate) head: Position,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) out_of_reach: Option<&'a str>,
     pub(crate) formats: Vec<&'a Format>,
 }
 
 /// The body of a push, as pieces to be sent one after the other. Short transactions are put together, long ones are
 /// shared with the ring.
-pub(crate) fn body(
-    cluster: &str,
-    (epoch, family): (Epoch, Option<Family>),
-    after: &Mark,
-    head: Position,
-    transactions: &[Arc<Encoded>],
-) -> Vec<Bytes> {
+///
+/// The formats in the head are filled in.
+pub(crate) fn body<'a>(mut head: BatchHead<'a>, transactions: &'a [Arc<Encoded>]) -> Vec<Bytes> {
     let mut formats: Vec<&Format> = transactions.iter().filter_map(|entry| entry.format.as_deref()).collect();
     formats.dedup_by_key(|format| format.id);
-    let head = BatchHead { version: VERSION, cluster, epoch, family, after, head, formats };
+    head.formats = formats;
     let mut head = serde_json::to_vec(&head).expect("a head has no map with keys that are no text");
     head.pop();
     let mut pieces = Vec::new();
@@ -92,7 +90,7 @@ const PIECE_BYTES: usize = 64 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replication::protocol::{Action, Batch, Binary, Change, RowsChange, RowsOf};
+    use crate::replication::protocol::{Action, Batch, Binary, Change, RowsChange, RowsOf, VERSION};
 
     #[test]
     fn a_body_reads_back_as_the_batch_that_it_is() {
@@ -123,7 +121,17 @@ mod tests {
             })
             .collect();
         for count in [0, 1, 4] {
-            let pieces = body("c", (Epoch(2), Some(Family::MariaDb)), &after, Position::new(2, 4), &entries[..count]);
+            let head = BatchHead {
+                version: VERSION,
+                cluster: "c",
+                epoch: Epoch(2),
+                family: Some(Family::MariaDb),
+                after: &after,
+                head: Position::new(2, 4),
+                out_of_reach: None,
+                formats: Vec::new(),
+            };
+            let pieces = body(head, &entries[..count]);
             let batch: Batch = serde_json::from_slice(&pieces.concat()).unwrap();
             assert_eq!(batch.transactions, transactions[..count]);
             assert_eq!(batch.formats.len(), count.min(1));

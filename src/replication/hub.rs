@@ -15,7 +15,7 @@ use mysql_async::{Conn, Opts, prelude::Queryable};
 use parking_lot::Mutex;
 use reqwest::{Client, Url, header::HeaderValue};
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use towline_middleware::{
     Acknowledgement, BoxFuture, ChangeFeed, Classifier, Epoch, Position, Replication, Sequence, Step,
@@ -31,6 +31,10 @@ use super::{
     ring::{BatchLimits, Ring},
     sender::{self, Slave},
     slave_status::SlaveStatus,
+    snapshot::{
+        Plan, RowsLine, RowsQuestion,
+        source::{SnapshotError, Snapshots},
+    },
     tables::master::{self, ClusterRecord, RegisteredSlave},
     verify::Summary,
 };
@@ -198,6 +202,7 @@ impl Hub {
             registration: tokio::sync::Mutex::default(),
             verifying: tokio::sync::Mutex::default(),
             verified: Mutex::default(),
+            snapshots: Snapshots::default(),
             unlogged_writes: AtomicU64::new(0),
             stop: CancellationToken::new(),
             options,
@@ -269,6 +274,41 @@ impl Hub {
     /// Pushes to a slave again. False if there is none of that id.
     pub fn resume(&self, id: &str) -> bool {
         self.shared.set_pause(id, None)
+    }
+
+    /// Begins a snapshot for a new slave, or tells the plan of the one with this name.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub async fn snapshot(&self, id: Option<&str>) -> Result<Plan, SnapshotError> {
+        let shared = &self.shared;
+        if let Some(id) = id {
+            return shared.snapshots.plan(id).ok_or(SnapshotError::Unknown);
+        }
+        if shared.history.get().is_none() {
+            return Err(SnapshotError::NotReady);
+        }
+        let (cluster, epoch) = shared.cluster();
+        let (before, tables, after) = Default::default();
+        let id = format!("{:032x}", fastrand::u128(..));
+        let plan = Plan { id, cluster, epoch, family: shared.family(), mark: Mark::default(), before, tables, after };
+        shared.snapshots.begin(shared, plan).await
+    }
+
+    /// The rows of a table of a snapshot, as they are taken.
+    ///
+    /// # Errors
+    /// There is no such snapshot or table.
+    pub fn snapshot_rows(&self, question: RowsQuestion) -> Result<mpsc::Receiver<RowsLine>, SnapshotError> {
+        self.shared.snapshots.rows(question)
+    }
+
+    /// Lets a snapshot go.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn end_snapshot(&self, id: &str) -> Result<(), SnapshotError> {
+        if self.shared.snapshots.end(id) { Ok(()) } else { Err(SnapshotError::Unknown) }
     }
 
     /// What the last verification has found; none before the first.
@@ -486,6 +526,7 @@ pub(crate) struct Shared {
     pub(super) verifying: tokio::sync::Mutex<()>,
     /// What that found last.
     pub(super) verified: Mutex<Option<Summary>>,
+    snapshots: Snapshots,
     unlogged_writes: AtomicU64,
     stop: CancellationToken,
     options: HubOptions,

@@ -3,6 +3,7 @@
 //! On the master [`hub`] captures transactions into a `ring`, each `encoded` once; a `sender` per slave takes them from
 //! there, or from the binlog by `catch_up`, and pushes them, one that is too long for memory by `stream_push`; `acks` tells when enough slaves have one.
 //! `verify` compares what the slaves hold with what the master holds, by the numbers that `digest` makes of tables.
+//! A new slave gets its data by a [`snapshot`].
 //! On the slave [`apply`] takes batches; `apply_batch` decides whether one is the next and cuts it into groups,
 //! `apply_session` makes each a transaction of MySQL, `schema_change` runs what commits by itself.
 
@@ -17,6 +18,7 @@ mod catch_up;
 pub mod digest;
 mod encoded;
 pub mod hub;
+pub(crate) mod json_lines;
 pub mod progress;
 pub mod protocol;
 mod push;
@@ -25,6 +27,7 @@ mod ring;
 mod schema_change;
 mod sender;
 pub mod slave_status;
+pub mod snapshot;
 mod stream_push;
 mod streamed_rows;
 mod tables;

@@ -44,8 +44,28 @@ pub enum ApplyState {
         /// What is wrong and how it is mended.
         error: String,
     },
+    /// The master's binlog no longer reaches it: it needs a new snapshot.
+    OutOfReach {
+        /// What the master's server says, and the mend.
+        error: String,
+    },
+    /// It fetches the master's data; until that is whole it serves no client.
+    Loading(SnapshotProgress),
     /// A change can't be applied; it stays there until someone mends it and resumes, or restarts the node.
     Stopped(Stop),
+}
+
+/// How far a snapshot is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SnapshotProgress {
+    /// Where it stands.
+    pub position: Position,
+    /// How many tables it has.
+    pub tables: usize,
+    /// How many rows are here.
+    pub rows: u64,
+    /// About how much of it is here, by the master's estimate of its rows.
+    pub percent: u64,
 }
 
 /// The change that stopped a slave.

@@ -28,7 +28,7 @@
 //! {"commit": 2}
 //! ```
 
-use base64::{Engine, prelude::BASE64_STANDARD};
+use base64::{Engine, display::Base64Display, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
 use towline_middleware::{Changed, Epoch, Position};
 
@@ -87,6 +87,10 @@ pub struct Batch {
     /// The newest position in the master's binlog when it sent this: what the slave measures its lag against.
     #[serde(default)]
     pub head: Position,
+    /// Set when the master's binlog no longer holds what follows `after`: what its server says. The slave needs a new
+    /// snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out_of_reach: Option<String>,
     /// Every format description that the transactions refer to.
     pub formats: Vec<Format>,
     /// In commit order. Empty asks only whether the slave stands at `after`.
@@ -285,6 +289,8 @@ pub enum PushRefusal {
     OtherFamily,
     /// 400: the format's version is not spoken here.
     Version,
+    /// 409: the master's binlog no longer reaches it: it needs a new snapshot.
+    OutOfReach,
     /// 422: the batch was damaged on its way (CRC, base64, order). Nothing of it was applied; send it again.
     Damaged,
     /// 422: a change can't be applied. The slave stays where it is until someone mends it.
@@ -305,7 +311,7 @@ impl PushRefusal {
     /// The HTTP status that goes with it.
     pub fn status(self) -> u16 {
         match self {
-            Self::Position | Self::Forked => 409,
+            Self::Position | Self::Forked | Self::OutOfReach => 409,
             Self::OldEpoch | Self::OtherCluster | Self::OtherFamily => 403,
             Self::Version => 400,
             Self::Damaged | Self::Stopped => 422,
@@ -327,7 +333,8 @@ impl std::fmt::Debug for Binary {
 
 impl Serialize for Binary {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&BASE64_STANDARD.encode(&self.0))
+        // Without a text of its own, which would be longer than the bytes.
+        serializer.collect_str(&Base64Display::new(&self.0, &BASE64_STANDARD))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -11,9 +12,9 @@ use super::{
     acks::AckId,
     back_off::BackOff,
     catch_up::CatchUp,
-    encoded::{Encoded, body},
+    encoded::{BatchHead, Encoded, body},
     hub::Shared,
-    protocol::{Mark, NotApplied, PushRefusal},
+    protocol::{Mark, NotApplied, PushRefusal, VERSION},
     push::PushTarget,
     ring::Following,
     slave_status::{SlaveState, SlaveStatus},
@@ -138,6 +139,11 @@ impl Sender {
                 Some(cursor) if self.confirmed => match self.next_batch(&cursor).await {
                     Ok(batch) => batch,
                     Err(state) => {
+                        if let SlaveState::NeedsSnapshot { error } = &state {
+                            // It may fetch a new one by itself; if it does not hear this it does so the next time.
+                            let told = self.pieces(&cursor, Some(error), &[]);
+                            let _ = self.target.post(told).await;
+                        }
                         self.wait_in(state).await;
                         continue;
                     }
@@ -233,9 +239,7 @@ impl Sender {
 
     async fn push(&self, after: &Mark, batch: &[Arc<Encoded>]) -> Result<Result<Mark, NotApplied>, StreamError> {
         let shared = &self.shared;
-        let (cluster, epoch) = shared.cluster();
-        let head = shared.captured.borrow().position;
-        let pieces = body(&cluster, (epoch, shared.family()), after, head, batch);
+        let pieces = self.pieces(after, None, batch);
         let streamed = batch.first().and_then(|entry| Some((&entry.mark.gtid, entry.streamed.as_ref()?)));
         let answer = match streamed {
             Some((gtid, streamed)) => {
@@ -246,6 +250,15 @@ impl Sender {
             None => self.target.post(pieces).await?,
         };
         Ok(answer.map(|answer| answer.applied))
+    }
+
+    /// The body of a push.
+    fn pieces(&self, after: &Mark, out_of_reach: Option<&str>, batch: &[Arc<Encoded>]) -> Vec<Bytes> {
+        let shared = &self.shared;
+        let (cluster, epoch) = shared.cluster();
+        let head = shared.captured.borrow().position;
+        let (version, family, formats) = (VERSION, shared.family(), Vec::new());
+        body(BatchHead { version, cluster: &cluster, epoch, family, after, head, out_of_reach, formats }, batch)
     }
 
     async fn answered(&mut self, after: &Mark, batch: &[Arc<Encoded>], answer: Result<Mark, NotApplied>) {

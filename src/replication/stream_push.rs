@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{
-    protocol::{Applied, NotApplied, StreamLine},
+    protocol::{Applied, Change, NotApplied, StreamLine},
     push::{PushError, PushTarget},
 };
 use crate::capture::{CaptureError, Rereading};
@@ -79,7 +79,14 @@ async fn room(lines: &mpsc::Sender<Bytes>, limit: Duration) -> Result<mpsc::Perm
 }
 
 fn line(line: &StreamLine) -> Bytes {
-    let mut json = serde_json::to_vec(line).expect("a line has no map with keys that are no text");
+    // A vector that grows holds a long line twice.
+    let mut json = match line {
+        StreamLine::Change(Change::Rows(rows)) => {
+            Vec::with_capacity((rows.maps.0.len() + rows.events.0.len()) / 2 * 3 + 4096)
+        }
+        _ => Vec::new(),
+    };
+    serde_json::to_writer(&mut json, line).expect("a line has no map with keys that are no text");
     json.push(b'\n');
     json.into()
 }

@@ -18,6 +18,7 @@ mod mysql_front;
 mod node;
 mod readme;
 mod round_trip;
+mod snapshot;
 mod streamed;
 mod support;
 mod verify;

@@ -64,6 +64,7 @@ impl Pair {
                 family: None,
                 after: std::mem::replace(&mut self.at, next.clone()),
                 head: next.position,
+                out_of_reach: None,
                 formats: captured.format.iter().map(|format| format.as_ref().clone()).collect(),
                 transactions: vec![captured.transaction],
             };

@@ -1,4 +1,4 @@
-//! Middleware that refuses commands while the node is stopping, and counts those that run.
+//! Middleware that refuses commands while the node is stopping or has no whole data, and counts those that run.
 
 use std::{
     future::Future,
@@ -18,6 +18,7 @@ use crate::{Command, Error, Front, Reply, ServerError};
 #[derive(Debug, Default)]
 struct Gate {
     stopping: AtomicBool,
+    held: AtomicBool,
     running: AtomicUsize,
 }
 
@@ -29,6 +30,11 @@ impl AdmissionLayer {
     /// From now on every new command of a MySQL client is refused with error 1053.
     pub fn close(&self) {
         self.0.stopping.store(true, Ordering::Release);
+    }
+
+    /// Refuses every command of any client with error 1053 while `held`: the data is not whole.
+    pub fn hold(&self, held: bool) {
+        self.0.held.store(held, Ordering::Release);
     }
 
     /// Commands between their arrival and the head of their reply.
@@ -68,8 +74,11 @@ where
         // A command without a reply can't be refused, and a client that leaves is welcome to. A request of HTTP is one
         // unit of work though it may be several commands long: its front admits it as a whole.
         let refusable = command.kind().has_reply() && command.session().front() == Front::MySql;
+        if self.gate.held.load(Ordering::Acquire) && command.kind().has_reply() {
+            return AdmissionFuture::Refused { error: Some(ServerError::loading()) };
+        }
         if self.gate.stopping.load(Ordering::Acquire) && refusable {
-            return AdmissionFuture::Refused;
+            return AdmissionFuture::Refused { error: Some(ServerError::stopping()) };
         }
         self.gate.running.fetch_add(1, Ordering::AcqRel);
         AdmissionFuture::Running { inner: self.inner.call(command), permit: Permit(self.gate.clone()) }
@@ -92,8 +101,8 @@ pin_project! {
     #[allow(missing_docs, private_interfaces)] // a variant's fields can't carry docs through the macro
     #[derive(Debug)]
     pub enum AdmissionFuture<F> {
-        /// The node is stopping.
-        Refused,
+        /// It can't be served now.
+        Refused { error: Option<ServerError> },
         /// The inner service runs.
         Running {
             #[pin]
@@ -108,7 +117,9 @@ impl<F: Future<Output = Result<Reply, Error>>> Future for AdmissionFuture<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
-            Projected::Refused => Poll::Ready(Ok(Reply::err(ServerError::stopping()))),
+            Projected::Refused { error } => {
+                Poll::Ready(Ok(Reply::err(error.take().unwrap_or_else(ServerError::stopping))))
+            }
             Projected::Running { inner, .. } => inner.poll(cx),
         }
     }

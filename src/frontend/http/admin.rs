@@ -23,7 +23,7 @@ use crate::replication::{hub::Hub, protocol::Family, verify::Verified};
 const BODY_BYTES_MAX: usize = 16 * 1024;
 
 impl HttpFront {
-    fn hub(&self, uri: &Uri) -> Result<&Hub, HttpError> {
+    pub(super) fn hub(&self, uri: &Uri) -> Result<&Hub, HttpError> {
         match &self.0.state.replication {
             NodeReplication::Master(hub) => Ok(hub),
             NodeReplication::Slave(_) => Err(self.unknown_path(uri)),
@@ -80,8 +80,8 @@ pub(super) async fn remove_slave(
     Ok(Json(json!({ "removed": id })).into_response())
 }
 
-/// The `id` of a request that concerns one slave.
-fn slave_id(uri: &Uri) -> Result<String, HttpError> {
+/// The `id` of a request that concerns one slave or snapshot.
+pub(super) fn slave_id(uri: &Uri) -> Result<String, HttpError> {
     let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(uri).map_err(HttpError::Parameters)?;
     let id = parameters.into_iter().find(|(name, _)| name == "id").map(|(_, id)| id);
     let missing = || InvalidJson::MissingField { place: uri.path().to_owned(), field: "id" };

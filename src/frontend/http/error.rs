@@ -13,7 +13,7 @@ use towline_middleware::{Error, ServerError};
 use super::{json::InvalidJson, json_command::InvalidCommand, rows::RowError};
 use crate::{
     node::ReloadError,
-    replication::hub::HubError,
+    replication::{hub::HubError, snapshot::SnapshotError},
     upstream::{ConnectError, LoginError},
 };
 
@@ -218,6 +218,9 @@ pub(crate) enum HttpError {
         /// The name.
         id: String,
     },
+    /// A snapshot, or rows of it, can't be had.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// Something broke that should not have.
     #[error("an internal error; see the node's log")]
     Internal,
@@ -269,7 +272,9 @@ impl HttpError {
             Self::ForeignHost { .. } => StatusCode::FORBIDDEN,
             Self::ForwardedToSlave => StatusCode::MISDIRECTED_REQUEST,
             Self::MasterBroke { .. } | Self::NoMaster { .. } => StatusCode::BAD_GATEWAY,
-            Self::UnknownPath { .. } | Self::UnknownSlave { .. } => StatusCode::NOT_FOUND,
+            Self::UnknownPath { .. }
+            | Self::UnknownSlave { .. }
+            | Self::Snapshot(SnapshotError::Unknown | SnapshotError::Table(_)) => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimedOut { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -284,6 +289,7 @@ impl HttpError {
             | Self::Connect(_)
             | Self::Hub(_)
             | Self::MasterAway { .. }
+            | Self::Snapshot(_)
             | Self::AccountBusy { .. }
             | Self::Session(Error::Upstream(_) | Error::Protocol { .. } | Error::Client(_))
             | Self::Row(_) => StatusCode::SERVICE_UNAVAILABLE,

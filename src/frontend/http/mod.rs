@@ -9,7 +9,7 @@
 //! | `/master`, `/slave` | commands of clients; on a slave also the master's pushes |
 //! | `/healthz`, `/readyz` | whether the process lives, and whether it can serve |
 //! | `/status`, `/metrics` | how it fares, as JSON and for Prometheus |
-//! | `/admin/…` | the master's list of slaves; a slave's applier |
+//! | `/admin/…` | the master's list of slaves, and snapshots for them; a slave's applier |
 
 mod accounts;
 mod admin;
@@ -22,7 +22,6 @@ mod execute;
 mod forward;
 mod json;
 mod json_command;
-mod lines;
 mod parameters;
 mod request;
 mod rows;
@@ -30,6 +29,7 @@ mod run;
 mod search;
 mod server;
 mod slave;
+mod snapshots;
 mod sql_text;
 mod status;
 mod stream;

@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use subtle::ConstantTimeEq;
 
-use super::{HttpError, HttpFront};
+use super::{HttpError, HttpFront, stream::NDJSON};
 use crate::upstream::Credentials;
 
 /// How long the rest of a body that is too long is read and thrown away: a client that gets its answer while it still
@@ -90,6 +90,12 @@ impl HttpFront {
         let timed_out = |_| HttpError::BodyTimedOut { timeout_ms: timeout.as_millis() };
         tokio::time::timeout(timeout, collect(headers, body, limit)).await.map_err(timed_out)?
     }
+}
+
+/// Whether a body says of itself that it is lines of JSON.
+pub(super) fn is_json_lines(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(NDJSON)
 }
 
 /// How long a body may be, and the key that says so.

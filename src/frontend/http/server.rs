@@ -23,7 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_http::{catch_panic::CatchPanicLayer, trace::TraceLayer};
 use towline_middleware::Role;
 
-use super::{HttpError, HttpFront, NodeReplication, admin, slave::digest, status};
+use super::{HttpError, HttpFront, NodeReplication, admin, slave::digest, snapshots, status};
 use crate::frontend::accept::accept;
 
 /// How often unused sessions with MySQL are looked for.
@@ -128,6 +128,8 @@ fn router(front: HttpFront, routes: Routes) -> Router {
             .route("/admin/slaves", get(admin::list_slaves).post(admin::register_slave).delete(admin::remove_slave))
             .route("/admin/slaves/pause", axum::routing::post(admin::pause_slave))
             .route("/admin/slaves/resume", axum::routing::post(admin::resume_slave))
+            .route("/admin/snapshots", axum::routing::post(snapshots::begin).delete(snapshots::end))
+            .route("/admin/snapshots/rows", axum::routing::post(snapshots::rows))
             .route("/admin/verify", axum::routing::post(admin::verify))
             .route("/admin/resume", axum::routing::post(admin::resume))
             .route("/admin/reload", axum::routing::post(admin::reload));

@@ -16,12 +16,12 @@ use tokio::sync::mpsc;
 use super::{
     HttpError, HttpFront, NodeReplication,
     json::InvalidJson,
-    lines::{Lines, is_json_lines},
-    request::{Authorization, BodyLimit, discard},
+    request::{Authorization, BodyLimit, discard, is_json_lines},
 };
 use crate::replication::{
     apply::Applier,
     digest::{Answer, OPENED, Question},
+    json_lines::Lines,
     protocol::{Applied, Batch, NotApplied, StreamLine},
 };
 

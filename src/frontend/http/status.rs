@@ -158,6 +158,8 @@ impl HttpFront {
             },
             NodeReplication::Slave(applier) => match applier.progress().state {
                 ApplyState::Running => None,
+                ApplyState::OutOfReach { error } => Some(error),
+                ApplyState::Loading(snapshot) => Some(format!("a snapshot is fetched: {} %", snapshot.percent)),
                 ApplyState::Unavailable { error } => Some(format!("the applier can't work: {error}")),
                 ApplyState::Stopped(stop) => Some(format!("the applier has stopped: {}", stop.error)),
             },

@@ -1,4 +1,4 @@
-//! A slave's tables: where it stands, and which schema change it is about to run.
+//! A slave's tables: where it stands, which schema change it is about to run, and how far a snapshot is.
 
 use mysql_async::{Conn, prelude::Queryable};
 use towline_middleware::{Epoch, Position};
@@ -100,6 +100,100 @@ pub(crate) async fn foreign_schema(conn: &mut Conn) -> mysql_async::Result<Optio
     .await
 }
 
+/// Every schema on this server that is neither the server's nor Towline's.
+pub(crate) async fn foreign_schemas(conn: &mut Conn) -> mysql_async::Result<Vec<String>> {
+    conn.query(
+        "SELECT SCHEMA_NAME FROM information_schema.SCHEMATA WHERE SCHEMA_NAME NOT IN \
+         ('mysql', 'information_schema', 'performance_schema', 'sys', 'towline')",
+    )
+    .await
+}
+
+/// A snapshot that was begun and is not whole: `towline.snapshot`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct BegunSnapshot {
+    /// Its name on the master.
+    pub(crate) id: String,
+    /// Whether all that comes before the rows was made.
+    pub(crate) made: bool,
+}
+
+/// The snapshot that was begun on this server, if there is one.
+pub(crate) async fn snapshot(conn: &mut Conn) -> mysql_async::Result<Option<BegunSnapshot>> {
+    let row: Option<(String, bool)> =
+        found(conn.query_first("SELECT snapshot, made FROM towline.snapshot WHERE id = 1").await)?;
+    Ok(row.map(|(id, made)| BegunSnapshot { id, made }))
+}
+
+/// Writes down that the data of this server is being replaced: from here on it has no position.
+pub(crate) async fn begin_snapshot(conn: &mut Conn, id: &str) -> mysql_async::Result<()> {
+    for table in SNAPSHOT_TABLES {
+        conn.query_drop(*table).await?;
+    }
+    conn.query_drop("BEGIN").await?;
+    conn.exec_drop("REPLACE INTO towline.snapshot (id, snapshot, made) VALUES (1, ?, 0)", (id,)).await?;
+    conn.query_drop("DELETE FROM towline.snapshot_table").await?;
+    conn.query_drop("UPDATE towline.position SET cluster = '', epoch = 0, seq = 0, gtid = '' WHERE id = 1").await?;
+    conn.query_drop("COMMIT").await
+}
+
+/// Writes down that everything before the rows was made.
+pub(crate) async fn snapshot_made(conn: &mut Conn) -> mysql_async::Result<()> {
+    conn.query_drop("UPDATE towline.snapshot SET made = 1 WHERE id = 1").await
+}
+
+/// How far the rows of a table are: `towline.snapshot_table`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TableProgress {
+    /// The key of the last row that is here; empty if the table can only be begun again.
+    pub(crate) after: Vec<i128>,
+    /// Whether all of them are here.
+    pub(crate) done: bool,
+}
+
+/// How far a table is, by its number in the plan; none if it was not begun.
+pub(crate) async fn table_progress(conn: &mut Conn, number: usize) -> mysql_async::Result<Option<TableProgress>> {
+    let row: Option<(String, bool)> =
+        conn.exec_first("SELECT last, done FROM towline.snapshot_table WHERE number = ?", (number,)).await?;
+    row.map(|(last, done)| {
+        let after = last.split(' ').filter(|number| !number.is_empty()).map(str::parse).collect::<Result<_, _>>();
+        Ok(TableProgress { after: after.map_err(other)?, done })
+    })
+    .transpose()
+}
+
+/// Writes down that rows of a table may come.
+pub(crate) async fn begin_table(conn: &mut Conn, number: usize) -> mysql_async::Result<()> {
+    conn.exec_drop("INSERT INTO towline.snapshot_table (number) VALUES (?)", (number,)).await
+}
+
+/// Writes down how far a table is; in the transaction that writes its rows.
+pub(crate) async fn move_table(conn: &mut Conn, number: usize, after: &[i128], done: bool) -> mysql_async::Result<()> {
+    let last = after.iter().map(i128::to_string).collect::<Vec<_>>().join(" ");
+    conn.exec_drop("UPDATE towline.snapshot_table SET last = ?, done = ? WHERE number = ?", (last, done, number)).await
+}
+
+/// Gives the server its position and ends the snapshot, at once.
+pub(crate) async fn finish_snapshot(
+    conn: &mut Conn,
+    cluster: &str,
+    epoch: Epoch,
+    mark: &Mark,
+    committed_at: u64,
+) -> mysql_async::Result<()> {
+    conn.query_drop("BEGIN").await?;
+    conn.exec_drop(
+        "UPDATE towline.position SET cluster = ?, fence = ?, epoch = ?, seq = ?, gtid = ?, committed_at = ? \
+         WHERE id = 1",
+        (cluster, epoch.0, mark.position.epoch.0, mark.position.seq.0, &mark.gtid, committed_at),
+    )
+    .await?;
+    conn.query_drop("DELETE FROM towline.snapshot").await?;
+    conn.query_drop("DELETE FROM towline.snapshot_table").await?;
+    conn.query_drop("DELETE FROM towline.schema_change").await?;
+    conn.query_drop("COMMIT").await
+}
+
 /// The announced schema change, if one was left unfinished.
 pub(crate) async fn announced(conn: &mut Conn) -> mysql_async::Result<Option<Announced>> {
     let row: Option<(u64, u64, String, String)> =
@@ -124,6 +218,19 @@ pub(crate) async fn announce(conn: &mut Conn, announced: &Announced) -> mysql_as
 pub(crate) async fn finish_announced(conn: &mut Conn) -> mysql_async::Result<()> {
     conn.query_drop("DELETE FROM towline.schema_change WHERE id = 1").await
 }
+
+const SNAPSHOT_TABLES: &[&str] = &[
+    "CREATE TABLE IF NOT EXISTS towline.snapshot (
+        id TINYINT UNSIGNED NOT NULL PRIMARY KEY CHECK (id = 1),
+        snapshot VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+        made BOOLEAN NOT NULL
+    ) ENGINE=InnoDB",
+    "CREATE TABLE IF NOT EXISTS towline.snapshot_table (
+        number INT UNSIGNED NOT NULL PRIMARY KEY,
+        last VARCHAR(1024) CHARACTER SET ascii NOT NULL DEFAULT '',
+        done BOOLEAN NOT NULL DEFAULT FALSE
+    ) ENGINE=InnoDB",
+];
 
 const SLAVE_TABLES: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS towline.position (

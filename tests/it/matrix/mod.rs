@@ -4,7 +4,7 @@
 //! of its own. Compared are the `SHOW CREATE` of everything in the schema and the content of every table, as checksum
 //! and row by row.
 
-mod contents;
+pub(crate) mod contents;
 mod script;
 
 use std::{collections::BTreeMap, fmt::Write};

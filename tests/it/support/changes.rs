@@ -68,6 +68,7 @@ pub(crate) fn batch(
         family: None,
         after,
         head: towline_middleware::Position::default(),
+        out_of_reach: None,
         formats: Vec::new(),
         transactions: transactions.into_iter().collect(),
     }

@@ -163,6 +163,11 @@ impl TestNode {
         self.process.stop().await.and_then(|status| status.code())
     }
 
+    /// Sets a key of its configuration for the next start.
+    pub(crate) fn set(&mut self, table: &str, key: &str, value: impl Into<Value>) {
+        self.config[table].as_table_mut().expect("a table").insert(key.to_owned(), value.into());
+    }
+
     /// Starts it again, after it was killed or stopped, on the same ports and data.
     pub(crate) async fn restart(&mut self) {
         self.process.respawn(self.config.clone()).unwrap_or_else(|error| panic!("{error}"));

@@ -9,8 +9,11 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy},
-    net::{TcpListener, TcpStream},
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{ReadHalf, WriteHalf},
+    },
     task::JoinHandle,
 };
 
@@ -22,7 +25,7 @@ pub(crate) struct CuttingProxy {
 }
 
 struct State {
-    /// How many bytes may pass towards the address until a connection is cut.
+    /// How many bytes may pass, both ways together, until a connection is cut.
     left: AtomicI64,
     cuts: AtomicU64,
 }
@@ -72,28 +75,25 @@ impl Drop for CuttingProxy {
 
 impl State {
     async fn pass(&self, mut from: TcpStream, mut to: TcpStream) -> std::io::Result<()> {
-        let (mut from_read, mut from_write) = from.split();
-        let (mut to_read, mut to_write) = to.split();
-        let there = async {
-            let mut bytes = vec![0; 16 << 10];
-            loop {
-                let length = from_read.read(&mut bytes).await?;
-                let length_counted = i64::try_from(length).expect("a small buffer");
-                if length == 0 {
-                    return to_write.shutdown().await;
-                }
-                if self.left.fetch_sub(length_counted, SeqCst) <= length_counted {
-                    self.left.store(i64::MAX, SeqCst);
-                    self.cuts.fetch_add(1, SeqCst);
-                    return Err(std::io::ErrorKind::ConnectionReset.into());
-                }
-                to_write.write_all(&bytes[..length]).await?;
+        let (from_read, from_write) = from.split();
+        let (to_read, to_write) = to.split();
+        tokio::try_join!(self.pass_on(from_read, to_write), self.pass_on(to_read, from_write)).map(drop)
+    }
+
+    async fn pass_on(&self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> std::io::Result<()> {
+        let mut bytes = vec![0; 16 << 10];
+        loop {
+            let length = from.read(&mut bytes).await?;
+            if length == 0 {
+                return to.shutdown().await;
             }
-        };
-        let back = async {
-            copy(&mut to_read, &mut from_write).await?;
-            from_write.shutdown().await
-        };
-        tokio::try_join!(there, back).map(drop)
+            let counted = i64::try_from(length).expect("a small buffer");
+            if self.left.fetch_sub(counted, SeqCst) <= counted {
+                self.left.store(i64::MAX, SeqCst);
+                self.cuts.fetch_add(1, SeqCst);
+                return Err(std::io::ErrorKind::ConnectionReset.into());
+            }
+            to.write_all(&bytes[..length]).await?;
+        }
     }
 }

@@ -1,28 +1,17 @@
 //! A body that is lines of JSON, read line by line.
 
-use axum::{
-    body::Body,
-    http::{HeaderMap, header},
-};
+use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-
-use super::stream::NDJSON;
 
 /// The longest line: a row event of 1 GB, the longest that there is, in base64.
 const LINE_BYTES_MAX: usize = 1536 << 20;
 
 const LONG_LINE: usize = 4 << 20;
 
-/// Whether a body says of itself that it is lines of JSON.
-pub(super) fn is_json_lines(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(NDJSON)
-}
-
 /// The lines of a body.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     body: Body,
     /// What has come and was not given out; no line feed stands before `searched`.
     come: BytesMut,
@@ -30,7 +19,7 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    pub(super) fn new(body: Body) -> Self {
+    pub(crate) fn new(body: Body) -> Self {
         Self { body, come: BytesMut::new(), searched: 0 }
     }
 
@@ -41,7 +30,7 @@ impl Lines {
     ///
     /// # Cancel safety
     /// Safe: what has come stays in `self`.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, axum::Error> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, axum::Error> {
         loop {
             if let Some(at) = memchr::memchr(b'\n', &self.come[self.searched..]) {
                 let mut line = self.come.split_to(self.searched + at + 1);
@@ -65,7 +54,7 @@ impl Lines {
     }
 
     /// What was not read yet.
-    pub(super) fn into_body(self) -> Body {
+    pub(crate) fn into_body(self) -> Body {
         self.body
     }
 }

@@ -1,0 +1,374 @@
+//! The slave's side: fetches a snapshot and makes it this server's data.
+//!
+//! While a row stands in `towline.snapshot` the server's data is not whole and nothing else is applied to it. Each piece
+//! of a table is committed together with the record of how far it is, and the position together with the end of the
+//! snapshot: whatever is killed between two steps, they go on from there.
+
+use std::{
+    collections::VecDeque,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use axum::body::Body;
+use futures_util::future::try_join_all;
+use mysql_async::{Conn, Opts, OptsBuilder, prelude::Queryable};
+use parking_lot::Mutex;
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use tokio::{sync::watch, time::sleep};
+use towline_middleware::layers::admission::AdmissionLayer;
+
+use super::{Definition, Plan, RowsLine, RowsQuestion, TablePlan, quoted};
+use crate::replication::{
+    back_off::BackOff,
+    json_lines::Lines,
+    progress::{ApplyState, SnapshotProgress, Track, now_seconds},
+    protocol::{Family, Mark},
+    tables::slave,
+};
+
+/// Where a slave gets its data from when it has none.
+#[derive(Clone, Debug)]
+pub struct SnapshotOptions {
+    /// The URL of the master's administration, without a slash at its end.
+    pub master: String,
+    /// The cluster's secret.
+    pub secret: Option<String>,
+    /// Whether data that is of no cluster is replaced.
+    pub replace: bool,
+    /// Whether a slave that the master's binlog no longer reaches fetches a new one by itself.
+    pub again: bool,
+    /// Turns clients away while the data is not whole.
+    pub admission: AdmissionLayer,
+}
+
+/// Why a snapshot can't be had now.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    #[error("a snapshot can't be written to this server: {0}")]
+    MySql(#[from] mysql_async::Error),
+    #[error("a snapshot can't be fetched from the master: {0}")]
+    Http(#[from] reqwest::Error),
+    #[error("the master gives no snapshot, it answers {0}: {1}")]
+    Refused(StatusCode, String),
+    #[error("the snapshot broke off: {0}")]
+    BrokeOff(#[source] axum::Error),
+    #[error("the rows of {0} broke off before their end")]
+    Cut(String),
+    #[error("the snapshot is lost, a new one is begun: {0}")]
+    Lost(String),
+    #[error("the master speaks another version of snapshots: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("this slave's server is {own}, the master's is {theirs}: a slave needs a server of its master's family")]
+    OtherFamily { own: Family, theirs: Family },
+    #[error(
+        "this server holds data (schema `{0}`) and is no slave yet: start it empty, or with `--replace` to replace all of \
+         its data by the master's"
+    )]
+    ForeignData(String),
+    #[error("the master's definition of something in `{schema}` can't be made here: {error}")]
+    Definition { schema: String, error: mysql_async::Error },
+}
+
+/// How many tables are fetched at a time.
+const WORKERS: usize = 4;
+/// What a request may take until its answer begins; the master waits for locks while it begins a snapshot.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+/// After how long without a byte of rows the connection counts as cut.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// A master's answer that is no snapshot is shown up to here.
+const ANSWER_TEXT_MAX: usize = 300;
+
+/// Fetches a snapshot if this server needs one, or `again`, and tries until it has it.
+pub(crate) async fn load_until_done(
+    options: &SnapshotOptions,
+    again: bool,
+    mysql: &Opts,
+    track: &watch::Sender<Track>,
+) {
+    let mut back_off = BackOff::new();
+    let mut told = None;
+    while let Err(error) = load_once(options, again, mysql, track).await {
+        let error = error.to_string();
+        // The same trouble is told once, not at every try.
+        if told.as_ref() != Some(&error) {
+            tracing::warn!(error, "this slave has no snapshot yet; trying again");
+            told = Some(error.clone());
+        }
+        track.send_modify(|track| track.state = ApplyState::Unavailable { error });
+        sleep(back_off.wait()).await;
+    }
+}
+
+async fn load_once(
+    options: &SnapshotOptions,
+    again: bool,
+    mysql: &Opts,
+    track: &watch::Sender<Track>,
+) -> Result<(), LoadError> {
+    let opts: Opts = OptsBuilder::from_opts(mysql.clone()).conn_ttl(None).into();
+    let mut conn = Conn::new(opts.clone()).await?;
+    let record = slave::open(&mut conn).await?;
+    let begun = slave::snapshot(&mut conn).await?;
+    if begun.is_none() && !again && record.mark != Mark::default() {
+        return Ok(());
+    }
+    if begun.is_none()
+        && !again
+        && !options.replace
+        && let Some(schema) = slave::foreign_schema(&mut conn).await?
+    {
+        return Err(LoadError::ForeignData(schema));
+    }
+    set_up(&mut conn).await?;
+    let client = Client::builder().no_proxy().read_timeout(SILENCE_MAX.max(ANSWER_TIMEOUT)).build()?;
+    let master = Master { client, options };
+    let known = match &begun {
+        Some(begun) => master.plan(Some(&begun.id)).await?,
+        None => None,
+    };
+    let is_made = known.is_some() && begun.is_some_and(|begun| begun.made);
+    let plan = match known {
+        Some(plan) => plan,
+        None => {
+            let plan = master.plan(None).await?.ok_or_else(|| LoadError::Lost("it has gone".to_owned()))?;
+            slave::begin_snapshot(&mut conn, &plan.id).await?;
+            plan
+        }
+    };
+    let version: String = conn.query_first("SELECT VERSION()").await?.unwrap_or_default();
+    let own = Family::of_version(&version);
+    if let Some(theirs) = plan.family.filter(|theirs| *theirs != own) {
+        return Err(LoadError::OtherFamily { own, theirs });
+    }
+    tracing::info!(snapshot = plan.id, position = %plan.mark.position, tables = plan.tables.len(), "fetching a snapshot");
+    if !is_made {
+        wipe(&mut conn, options.replace || again).await?;
+        make(&mut conn, &plan.before).await?;
+        slave::snapshot_made(&mut conn).await?;
+    }
+    Loading { master: &master, plan: &plan, opts: &opts, track, rows: AtomicU64::new(0) }.tables().await?;
+    make(&mut conn, &plan.after).await?;
+    slave::finish_snapshot(&mut conn, &plan.cluster, plan.epoch, &plan.mark, now_seconds()).await?;
+    tracing::info!(position = %plan.mark.position, "the snapshot is whole");
+    master.end(&plan.id).await;
+    Ok(())
+}
+
+/// What is loaded is not written to this server's own binlog, if the account may say so; the rest of its session means
+/// the same whatever the server's settings are.
+async fn set_up(conn: &mut Conn) -> mysql_async::Result<()> {
+    const NO_RIGHT: u16 = 1227;
+    match conn.query_drop("SET SESSION sql_log_bin = 0").await {
+        Err(mysql_async::Error::Server(error)) if error.code == NO_RIGHT => {}
+        outcome => outcome?,
+    }
+    conn.query_drop("SET SESSION foreign_key_checks = 0, unique_checks = 0, lock_wait_timeout = 60").await?;
+    for own in ["check_constraint_checks = 0", "system_versioning_insert_history = 1", "innodb_strict_mode = 0"] {
+        // The first two are MariaDB's, and the second a new one.
+        const UNKNOWN: u16 = 1193;
+        match conn.query_drop(format!("SET SESSION {own}")).await {
+            Err(mysql_async::Error::Server(error)) if [UNKNOWN, NO_RIGHT].contains(&error.code) => {}
+            outcome => outcome?,
+        }
+    }
+    Ok(())
+}
+
+/// Removes what a former try has made and, if that was asked for, what was here.
+async fn wipe(conn: &mut Conn, with_accounts: bool) -> mysql_async::Result<()> {
+    for schema in slave::foreign_schemas(conn).await? {
+        conn.query_drop(format!("DROP DATABASE {}", quoted(&schema))).await?;
+    }
+    if with_accounts {
+        let accounts: Vec<(String, String)> = conn
+            .query(
+                "SELECT User, Host FROM mysql.user WHERE Host <> '' AND User NOT IN ('root', 'mariadb.sys', 'mysql', '') \
+                 AND User NOT LIKE 'mysql.%' AND CONCAT(User, '@', Host) <> CURRENT_USER()",
+            )
+            .await?;
+        for (user, host) in accounts {
+            conn.query_drop(format!("DROP USER {}@{}", quoted(&user), quoted(&host))).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes what the definitions say. One may need another that comes later: those are tried again as long as any succeed.
+async fn make(conn: &mut Conn, definitions: &[Definition]) -> Result<(), LoadError> {
+    // There from a try that was killed: routine, trigger, event, table or view.
+    const THERE_ALREADY: [u16; 5] = [1304, 1359, 1537, 1538, 1050];
+    let own: Option<String> = conn.query_first("SELECT CURRENT_USER()").await?;
+    let mut left: Vec<&Definition> = definitions.iter().filter(|d| d.account.is_none() || d.account != own).collect();
+    loop {
+        let before = left.len();
+        let (mut failed, mut first_error) = (Vec::new(), None);
+        for definition in left {
+            match make_one(conn, definition).await {
+                Ok(()) => {}
+                Err(mysql_async::Error::Server(error)) if THERE_ALREADY.contains(&error.code) => {}
+                Err(error @ mysql_async::Error::Server(_)) => {
+                    failed.push(definition);
+                    first_error.get_or_insert(LoadError::Definition { schema: definition.schema.clone(), error });
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        match first_error {
+            None => return Ok(()),
+            Some(error) if failed.len() == before => return Err(error),
+            Some(_) => left = failed,
+        }
+    }
+}
+
+async fn make_one(conn: &mut Conn, definition: &Definition) -> mysql_async::Result<()> {
+    conn.query_drop("SET NAMES utf8mb4").await?;
+    conn.query_drop("SET SESSION sql_mode = '', time_zone = '+00:00'").await?;
+    if !definition.schema.is_empty() {
+        conn.query_drop(format!("USE {}", quoted(&definition.schema))).await?;
+    }
+    for (name, value) in &definition.settings {
+        let value = value.replace('\'', "''");
+        conn.query_drop(format!("SET SESSION {} = '{value}'", quoted(name))).await?;
+    }
+    conn.query_drop(definition.sql.0.as_slice()).await
+}
+
+/// The master, as far as snapshots go.
+struct Master<'a> {
+    client: Client,
+    options: &'a SnapshotOptions,
+}
+
+impl Master<'_> {
+    fn request(&self, method: reqwest::Method, path: &str) -> RequestBuilder {
+        let request = self.client.request(method, format!("{}/admin/snapshots{path}", self.options.master));
+        match &self.options.secret {
+            Some(secret) => request.bearer_auth(secret),
+            None => request,
+        }
+    }
+
+    /// The plan of a snapshot that was begun, or of a new one; none if it is no more.
+    async fn plan(&self, id: Option<&str>) -> Result<Option<Plan>, LoadError> {
+        let request = self.request(reqwest::Method::POST, "").json(&serde_json::json!({ "id": id }));
+        let answer = request.send().await?;
+        if answer.status() == StatusCode::NOT_FOUND && id.is_some() {
+            return Ok(None);
+        }
+        Ok(Some(serde_json::from_slice(&accepted(answer).await?.bytes().await?)?))
+    }
+
+    async fn rows(&self, question: &RowsQuestion) -> Result<Lines, LoadError> {
+        let answer = self.request(reqwest::Method::POST, "/rows").json(question).send().await?;
+        let body: reqwest::Body = accepted(answer).await?.into();
+        Ok(Lines::new(Body::new(body)))
+    }
+
+    /// Lets a snapshot go. If that is lost the master does so in time.
+    async fn end(&self, id: &str) {
+        let _ = self.request(reqwest::Method::DELETE, &format!("?id={id}")).send().await;
+    }
+}
+
+async fn accepted(answer: Response) -> Result<Response, LoadError> {
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(answer);
+    }
+    let text = answer.text().await.unwrap_or_default();
+    Err(LoadError::Refused(status, text.chars().take(ANSWER_TEXT_MAX).collect()))
+}
+
+/// A snapshot whose rows are on their way.
+struct Loading<'a> {
+    master: &'a Master<'a>,
+    plan: &'a Plan,
+    opts: &'a Opts,
+    track: &'a watch::Sender<Track>,
+    /// How many rows are here.
+    rows: AtomicU64,
+}
+
+impl Loading<'_> {
+    async fn tables(&self) -> Result<(), LoadError> {
+        self.tell();
+        // The largest first, so that the last ones end together.
+        let mut numbers: Vec<usize> = (0..self.plan.tables.len()).collect();
+        numbers.sort_by_key(|number| std::cmp::Reverse(self.plan.tables[*number].rows));
+        let numbers = Mutex::new(VecDeque::from(numbers));
+        let workers = (0..WORKERS.min(self.plan.tables.len())).map(|_| async {
+            let mut conn = Conn::new(self.opts.clone()).await?;
+            set_up(&mut conn).await?;
+            conn.query_drop("SET NAMES binary").await?;
+            conn.query_drop("SET SESSION sql_mode = 'NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES', time_zone = '+00:00'")
+                .await?;
+            loop {
+                let next = numbers.lock().pop_front();
+                let Some(number) = next else { return Ok::<_, LoadError>(()) };
+                self.table(&mut conn, number).await?;
+            }
+        });
+        try_join_all(workers).await.map(drop)
+    }
+
+    async fn table(&self, conn: &mut Conn, number: usize) -> Result<(), LoadError> {
+        let table = &self.plan.tables[number];
+        let progress = slave::table_progress(conn, number).await?;
+        if progress.as_ref().is_some_and(|progress| progress.done) {
+            self.count(table.rows);
+            return Ok(());
+        }
+        let after = progress.as_ref().map(|progress| progress.after.clone()).unwrap_or_default();
+        if progress.is_none() {
+            slave::begin_table(conn, number).await?;
+        } else if after.is_empty() {
+            empty(conn, table).await?;
+        }
+        let question = RowsQuestion { snapshot: self.plan.id.clone(), table: number, after };
+        let mut lines = self.master.rows(&question).await?;
+        while let Some(line) = lines.next().await.map_err(LoadError::BrokeOff)? {
+            match serde_json::from_slice(&line)? {
+                RowsLine::Rows { sql, rows, after } => {
+                    conn.query_drop("BEGIN").await?;
+                    conn.query_drop(sql.0.as_slice()).await?;
+                    slave::move_table(conn, number, &after, false).await?;
+                    conn.query_drop("COMMIT").await?;
+                    self.count(rows);
+                }
+                RowsLine::End => return Ok(slave::move_table(conn, number, &[], true).await?),
+                RowsLine::Lost(why) => return Err(LoadError::Lost(why)),
+            }
+        }
+        Err(LoadError::Cut(format!("{}.{}", table.database, table.table)))
+    }
+
+    fn count(&self, rows: u64) {
+        self.rows.fetch_add(rows, Ordering::Relaxed);
+        self.tell();
+    }
+
+    fn tell(&self) {
+        let rows = self.rows.load(Ordering::Relaxed);
+        // The server only estimates how many rows there are.
+        let expected = self.plan.tables.iter().map(|table| table.rows).sum::<u64>().max(rows + 1);
+        let progress = SnapshotProgress {
+            position: self.plan.mark.position,
+            tables: self.plan.tables.len(),
+            rows,
+            percent: rows * 100 / expected,
+        };
+        self.track.send_modify(|track| track.state = ApplyState::Loading(progress));
+    }
+}
+
+/// Removes the rows that a try has left which can't be gone on with.
+async fn empty(conn: &mut Conn, table: &TablePlan) -> mysql_async::Result<()> {
+    let place = format!("{}.{}", quoted(&table.database), quoted(&table.table));
+    if !table.versioned {
+        return conn.query_drop(format!("TRUNCATE TABLE {place}")).await;
+    }
+    conn.query_drop(format!("DELETE FROM {place}")).await?;
+    conn.query_drop(format!("DELETE HISTORY FROM {place}")).await
+}
