@@ -1,7 +1,8 @@
 //! Which names may stand before `(` in a statement that reads.
 //!
 //! Any other name may be a stored function, and a stored function may write. A name is listed only if no stored function
-//! can be called by it: each was tried, with nothing to four arguments, against a stored function of the same name.
+//! can be called by it: each was tried, with nothing to four arguments and in thirty places of a statement, against a
+//! stored function of the same name.
 //! Source: those runs on MariaDB 10.11 and MySQL 9.7. The servers differ, also on famous names: MySQL 9 has no MD5.
 
 use std::collections::HashMap;
@@ -56,6 +57,10 @@ pub(super) enum Callable {
     JsonTable,
     /// The COLUMNS of that, if a string stands before them.
     JsonColumns,
+    /// MariaDB's POINT with two arguments; with more or fewer a stored function.
+    HarmlessWithTwo,
+    /// An option of SELECT's right behind it; elsewhere a stored function.
+    WordBehindSelect,
     /// ESCAPE: a word of the grammar right behind a literal, where no call can stand; else a stored function.
     WordBehindLiteral,
 }
@@ -68,8 +73,8 @@ impl Functions {
     /// Those of a family.
     pub(super) fn new(family: Family) -> Self {
         use Callable::{
-            Harmless, HarmlessIfTight, HarmlessWithArguments, JsonColumns, JsonTable, LastInsertId, Lock, Word,
-            WordBehindLiteral,
+            Harmless, HarmlessIfTight, HarmlessWithArguments, HarmlessWithTwo, JsonColumns, JsonTable, LastInsertId,
+            Lock, Word, WordBehindLiteral, WordBehindSelect,
         };
         let mut names = HashMap::default();
         let mut add = |list: &'static str, callable| {
@@ -82,8 +87,13 @@ impl Functions {
         add("LAST_INSERT_ID", LastInsertId);
         add("ESCAPE", WordBehindLiteral);
         match family {
-            Family::Any => add(WINDOW, HarmlessIfTight),
+            Family::Any => {
+                add(WINDOW, HarmlessIfTight);
+                add("SQL_BUFFER_RESULT SQL_NO_CACHE", WordBehindSelect);
+            }
             Family::MariaDb => {
+                add("SQL_BUFFER_RESULT SQL_CACHE SQL_NO_CACHE", WordBehindSelect);
+                add("POINT", HarmlessWithTwo);
                 add(WINDOW, HarmlessIfTight);
                 add(MARIADB, Harmless);
                 add(MARIADB_TIGHT, HarmlessIfTight);
@@ -161,8 +171,7 @@ const TIGHT: &str = "
 const WINDOW: &str = "CUME_DIST DENSE_RANK FIRST_VALUE LAG LEAD NTH_VALUE NTILE PERCENT_RANK RANK";
 
 /// MariaDB's own, if they have arguments: without any a stored function is called.
-const MARIADB_WITH_ARGUMENTS: &str =
-    "GEOMETRYCOLLECTION LINESTRING MULTILINESTRING MULTIPOINT MULTIPOLYGON POINT POLYGON";
+const MARIADB_WITH_ARGUMENTS: &str = "GEOMETRYCOLLECTION LINESTRING MULTILINESTRING MULTIPOINT MULTIPOLYGON POLYGON";
 
 /// MariaDB's own.
 const MARIADB: &str = "
@@ -177,7 +186,7 @@ const MARIADB: &str = "
     MULTILINESTRINGFROMWKB MULTIPOINTFROMTEXT MULTIPOINTFROMWKB MULTIPOLYGONFROMTEXT MULTIPOLYGONFROMWKB
     NATURAL_SORT_KEY NUMGEOMETRIES NUMINTERIORRINGS NUMPOINTS NVL NVL2 OLD_PASSWORD OVERLAPS POINTFROMTEXT POINTFROMWKB
     POINTN POINTONSURFACE POLYFROMTEXT POLYFROMWKB POLYGONFROMTEXT POLYGONFROMWKB ROWNUM RPAD_ORACLE RTRIM_ORACLE
-    SFORMAT SHA SHA1 SQL_CACHE STARTPOINT ST_BOUNDARY ST_ISRING ST_POINTONSURFACE ST_RELATE SUBSTR_ORACLE SYS_GUID
+    SFORMAT SHA SHA1 STARTPOINT ST_BOUNDARY ST_ISRING ST_POINTONSURFACE ST_RELATE SUBSTR_ORACLE SYS_GUID
     TOUCHES TO_CHAR WITHIN X Y";
 
 /// MariaDB's own that are tight.

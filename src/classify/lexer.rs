@@ -281,15 +281,16 @@ impl<'a> Lexer<'a> {
         kind
     }
 
-    /// Behind a comma between literals: steps over each literal that another comma follows.
+    /// Behind a comma between literals: steps over each literal that another comma follows. Tells whether there was one.
     #[inline]
-    pub(super) fn skip_literals(&mut self) {
-        self.skip_run(|lexer| lexer.skip_literal() == Some(b','));
+    pub(super) fn skip_literals(&mut self) -> bool {
+        self.skip_run(|lexer| lexer.skip_literal() == Some(b','))
     }
 
-    /// Behind a comma between rows of literals: steps over each row that another comma follows.
+    /// Behind a comma between rows of literals: steps over each row that another comma follows. Tells whether there was
+    /// one.
     #[inline]
-    pub(super) fn skip_rows(&mut self) {
+    pub(super) fn skip_rows(&mut self) -> bool {
         self.skip_run(|lexer| {
             lexer.skip_space();
             if lexer.peek(0) != Some(b'(') {
@@ -307,15 +308,15 @@ impl<'a> Lexer<'a> {
             let goes_on = lexer.peek(0) == Some(b',');
             lexer.at += usize::from(goes_on);
             goes_on
-        });
+        })
     }
 
     #[inline]
-    fn skip_run(&mut self, mut unit: impl FnMut(&mut Self) -> bool) {
+    fn skip_run(&mut self, mut unit: impl FnMut(&mut Self) -> bool) -> bool {
         let start = self.at;
         if start == self.known_run.start && start < self.known_run.end {
             self.at = self.known_run.end;
-            return;
+            return true;
         }
         let mut end = start;
         while unit(self) {
@@ -325,6 +326,7 @@ impl<'a> Lexer<'a> {
         if end - start > self.longest_run.end - self.longest_run.start {
             self.longest_run = Run { start, end };
         }
+        end > start
     }
 
     /// Steps over a literal of a plain form and the `,` or `)` behind it, which it returns; none if something else is

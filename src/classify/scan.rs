@@ -71,6 +71,7 @@ mod keywords {
     pub(super) const CALL: u64 = key(b"CALL");
     pub(super) const MATCH: u64 = key(b"MATCH");
     pub(super) const VALUE: u64 = key(b"VALUE");
+    pub(super) const SELECT: u64 = key(b"SELECT");
     pub(super) const SHARE: u64 = key(b"SHARE");
     pub(super) const UPDATE: u64 = key(b"UPDATE");
     pub(super) const DELETE: u64 = key(b"DELETE");
@@ -214,11 +215,16 @@ impl Scanner {
                     mark = noticed.word(token, sql);
                     shape.push_word(token, sql);
                 }
-                Kind::Comma => match shape.push_comma() {
-                    Repeats::Literals => lexer.skip_literals(),
-                    Repeats::Rows => lexer.skip_rows(),
-                    Repeats::Nothing => {}
-                },
+                Kind::Comma => {
+                    let stepped_over = match shape.push_comma() {
+                        Repeats::Literals => lexer.skip_literals(),
+                        Repeats::Rows => lexer.skip_rows(),
+                        Repeats::Nothing => false,
+                    };
+                    if stepped_over {
+                        noticed.stepped_over();
+                    }
+                }
                 Kind::End => {
                     noticed.flags |= lexer.flags();
                     if let Some(name) = noticed.json_table {
@@ -277,6 +283,7 @@ enum Mark {
     VerbOrFunction,
     /// AGAINST behind MATCH, which is no function's name then.
     Against,
+    Select,
 }
 
 /// What was noticed so far, and as much of the last tokens as the next one needs.
@@ -302,11 +309,22 @@ struct Noticed {
     asks_last_id: bool,
     /// A name and its parenthesis have just passed that need arguments.
     needs_arguments: Option<Token>,
+    /// A call whose arguments are counted.
+    counted: Option<Counted>,
     /// Whether a MATCH has not found its AGAINST yet.
     matching: bool,
     /// A `JSON_TABLE(` whose COLUMNS have not come yet.
     json_table: Option<Token>,
     with: With,
+}
+
+/// A call that must have two arguments.
+#[derive(Clone, Copy, Debug)]
+struct Counted {
+    name: Token,
+    /// How many parentheses are open inside of its own.
+    depth: u32,
+    commas: u32,
 }
 
 /// Where a list of WITH stands: a name in it is never called, whatever follows it.
@@ -381,6 +399,7 @@ impl Default for Noticed {
             begun: false,
             asks_last_id: false,
             needs_arguments: None,
+            counted: None,
             matching: false,
             json_table: None,
             with: With::default(),
@@ -437,7 +456,33 @@ impl Noticed {
             self.between = false;
             self.flags |= Flags::SECOND_STATEMENT;
         }
-        self.watching = self.between;
+        self.count(kind);
+        self.watching = self.between || self.counted.is_some();
+    }
+
+    /// A token inside of a call whose arguments are counted.
+    fn count(&mut self, kind: Kind) {
+        let Some(counted) = &mut self.counted else { return };
+        match kind {
+            Kind::Open => counted.depth += 1,
+            Kind::Close if counted.depth > 0 => counted.depth -= 1,
+            Kind::Comma if counted.depth == 0 => counted.commas += 1,
+            Kind::Close | Kind::End | Kind::Semicolon => {
+                let Counted { name, commas, .. } = *counted;
+                self.counted = None;
+                if commas != 1 || kind != Kind::Close {
+                    self.unknown_function(name);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Literals behind a comma were stepped over, commas and all.
+    fn stepped_over(&mut self) {
+        if let Some(counted) = self.counted.as_mut().filter(|counted| counted.depth == 0) {
+            counted.commas += 1;
+        }
     }
 
     #[inline(always)]
@@ -448,6 +493,7 @@ impl Noticed {
         }
         match key {
             keywords::AS => Mark::Naming,
+            keywords::SELECT => Mark::Select,
             keywords::WITH => self.with(),
             keywords::FOR => {
                 if self.mark == Mark::NextValue {
@@ -490,6 +536,7 @@ impl Noticed {
         match key {
             keywords::PREPARE | keywords::EXECUTE => self.noticed(Flags::LITERAL_DECIDES),
             keywords::WITH => self.with(),
+            keywords::SELECT => Mark::Select,
             _ => Mark::None,
         }
     }
@@ -542,6 +589,15 @@ impl Noticed {
                 self.needs_arguments = Some(name);
                 self.watching = true;
             }
+            Some(Callable::HarmlessWithTwo) => {
+                let counted = Counted { name, depth: 0, commas: 0 };
+                if let Some(around) = self.counted.replace(counted) {
+                    // Only one is counted at a time.
+                    self.unknown_function(around.name);
+                }
+                self.watching = true;
+            }
+            Some(Callable::WordBehindSelect) if self.mark_before == Mark::Select => {}
             Some(Callable::JsonTable) => {
                 if let Some(before) = self.json_table.replace(name) {
                     self.unknown_function(before);
@@ -551,9 +607,13 @@ impl Noticed {
             Some(Callable::JsonColumns) if self.before == Kind::Text => self.json_table = None,
             Some(Callable::WordBehindLiteral) if matches!(self.before, Kind::Text | Kind::Number | Kind::Parameter) => {
             }
-            Some(Callable::HarmlessIfTight | Callable::JsonColumns | Callable::WordBehindLiteral) | None => {
-                self.unknown_function(name);
-            }
+            Some(
+                Callable::HarmlessIfTight
+                | Callable::JsonColumns
+                | Callable::WordBehindLiteral
+                | Callable::WordBehindSelect,
+            )
+            | None => self.unknown_function(name),
         }
     }
 

@@ -229,6 +229,19 @@ fn names_before_a_parenthesis_that_are_no_functions() {
         ("SELECT MATCH (a) AGAINST ('x'), AGAINST(1) FROM t", WRITE, None),
         ("SELECT POINT(1, 2), LINESTRING (POINT(1, 2), POINT(3, 4))", READ, None),
         ("SELECT POINT()", WRITE, None),
+        ("SELECT POINT(1)", WRITE, None),
+        ("SELECT POINT(1, 2, 3)", WRITE, None),
+        ("SELECT POINT(1, 2, 3, 4)", WRITE, None),
+        ("SELECT POINT(a, b, c)", WRITE, None),
+        ("SELECT POINT(a, -2)", READ, None),
+        ("SELECT POINT(POW(a, 2), (SELECT 1, 2)), 5, 6", READ, None),
+        ("SELECT POINT(POINT(1, 2, 3), 2)", WRITE, None),
+        ("SELECT POINT((1), (2), (3))", WRITE, None),
+        ("SELECT POINT(1, 2", WRITE, None),
+        ("SELECT SQL_NO_CACHE (1), (SELECT SQL_CACHE(1))", READ, None),
+        ("SELECT 1, SQL_NO_CACHE(1)", WRITE, None),
+        ("DO SQL_BUFFER_RESULT()", WRITE, None),
+        ("SELECT 1 WHERE SQL_CACHE (1)", WRITE, None),
     ]);
     let mysql = |version: &str, sql: &str| {
         SqlClassifier::for_server(version).classify(sql.as_bytes(), SqlMode::default()).intent
