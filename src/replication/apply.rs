@@ -380,10 +380,14 @@ impl Worker {
         let Some(session) = &self.session else { return };
         let record = &session.record;
         self.track.send_modify(|track| {
+            let moved = track.mark != record.mark;
             track.cluster.clone_from(&record.cluster);
             track.mark.clone_from(&record.mark);
-            if !matches!(track.state, ApplyState::Stopped(_)) {
-                track.state = ApplyState::Running;
+            match &track.state {
+                ApplyState::Stopped(_) => {}
+                // Being asked where it stands brings it no nearer.
+                ApplyState::OutOfReach { .. } if !moved => {}
+                _ => track.state = ApplyState::Running,
             }
         });
         self.position.send_if_modified(|mark| {
