@@ -4,7 +4,7 @@
 use mysql_async::{Conn, Opts, OptsBuilder, prelude::Queryable};
 use serde::{Deserialize, Serialize};
 
-use super::protocol::Mark;
+use super::{NO_LIMITS, protocol::Mark};
 
 /// A table, or a range of its rows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,7 +72,8 @@ impl Snapshot {
     pub(crate) async fn open(mysql: &Opts) -> mysql_async::Result<Self> {
         let mut conn = Conn::new(OptsBuilder::from_opts(mysql.clone()).conn_ttl(None)).await?;
         // What a row looks like as text must not depend on the server's own settings.
-        conn.query_drop("SET SESSION time_zone = '+00:00', sql_mode = '', sql_select_limit = DEFAULT").await?;
+        conn.query_drop(NO_LIMITS).await?;
+        conn.query_drop("SET SESSION time_zone = '+00:00', sql_mode = ''").await?;
         conn.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;
         let mut snapshot = Self(conn);
         snapshot.renew().await?;

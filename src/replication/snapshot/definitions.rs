@@ -3,7 +3,7 @@
 use mysql_async::{Conn, Row, Value, from_value_opt, prelude::Queryable};
 
 use super::{Column, Definition, Plan, TablePlan, quoted};
-use crate::replication::protocol::Binary;
+use crate::replication::{NO_LIMITS, protocol::Binary};
 
 /// Schemas that each server has of its own.
 const OWN_SCHEMAS: &str = "('mysql', 'information_schema', 'performance_schema', 'sys', 'towline')";
@@ -24,6 +24,7 @@ pub(crate) enum DefinitionError {
 /// Fills in what is to be made before and after the rows, and which tables have some. Nobody may change a schema
 /// meanwhile.
 pub(super) async fn read(conn: &mut Conn, is_mariadb: bool, plan: &mut Plan) -> Result<(), DefinitionError> {
+    conn.query_drop(NO_LIMITS).await?;
     // Texts come as the bytes that they are, whatever the character set of the session that made them.
     conn.query_drop("SET SESSION sql_mode = '', sql_quote_show_create = 1, time_zone = '+00:00'").await?;
     if !is_mariadb {

@@ -20,6 +20,7 @@ use towline_middleware::layers::admission::AdmissionLayer;
 
 use super::{Definition, Plan, RowsLine, RowsQuestion, TablePlan, quoted};
 use crate::replication::{
+    NO_LIMITS,
     back_off::BackOff,
     json_lines::Lines,
     progress::{ApplyState, SnapshotProgress, Track, now_seconds},
@@ -158,6 +159,7 @@ async fn load_once(
 /// What is loaded is not written to this server's own binlog, if the account may say so; the rest of its session means
 /// the same whatever the server's settings are.
 async fn set_up(conn: &mut Conn) -> mysql_async::Result<()> {
+    conn.query_drop(NO_LIMITS).await?;
     const NO_RIGHT: u16 = 1227;
     match conn.query_drop("SET SESSION sql_log_bin = 0").await {
         Err(mysql_async::Error::Server(error)) if error.code == NO_RIGHT => {}

@@ -15,6 +15,7 @@ use super::{
     literal, quoted,
 };
 use crate::replication::{
+    NO_LIMITS,
     hub::Shared,
     protocol::{Binary, Family},
 };
@@ -200,10 +201,11 @@ fn locks(is_mariadb: bool) -> Locks {
 
 async fn session(opts: &Opts) -> mysql_async::Result<Conn> {
     let mut conn = Conn::new(opts.clone()).await?;
+    conn.query_drop(NO_LIMITS).await?;
     conn.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;
     // Values come as they are stored, and whatever the server's own settings are.
     conn.query_drop(
-        "SET SESSION character_set_results = NULL, time_zone = '+00:00', sql_mode = '', sql_select_limit = DEFAULT, \
+        "SET SESSION character_set_results = NULL, time_zone = '+00:00', sql_mode = '', \
          wait_timeout = 28800, net_write_timeout = 3600",
     )
     .await?;
