@@ -7,6 +7,7 @@ use mysql_async::{Conn, Opts, OptsBuilder, prelude::Queryable};
 use towline_middleware::{Epoch, Position};
 
 use super::{
+    NO_LIMITS,
     binlog_statement::{CantBuild, DamagedEvents, TableName, format_statement},
     protocol::{Family, Format, Mark, Transaction},
     streamed_rows::Rows,
@@ -339,15 +340,15 @@ async fn set_up(conn: &mut Conn, is_mariadb: bool, options: &SessionOptions) -> 
     let lock_wait = options.lock_wait.as_secs().max(1);
     conn.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
     conn.query_drop("SET SESSION TRANSACTION READ WRITE").await?;
+    conn.query_drop(NO_LIMITS).await?;
     conn.query_drop(format!(
         "SET SESSION autocommit = 1, lock_wait_timeout = {lock_wait}, innodb_lock_wait_timeout = {lock_wait}, \
          wait_timeout = {WAIT_TIMEOUT_SECONDS}"
     ))
     .await?;
     conn.query_drop(if is_mariadb {
-        // The last two are not in the binlog, and what the master took with them at their default it takes with these.
-        "SET SESSION max_statement_time = 0, idle_transaction_timeout = 0, idle_write_transaction_timeout = 0, \
-         system_versioning_alter_history = KEEP, innodb_strict_mode = OFF"
+        // These are not in the binlog, and what the master took with them at their default it takes with these.
+        "SET SESSION system_versioning_alter_history = KEEP, innodb_strict_mode = OFF"
     } else {
         "SET SESSION binlog_rows_query_log_events = OFF, rbr_exec_mode = 'STRICT'"
     })

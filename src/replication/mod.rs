@@ -33,5 +33,10 @@ mod streamed_rows;
 mod tables;
 pub mod verify;
 
-/// Lifts what a server's own settings would put on every session: they must not cut what is read.
-const NO_LIMITS: &str = "SET SESSION sql_select_limit = 18446744073709551615";
+/// Lifts what a server's own settings would put on every session: they must neither cut what is read nor end a session
+/// that takes or idles long. `wait_timeout` is in seconds, the longest that every platform takes. What is in `/*M! */` only
+/// MariaDB reads, and what is in `/*!80000 */` only MySQL.
+const NO_LIMITS: &str = "SET SESSION sql_select_limit = 18446744073709551615, wait_timeout = 2147483 \
+                         /*M! , max_statement_time = 0, idle_transaction_timeout = 0, \
+                         idle_readonly_transaction_timeout = 0, idle_write_transaction_timeout = 0 */ \
+                         /*!80000 , max_execution_time = 0 */";

@@ -105,6 +105,7 @@ impl Snapshots {
         }
         // Ends the locks, however this ends.
         let mut guard = Conn::new(opts.clone()).await?;
+        guard.query_drop(NO_LIMITS).await?;
         let lock_wait = format!("SET SESSION lock_wait_timeout = {LOCK_WAIT_SECONDS}");
         guard.query_drop(lock_wait).await?;
         let is_mariadb = plan.family == Some(Family::MariaDb);
@@ -205,8 +206,7 @@ async fn session(opts: &Opts) -> mysql_async::Result<Conn> {
     conn.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;
     // Values come as they are stored, and whatever the server's own settings are.
     conn.query_drop(
-        "SET SESSION character_set_results = NULL, time_zone = '+00:00', sql_mode = '', \
-         wait_timeout = 28800, net_write_timeout = 3600",
+        "SET SESSION character_set_results = NULL, time_zone = '+00:00', sql_mode = '', net_write_timeout = 3600",
     )
     .await?;
     // With a binlog MariaDB lets go of a table only at the transaction's end, and schema changes would wait for it. The
