@@ -194,9 +194,6 @@ async fn judge(session: &mut ApplySession, batch: &Batch) -> Result<(), Failure>
     if batch.epoch < record.fence {
         return refused(P::OldEpoch, Reason::OldEpoch { own: record.fence, theirs: batch.epoch });
     }
-    if let Some(why) = &batch.out_of_reach {
-        return refused(P::OutOfReach, Reason::OutOfReach(why.clone()));
-    }
     if joins {
         let schema = slave::foreign_schema(&mut session.conn).await.map_err(|error| Failure::Session(error.into()))?;
         if let Some(schema) = schema {
@@ -212,6 +209,10 @@ async fn judge(session: &mut ApplySession, batch: &Batch) -> Result<(), Failure>
     }
     if batch.after.gtid != own.gtid {
         return refused(P::Forked, Reason::Forked { own: own.clone(), theirs: batch.after.clone() });
+    }
+    // Only now: one that comes late is not about where this slave stands, and a new snapshot replaces all of its data.
+    if let Some(why) = &batch.out_of_reach {
+        return refused(P::OutOfReach, Reason::OutOfReach(why.clone()));
     }
     let mut last = own.position;
     for transaction in &batch.transactions {

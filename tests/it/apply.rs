@@ -247,6 +247,9 @@ async fn only_the_next_batch_of_this_history_is_applied() {
         ("in a later format", third.clone(), PushRefusal::Version),
         ("out of order", third.clone(), PushRefusal::Damaged),
         ("from an epoch that the sender has not", third.clone(), PushRefusal::Damaged),
+        ("out of reach where it no longer stands", first.clone(), PushRefusal::Position),
+        ("out of reach in another history", third.clone(), PushRefusal::Forked),
+        ("out of reach", third.clone(), PushRefusal::OutOfReach),
     ];
     cases[2].1.after.gtid = "0-99-3".into();
     cases[3].1.cluster = "other".into();
@@ -254,6 +257,10 @@ async fn only_the_next_batch_of_this_history_is_applied() {
     let twice = cases[5].1.transactions[0].clone();
     cases[5].1.transactions.push(twice);
     cases[6].1.transactions[0].position.epoch = Epoch(2);
+    for (_, batch, _) in &mut cases[7..] {
+        batch.out_of_reach = Some("the binlog is gone".into());
+    }
+    cases[8].1.after.gtid = "0-99-3".into();
     for (what, batch, expected) in &cases {
         let refusal = slave.refusal(batch).await;
         assert_eq!((refusal.refusal, refusal.at.as_ref()), (*expected, Some(&here)), "{what}: {}", refusal.message);
