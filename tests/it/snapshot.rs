@@ -257,6 +257,23 @@ async fn data_of_another_is_replaced_only_when_told() {
     let old: Option<u64> = conn.query_first("SELECT COUNT(*) FROM mysql.user WHERE User = 'old'").await.unwrap();
     assert_eq!(old, Some(0));
     applier.stop().await;
+
+    // Of another cluster, or of this one where a newer master has pushed.
+    let own: Option<String> = conn.query_first("SELECT cluster FROM towline.position").await.unwrap();
+    for (cluster, fence, wanted) in [("other", 0, "the cluster other"), (&own.unwrap(), 9, "epoch 9")] {
+        let record = "UPDATE towline.position SET cluster = ?, fence = ?, epoch = 0, seq = 0, gtid = ''";
+        conn.exec_drop(record, (cluster, fence)).await.unwrap();
+        let (applier, _) = fetching(&server, &http, true);
+        eventually("a refusal", async || match applier.progress().state {
+            ApplyState::Unavailable { error } if error.contains(wanted) => Ok(()),
+            state => Err(state),
+        })
+        .await;
+        applier.stop().await;
+        let begun: Option<u64> = conn.query_first("SELECT COUNT(*) FROM towline.snapshot").await.unwrap();
+        assert_eq!(begun, Some(0), "{wanted}");
+    }
+    assert_eq!(conn.query_first("SELECT COUNT(*) FROM shop.item").await.unwrap(), Some(2), "it stays as it is");
 }
 
 #[tokio::test]

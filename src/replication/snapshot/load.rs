@@ -16,7 +16,7 @@ use mysql_async::{Conn, Opts, OptsBuilder, prelude::Queryable};
 use parking_lot::Mutex;
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use tokio::{sync::watch, time::sleep};
-use towline_middleware::layers::admission::AdmissionLayer;
+use towline_middleware::{Epoch, layers::admission::AdmissionLayer};
 
 use super::{Definition, Plan, RowsLine, RowsQuestion, TablePlan, quoted};
 use crate::replication::{
@@ -25,7 +25,7 @@ use crate::replication::{
     json_lines::Lines,
     progress::{ApplyState, SnapshotProgress, Track, now_seconds},
     protocol::{Family, Mark},
-    tables::slave,
+    tables::slave::{self, SlaveRecord},
 };
 
 /// Where a slave gets its data from when it has none.
@@ -62,6 +62,16 @@ pub(crate) enum LoadError {
     Json(#[from] serde_json::Error),
     #[error("this slave's server is {own}, the master's is {theirs}: a slave needs a server of its master's family")]
     OtherFamily { own: Family, theirs: Family },
+    #[error(
+        "this slave belongs to the cluster {own}, the master of `cluster.master` to {theirs}: name a master of its own \
+         cluster there, or empty this server"
+    )]
+    OtherCluster { own: String, theirs: String },
+    #[error(
+        "the master of `cluster.master` is of epoch {theirs}, but a master of epoch {own} has pushed here: name the newer \
+         master there, the older one must step down"
+    )]
+    OldEpoch { own: Epoch, theirs: Epoch },
     #[error(
         "this server holds data (schema `{0}`) and is no slave yet: start it empty, or with `--replace` to replace all of \
          its data by the master's"
@@ -133,15 +143,14 @@ async fn load_once(
         Some(plan) => plan,
         None => {
             let plan = master.plan(None).await?.ok_or_else(|| LoadError::Lost("it has gone".to_owned()))?;
+            if let Err(refusal) = check(&mut conn, &record, &plan).await {
+                master.end(&plan.id).await;
+                return Err(refusal);
+            }
             slave::begin_snapshot(&mut conn, &plan.id).await?;
             plan
         }
     };
-    let version: String = conn.query_first("SELECT VERSION()").await?.unwrap_or_default();
-    let own = Family::of_version(&version);
-    if let Some(theirs) = plan.family.filter(|theirs| *theirs != own) {
-        return Err(LoadError::OtherFamily { own, theirs });
-    }
     tracing::info!(snapshot = plan.id, position = %plan.mark.position, tables = plan.tables.len(), "fetching a snapshot");
     if !is_made {
         wipe(&mut conn, options.replace || again).await?;
@@ -153,6 +162,23 @@ async fn load_once(
     slave::finish_snapshot(&mut conn, &plan.cluster, plan.epoch, &plan.mark, now_seconds()).await?;
     tracing::info!(position = %plan.mark.position, "the snapshot is whole");
     master.end(&plan.id).await;
+    Ok(())
+}
+
+/// Refuses a snapshot that must not replace what this server holds; to be called while it still holds that.
+async fn check(conn: &mut Conn, record: &SlaveRecord, plan: &Plan) -> Result<(), LoadError> {
+    let version: String = conn.query_first("SELECT VERSION()").await?.unwrap_or_default();
+    let own = Family::of_version(&version);
+    if let Some(theirs) = plan.family.filter(|theirs| *theirs != own) {
+        return Err(LoadError::OtherFamily { own, theirs });
+    }
+    if !record.cluster.is_empty() && record.cluster != plan.cluster {
+        let [own, theirs] = [&record.cluster, &plan.cluster].map(String::clone);
+        return Err(LoadError::OtherCluster { own, theirs });
+    }
+    if plan.epoch < record.fence {
+        return Err(LoadError::OldEpoch { own: record.fence, theirs: plan.epoch });
+    }
     Ok(())
 }
 

@@ -125,7 +125,8 @@ pub(crate) async fn snapshot(conn: &mut Conn) -> mysql_async::Result<Option<Begu
     Ok(row.map(|(id, made)| BegunSnapshot { id, made }))
 }
 
-/// Writes down that the data of this server is being replaced: from here on it has no position.
+/// Writes down that the data of this server is being replaced: from here on it has no position. It stays of its cluster
+/// and behind its fence, which a snapshot that is begun anew is compared with.
 pub(crate) async fn begin_snapshot(conn: &mut Conn, id: &str) -> mysql_async::Result<()> {
     for table in SNAPSHOT_TABLES {
         conn.query_drop(*table).await?;
@@ -133,7 +134,7 @@ pub(crate) async fn begin_snapshot(conn: &mut Conn, id: &str) -> mysql_async::Re
     conn.query_drop("BEGIN").await?;
     conn.exec_drop("REPLACE INTO towline.snapshot (id, snapshot, made) VALUES (1, ?, 0)", (id,)).await?;
     conn.query_drop("DELETE FROM towline.snapshot_table").await?;
-    conn.query_drop("UPDATE towline.position SET cluster = '', epoch = 0, seq = 0, gtid = '' WHERE id = 1").await?;
+    conn.query_drop("UPDATE towline.position SET epoch = 0, seq = 0, gtid = '' WHERE id = 1").await?;
     conn.query_drop("COMMIT").await
 }
 
@@ -183,8 +184,8 @@ pub(crate) async fn finish_snapshot(
 ) -> mysql_async::Result<()> {
     conn.query_drop("BEGIN").await?;
     conn.exec_drop(
-        "UPDATE towline.position SET cluster = ?, fence = ?, epoch = ?, seq = ?, gtid = ?, committed_at = ? \
-         WHERE id = 1",
+        "UPDATE towline.position SET cluster = ?, fence = GREATEST(fence, ?), epoch = ?, seq = ?, gtid = ?, \
+         committed_at = ? WHERE id = 1",
         (cluster, epoch.0, mark.position.epoch.0, mark.position.seq.0, &mark.gtid, committed_at),
     )
     .await?;
