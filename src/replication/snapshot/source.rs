@@ -227,6 +227,10 @@ async fn read(
 ) -> mysql_async::Result<()> {
     // Never closed.
     let Ok(_permit) = live.free.acquire().await else { return Ok(()) };
+    // Whoever asked went while others were read: nobody waits for a scan in vain.
+    if lines.is_closed() {
+        return Ok(());
+    }
     let Some(mut session) = live.sessions.lock().pop() else { return Err(lost_session()) };
     // A session that breaks has lost the moment: it is not put back.
     session.query_drop("SAVEPOINT before_table").await?;
