@@ -139,12 +139,7 @@ impl Sender {
                 Some(cursor) if self.confirmed => match self.next_batch(&cursor).await {
                     Ok(batch) => batch,
                     Err(state) => {
-                        if let SlaveState::NeedsSnapshot { error } = &state {
-                            // It may fetch a new one by itself; if it does not hear this it does so the next time.
-                            let told = self.pieces(&cursor, Some(error), &[]);
-                            let _ = self.target.post(told).await;
-                        }
-                        self.wait_in(state).await;
+                        self.cut_off(&cursor, state).await;
                         continue;
                     }
                 },
@@ -153,10 +148,20 @@ impl Sender {
             let after = self.cursor.clone().unwrap_or_default();
             match self.push(&after, &batch).await {
                 Ok(answer) => self.answered(&after, &batch, answer).await,
-                Err(StreamError::Capture(error)) => self.wait_in(binlog_state(&error)).await,
+                Err(StreamError::Capture(error)) => self.cut_off(&after, binlog_state(&error)).await,
                 Err(error) => self.wait_in(SlaveState::Away { error: error.to_string() }).await,
             }
         }
+    }
+
+    /// Waits where the binlog gives nothing to push, and tells a slave that it no longer reaches.
+    async fn cut_off(&mut self, cursor: &Mark, state: SlaveState) {
+        if let SlaveState::NeedsSnapshot { error } = &state {
+            // It may fetch a new one by itself; if it does not hear this it does so the next time.
+            let told = self.pieces(cursor, Some(error), &[]);
+            let _ = self.target.post(told).await;
+        }
+        self.wait_in(state).await;
     }
 
     /// The next push asks where the slave stands.
