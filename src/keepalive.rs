@@ -15,16 +15,19 @@ pub struct Keepalive(Duration);
 
 impl Keepalive {
     /// After so long a silence, in whole seconds; never if it is zero. An end that does not answer is given up after
-    /// twice the time, and so is one that doesn't acknowledge what was sent to it.
+    /// twice the time.
     pub fn new(silence: Duration) -> Self {
         Self(silence)
     }
 
     /// Has the system ask on this connection. An end that is given up shows as a read that fails.
     ///
+    /// An end that does not acknowledge what was sent to it, or is there but takes nothing, has twice the silence, or
+    /// `patience` if that is longer.
+    ///
     /// # Errors
     /// What the system says.
-    pub fn set(self, stream: &TcpStream) -> io::Result<()> {
+    pub fn set(self, stream: &TcpStream, patience: Duration) -> io::Result<()> {
         if self.0.is_zero() {
             return Ok(());
         }
@@ -33,8 +36,8 @@ impl Keepalive {
         let socket = SockRef::from(stream);
         let asking = TcpKeepalive::new().with_time(silence).with_interval(interval).with_retries(PROBES);
         socket.set_tcp_keepalive(&asking)?;
-        // Nobody is asked while sent bytes are not acknowledged: those have a time of their own, a quarter of an hour.
-        socket.set_tcp_user_timeout(Some(silence + interval * PROBES))
+        // Nobody is asked while sent bytes are not acknowledged: without it those have a quarter of an hour.
+        socket.set_tcp_user_timeout(Some(patience.max(silence + interval * PROBES)))
     }
 }
 
@@ -47,9 +50,11 @@ mod tests {
     #[tokio::test]
     async fn a_connection_has_its_times_or_the_systems() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        for (silence, seconds) in [(60_000, Some((60, 10, 120))), (500, Some((1, 1, 7))), (0, None)] {
+        for (silence, seconds) in [(60_000, Some((60, 10, 120))), (500, Some((1, 1, 30))), (0, None)] {
             let stream = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
-            Keepalive::new(Duration::from_millis(silence)).set(&stream).expect("options of TCP");
+            Keepalive::new(Duration::from_millis(silence))
+                .set(&stream, Duration::from_secs(30))
+                .expect("options of TCP");
             let socket = SockRef::from(&stream);
             let asks = socket.keepalive().expect("an option");
             let times = asks.then(|| {

@@ -27,6 +27,8 @@ mod shape;
 mod tests;
 mod verdict;
 
+pub(crate) use protected::contains_name;
+
 use std::{
     collections::HashSet,
     sync::{

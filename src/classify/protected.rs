@@ -39,6 +39,8 @@ pub(super) enum Variable {
     Lexing,
     /// Only the session's own business.
     Other,
+    /// A name that may mean any of these: MySQL leaves accents and spaces at its end out of account.
+    Doubtful,
 }
 
 impl Variable {
@@ -46,7 +48,9 @@ impl Variable {
     pub(super) fn of(name: &[u8]) -> Self {
         let name = name.to_ascii_lowercase();
         let is_logging = LOGGING.iter().any(|logging| logging.as_bytes() == name) || name.starts_with(b"gtid_");
+        let is_plain = name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$'));
         match name.as_slice() {
+            _ if !is_plain => Self::Doubtful,
             _ if is_logging => Self::Logging,
             b"transaction_read_only" | b"tx_read_only" => Self::ReadOnly,
             b"transaction_isolation" | b"tx_isolation" => Self::Isolation,
@@ -71,27 +75,69 @@ pub(super) fn logging_reason(name: &[u8]) -> String {
 
 /// Why a stored program that names this is refused, if it is.
 pub(super) fn hides_writes_in_program(name: &[u8]) -> Option<String> {
+    let name = name.trim_ascii_end();
     TELLING
         .iter()
-        .find(|telling| name.eq_ignore_ascii_case(telling.as_bytes()))
+        .find(|telling| begins_with(name, telling.as_bytes(), true))
         .map(|telling| format!("a stored program that sets {telling} could hide writes from replication"))
 }
 
 /// Why a stored program that may run this text, or one with this in it, is refused, if it is.
 pub(super) fn hides_writes_in_text(text: &[u8]) -> Option<String> {
-    let text = text.to_ascii_lowercase();
-    let telling = TELLING.iter().find(|telling| memchr::memmem::find(&text, telling.as_bytes()).is_some())?;
+    let telling = TELLING.iter().find(|telling| contains_name(text, telling.as_bytes()))?;
     Some(format!("a stored program that runs a text with {telling} in it could hide writes from replication"))
 }
 
 /// Why a text that can't be cut into tokens with certainty is refused, if it is: it names what only Towline may touch.
 pub(super) fn hides_writes_in_doubt(sql: &[u8]) -> Option<String> {
-    let sql = sql.to_ascii_lowercase();
-    let contains = |name: &str| memchr::memmem::find(&sql, name.as_bytes()).is_some();
+    let contains = |name: &str| contains_name(sql, name.as_bytes());
     let named = TELLING.iter().copied().chain(["towline"]).find(|name| contains(name));
     let named = named.or_else(|| (contains("server_id") && contains("set")).then_some("server_id"))?;
     Some(format!(
         "it names {named}, which only Towline may write to, and has parts that servers read differently \
          (an executable comment, an open quote); write it without them"
     ))
+}
+
+/// Whether a text may have this name in it, as the server reads names: in any case, and on MySQL (utf8mb3_general_ci)
+/// with or without accents.
+pub(crate) fn contains_name(text: &[u8], name: &[u8]) -> bool {
+    (0..text.len()).any(|at| begins_with(&text[at..], name, false))
+}
+
+/// Whether this name may be at the front of a text, and if `is_whole` nothing behind it. A letter that is not ASCII may
+/// stand for any other; of how many bytes it is hangs on the character set.
+fn begins_with(text: &[u8], name: &[u8], is_whole: bool) -> bool {
+    let (mut text, mut name) = (text, name);
+    while let Some((wanted, others)) = name.split_first() {
+        let foreign = text.iter().take_while(|byte| !byte.is_ascii()).count();
+        if foreign > 0 {
+            let mut letters = 1..=foreign.min(name.len());
+            return letters.any(|letters| begins_with(&text[foreign..], &name[letters..], is_whole));
+        }
+        match text.split_first() {
+            Some((found, behind)) if found.eq_ignore_ascii_case(wanted) => (text, name) = (behind, others),
+            _ => return false,
+        }
+    }
+    !is_whole || text.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_found_in_any_writing_that_the_server_takes() {
+        for text in ["sql_log_bin", "SET @@SQL_log_BIN=0", "sql_log_b\u{ed}n", "s\u{301}\u{327}l_log_b\u{131}n"] {
+            assert!(contains_name(text.as_bytes(), b"sql_log_bin"), "{text}");
+        }
+        assert!(contains_name(b"sql_l\xf6g_bin", b"sql_log_bin"));
+        for text in ["", "sql_log_bi", "sqlog_bin", "\u{ed}"] {
+            assert!(!contains_name(text.as_bytes(), b"sql_log_bin"), "{text}");
+        }
+        assert!(hides_writes_in_program(b"sql_log_bin ").is_some());
+        assert!(hides_writes_in_program("sql_log_b\u{ed}n".as_bytes()).is_some());
+        assert!(hides_writes_in_program(b"sql_log_bin_of_mine").is_none());
+    }
 }

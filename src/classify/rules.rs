@@ -372,7 +372,10 @@ fn prepare(mut rest: Cursor<'_>, facts: Facts<'_>) -> Verdict {
             let verdict = (facts.inner)(&inner, facts.mode).at_least(Intent::SessionState, "keyword PREPARE");
             Verdict { named: Some(Named::Prepares(folded(&name))), ..verdict }
         }
-        _ => Verdict::new(Intent::Unknown, "PREPARE of a text that is not in the statement"),
+        _ => Verdict::new(
+            Intent::Unknown,
+            "PREPARE of a text that is not in the statement, or that the server may read differently",
+        ),
     }
 }
 
@@ -388,7 +391,10 @@ fn execute(mut rest: Cursor<'_>, facts: Facts<'_>) -> Verdict {
     }
     match inner_text(rest, facts) {
         Some(inner) => (facts.inner)(&inner, facts.mode),
-        None => Verdict::new(Intent::Unknown, "EXECUTE IMMEDIATE of a text that is not in the statement"),
+        None => Verdict::new(
+            Intent::Unknown,
+            "EXECUTE IMMEDIATE of a text that is not in the statement, or that the server may read differently",
+        ),
     }
 }
 
@@ -397,11 +403,16 @@ fn folded(name: &[u8]) -> String {
     String::from_utf8_lossy(name).to_lowercase()
 }
 
-/// The SQL in a string, if the string is all there is (`USING` aside).
+/// The SQL in a string, if the string is all there is (`USING` aside) and the server runs these very bytes.
+///
+/// It converts the text first, MariaDB even to `collation_connection` and back. Letters that the other character set
+/// lacks become `?`, those of some (armscii8) punctuation; and swe7 has letters in the place of ASCII's brackets, quotes
+/// and bars.
 fn inner_text(mut rest: Cursor<'_>, facts: Facts<'_>) -> Option<Vec<u8>> {
     let (token, bytes) = rest.take()?;
     let is_all = rest.at_end() || rest.is("USING");
-    (is_string(token.kind, bytes) && is_all).then(|| unescape(bytes, !facts.mode.no_backslash_escapes))
+    let text = (is_string(token.kind, bytes) && is_all).then(|| unescape(bytes, !facts.mode.no_backslash_escapes))?;
+    text.iter().all(|byte| byte.is_ascii() && !b"@[\\]^`{|}~".contains(byte)).then_some(text)
 }
 
 /// A string's content. Source: MySQL manual, "String Literals".

@@ -151,6 +151,11 @@ fn variable(name: &[u8]) -> Verdict {
         Variable::Autocommit => verdict.at_least(Intent::Transaction, "SET autocommit"),
         Variable::Lexing => Verdict { changes_lexing: true, ..verdict },
         Variable::Other => verdict,
+        Variable::Doubtful => verdict
+            .at_least(Intent::Unknown, "SET of a name with other letters than a variable's")
+            .refused_everywhere(format!(
+                "SET {shown} may mean another variable to the server; write its name with a-z, 0-9 and _ alone"
+            )),
     }
 }
 

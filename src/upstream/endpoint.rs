@@ -89,7 +89,7 @@ impl Endpoint {
             Address::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await?;
                 stream.set_nodelay(true)?;
-                self.0.keepalive.set(&stream)?;
+                self.0.keepalive.set(&stream, Duration::ZERO)?;
                 Ok(stream.into())
             }
             Address::Unix(path) => UnixStream::connect(path).await.map(Transport::from),

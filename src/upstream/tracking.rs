@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use towline_middleware::{Completion, Role, Session};
 
-use crate::wire::session_state::{self, Change};
+use crate::{
+    classify::contains_name,
+    wire::session_state::{self, Change},
+};
 
 /// Character sets in whose characters a byte may look like ASCII, so that a quote or a backslash can't be found byte by
 /// byte. Source: MySQL manual, "Character Sets That MySQL Supports"; their second bytes reach down to 0x40 or 0x30.
@@ -81,7 +84,7 @@ impl Fence {
 
 /// Whether a statement may change what the server reports, so that the fence must be put up again after it.
 pub(crate) fn touches_tracking(sql: &[u8]) -> bool {
-    contains_ignoring_case(sql, b"session_track")
+    contains_name(sql, b"session_track")
 }
 
 /// What the node has the server report for itself, and a client may ask for besides.

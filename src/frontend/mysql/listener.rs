@@ -68,7 +68,7 @@ impl From<TcpListener> for Listeners {
 
 impl Listeners {
     /// The next client of either.
-    async fn accept(&self, keepalive: Keepalive) -> Transport {
+    async fn accept(&self, keepalive: Keepalive, write_timeout: Duration) -> Transport {
         let over_unix = async {
             match &self.unix {
                 Some(listener) => accept_unix(listener).await,
@@ -77,7 +77,7 @@ impl Listeners {
         };
         tokio::select! {
             stream = accept(&self.tcp) => {
-                if let Err(error) = keepalive.set(&stream) {
+                if let Err(error) = keepalive.set(&stream, write_timeout) {
                     tracing::debug!(error = &error as &dyn std::error::Error, "a client has left at once");
                 }
                 stream.into()
@@ -95,7 +95,7 @@ pub async fn serve(listeners: Listeners, front: Arc<MySqlFront>, sessions: Sessi
     let cut = CancellationToken::new();
     loop {
         let stream = tokio::select! {
-            stream = listeners.accept(front.limits.keepalive) => stream,
+            stream = listeners.accept(front.limits.keepalive, front.limits.write_timeout) => stream,
             () = stop.cancelled() => break,
         };
         let Ok(permit) = permits.clone().try_acquire_owned() else {

@@ -52,7 +52,9 @@ fn place(file: Option<String>, position: Option<u64>) -> Option<(usize, String, 
 ///
 /// Source: MySQL 8.4 Reference Manual, 19.1.3.8 "Stored Function Examples to Manipulate GTIDs", `gtid_executed`.
 async fn wait_mysql(conn: &mut Conn, position: Position) -> Result<(), mysql_async::Error> {
-    const WAIT: &str = "SELECT WAIT_FOR_EXECUTED_GTID_SET(CONCAT(@@server_uuid, ':', ?), 1)";
-    while position.seq.0 > 0 && conn.exec_first(WAIT, (position.seq.0,)).await? != Some(0) {}
-    Ok(())
+    const WAIT: &str = "SELECT WAIT_FOR_EXECUTED_GTID_SET(CONCAT(@@server_uuid, ':', ?), 10)";
+    if position.seq.0 == 0 || conn.exec_first(WAIT, (position.seq.0,)).await? == Some(0) {
+        return Ok(());
+    }
+    Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into())
 }

@@ -40,6 +40,7 @@ async fn an_end_that_vanishes_without_a_word_is_given_up() {
     let endpoint = Endpoint::tcp(ADDRESS, port).with_keepalive(asking);
     let front = TestFront::before(Role::Master, endpoint, server.opts(), Arc::new(SqlClassifier::new()), |front| {
         front.limits.keepalive = asking;
+        front.limits.write_timeout = Duration::from_secs(1);
     })
     .await;
     let mut observer = server.connect().await;
