@@ -51,6 +51,14 @@ impl Pair {
             server.query_drop(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
         }
         let pair = Self { master, slave };
+        // It has fetched a snapshot, of before or behind the statements above.
+        eventually("a slave that takes clients", async || {
+            match reqwest::get(pair.slave.url("/readyz")).await.map_err(|error| error.to_string())? {
+                ready if ready.status() == StatusCode::OK => Ok(()),
+                other => Err(other.text().await.unwrap_or_default()),
+            }
+        })
+        .await;
         // Not by an account's session, which would keep the rights that the account had when it began.
         eventually("a slave that has it all", async || {
             let mut server = Conn::new(pair.slave.server_opts()).await.map_err(|error| error.to_string())?;
