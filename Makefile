@@ -1,4 +1,4 @@
-.PHONY: demo test test-clients corpus check fix bench soak
+.PHONY: demo test torture test-clients corpus check fix bench soak
 
 # A master and two slaves on this machine, each with a private MariaDB. `make demo ARGS=--once` ends by itself.
 demo:
@@ -9,6 +9,14 @@ demo:
 test:
 	scripts/install-mariadb.sh mariadb curl
 	cargo test --workspace --locked
+
+# A cluster on which everything breaks at once, for each of these seeds: `make torture SEEDS=7 SECONDS=600`.
+torture: SEEDS = $(shell seq 20)
+torture: SECONDS = 120
+torture:
+	scripts/install-mariadb.sh mariadb
+	for seed in $(SEEDS); do TORTURE_SEED=$$seed TORTURE_SECONDS=$(SECONDS) \
+		cargo test --locked --test it -- --ignored --nocapture torture:: || exit 1; done
 
 # Whether what is called a read reads: MariaDB's own test suites, judged by scratch servers. Takes minutes, and writes
 # tests/it/corpus/counts.md.

@@ -11,7 +11,8 @@
 //!   [`tls`] or in clear, and [`keepalive`] finds out when its other end has vanished.
 //! - [`capture`] reads the master's binlog into transactions; [`replication`] pushes them to the slaves and applies
 //!   them there.
-//! - [`config`], [`cli`], [`check`], [`managed`], [`node`] and [`demo`] make a process of it.
+//! - [`config`], [`cli`], [`check`], [`managed`], [`node`] and [`demo`] make a process of it; [`fail_point`] lets a test
+//!   end one between two steps.
 
 pub mod capture;
 pub mod check;
@@ -20,6 +21,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 mod explain;
+pub mod fail_point;
 pub mod frontend;
 pub mod keepalive;
 pub mod layers;

@@ -63,7 +63,7 @@ impl Nodes {
             } else {
                 (format!("slave-{number}"), Role::Slave)
             };
-            NodeSpec { program: program.clone(), folder: folder.join(&name), name, role, config }
+            NodeSpec { program: program.clone(), folder: folder.join(&name), name, role, config, variables: Vec::new() }
         });
         Ok(Self { specs: specs.collect(), running: Vec::new() })
     }

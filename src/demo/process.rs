@@ -41,6 +41,8 @@ pub struct NodeSpec {
     pub folder: PathBuf,
     /// Its configuration, as `config.toml` has it. `mysql.data_dir` is added unless `mysql.managed` is false.
     pub config: toml::Table,
+    /// Variables of its environment, besides those of this process.
+    pub variables: Vec<(String, String)>,
 }
 
 /// A node as a process of its own, with a private MariaDB that it manages.
@@ -65,12 +67,11 @@ impl NodeProcess {
         Ok(Self { spec, child, stdout, ready: None })
     }
 
-    /// Starts it again after its end, perhaps with another configuration. It is not ready yet.
+    /// Starts it again after its end. It is not ready yet.
     ///
     /// # Errors
     /// As for [`spawn`](Self::spawn).
-    pub fn respawn(&mut self, config: toml::Table) -> Result<(), DemoError> {
-        self.spec.config = config;
+    pub fn respawn(&mut self) -> Result<(), DemoError> {
         self.child = run(&self.spec)?;
         self.stdout = self.child.stdout.take().map(BufReader::new);
         self.ready = None;
@@ -127,6 +128,11 @@ impl NodeProcess {
     /// What it was made from.
     pub fn spec(&self) -> &NodeSpec {
         &self.spec
+    }
+
+    /// What its next start is made from.
+    pub fn spec_mut(&mut self) -> &mut NodeSpec {
+        &mut self.spec
     }
 
     /// Its process; none once it has ended.
@@ -195,6 +201,7 @@ fn run(spec: &NodeSpec) -> Result<Child, DemoError> {
     let log = File::options().create(true).append(true).open(spec.log()).map_err(DemoError::io("open", spec.log()))?;
     let mut command = Command::new(&spec.program);
     command.arg("run").arg("--config").arg(&config).args(["--role", spec.role.as_str()]);
+    command.envs(spec.variables.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
     // Ctrl-C is for whoever started it, who stops it in good order.
     command.process_group(0);

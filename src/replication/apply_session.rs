@@ -13,6 +13,7 @@ use super::{
     streamed_rows::Rows,
     tables::slave::{self, SlaveRecord},
 };
+use crate::fail_point::FailPoint;
 
 /// Why something could not be applied.
 #[derive(Debug, thiserror::Error)]
@@ -211,6 +212,7 @@ impl ApplySession {
         if !slave::join_cluster(&mut self.conn, &self.record, cluster, fence).await? {
             return Err(ApplyError::Moved);
         }
+        FailPoint::Joined.pass();
         cluster.clone_into(&mut self.record.cluster);
         self.record.fence = fence;
         Ok(())
@@ -262,13 +264,16 @@ impl ApplySession {
         let to = Mark { position: last.position, gtid: last.gtid.clone() };
         self.broken = true;
         self.conn.query_drop("BEGIN").await?;
+        FailPoint::Begun.pass();
         if let Err(error) = self.fill_transaction(rows, &to, last.committed_at, finishes).await {
             // Before anything else: after a 1205 the transaction is still open and holds a part of the rows.
             self.conn.query_drop("ROLLBACK").await?;
             self.broken = false;
             return Err(error);
         }
+        FailPoint::PositionMoved.pass();
         self.conn.query_drop("COMMIT").await?;
+        FailPoint::Committed.pass();
         self.broken = false;
         self.record.mark = to;
         self.record.committed_at = last.committed_at;
@@ -296,6 +301,7 @@ impl ApplySession {
         if finishes {
             slave::finish_announced(&mut self.conn).await?;
         }
+        FailPoint::Filled.pass();
         if !slave::move_position(&mut self.conn, &self.record.mark, to, committed_at).await? {
             return Err(ApplyError::Moved);
         }
@@ -306,6 +312,7 @@ impl ApplySession {
     pub(crate) async fn write(&mut self, statements: &[Vec<u8>]) -> mysql_async::Result<()> {
         for statement in statements {
             self.conn.query_drop(statement.as_slice()).await?;
+            FailPoint::RowsWritten.pass();
         }
         Ok(())
     }

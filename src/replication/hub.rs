@@ -41,6 +41,7 @@ use super::{
 use crate::{
     capture::{Capture, CaptureError, CaptureOptions, Captured, Source},
     config::{Ack, AckOnTimeout},
+    fail_point::FailPoint,
 };
 
 /// How a master captures and pushes.
@@ -419,7 +420,9 @@ impl Hub {
                 }
             };
             back_off.reset();
+            FailPoint::Captured.pass();
             shared.note(captured);
+            FailPoint::Noted.pass();
         }
     }
 

@@ -39,6 +39,7 @@ use super::{
     streamed_rows::Rows,
     tables::slave::{self, Announced},
 };
+use crate::fail_point::FailPoint;
 
 /// The schema change of a transaction, and whether rows follow it (`CREATE … SELECT`).
 ///
@@ -84,6 +85,7 @@ pub(crate) async fn announce(
         None if !session.is_mariadb && log == EXECUTED => Err(Unapplicable::AlreadyExecuted(mark.gtid).into()),
         None => {
             slave::announce(&mut session.conn, &Announced { mark, log_before: log }).await?;
+            FailPoint::Announced.pass();
             Ok(Announcement::New)
         }
     }
@@ -107,6 +109,7 @@ pub(crate) async fn run(
     let result = run_marked(session, gtid, change, rows, &kind).await;
     if !session.conn.is_disconnected() {
         session.restore().await?;
+        FailPoint::SessionRestored.pass();
     }
     match result {
         Err(error) if announcement == Announcement::NotRun && kind.already_so(error.code()) => Ok(()),
@@ -150,10 +153,15 @@ async fn run_marked(
     session.conn.query_drop(context_statement(context, session.is_mariadb)).await?;
     if session.is_mariadb {
         session.conn.query_drop(format!("SET SESSION server_id = {}", marker_id(session.server_id))).await?;
-        return Ok(session.conn.query_drop(change.sql.0.as_slice()).await?);
+        FailPoint::ContextSet.pass();
+        session.conn.query_drop(change.sql.0.as_slice()).await?;
+        FailPoint::SchemaChanged.pass();
+        return Ok(());
     }
     session.conn.query_drop(format!("SET SESSION gtid_next = {}", quoted_text(gtid))).await?;
+    FailPoint::ContextSet.pass();
     let result = run_under_gtid(session, &change.sql.0, &mut rows.rows).await;
+    FailPoint::SchemaChanged.pass();
     if !session.conn.is_disconnected() {
         session.conn.query_drop("ROLLBACK").await?;
         session.conn.query_drop("SET SESSION gtid_next = 'AUTOMATIC'").await?;

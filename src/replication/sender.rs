@@ -20,7 +20,10 @@ use super::{
     slave_status::{SlaveState, SlaveStatus},
     stream_push::{StreamError, push_streamed},
 };
-use crate::capture::{CaptureError, CaptureOptions, Rereading};
+use crate::{
+    capture::{CaptureError, CaptureOptions, Rereading},
+    fail_point::FailPoint,
+};
 
 /// A registered slave and what its sender last found out.
 #[derive(Debug)]
@@ -254,6 +257,7 @@ impl Sender {
             }
             None => self.target.post(pieces).await?,
         };
+        FailPoint::Answered.pass();
         Ok(answer.map(|answer| answer.applied))
     }
 
@@ -274,6 +278,7 @@ impl Sender {
                 self.confirmed = true;
                 self.cursor = Some(applied.clone());
                 self.shared.acks.confirm(self.slave.ack_id, applied.position);
+                FailPoint::Confirmed.pass();
                 let mut seen = self.slave.seen.lock();
                 seen.mark = Some(applied);
                 seen.pushed += batch.len() as u64;

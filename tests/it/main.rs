@@ -21,4 +21,5 @@ mod round_trip;
 mod snapshot;
 mod streamed;
 mod support;
+mod torture;
 mod verify;

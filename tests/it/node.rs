@@ -26,6 +26,7 @@ async fn a_node_waits_for_a_server_that_is_away_and_serves_when_it_is_there() {
         role: Role::Master,
         folder: folder.path().join("node"),
         config: config.parse().unwrap(),
+        variables: Vec::new(),
     })
     .unwrap();
     eventually("a word that MySQL is away", async || {

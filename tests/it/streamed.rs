@@ -3,7 +3,7 @@
 use mysql_async::{Conn, prelude::Queryable};
 use towline_middleware::Role;
 
-use crate::support::{CuttingProxy, TestCluster, TestNode, eventually};
+use crate::support::{FaultProxy, TestCluster, TestNode, eventually};
 
 /// All below is longer, but for single small rows.
 const LIMIT: &str = "transaction_buffer_bytes_max = 65536";
@@ -120,7 +120,7 @@ async fn wait_for_updates(reader: &mut Conn, since: u64) {
 async fn a_connection_cut_in_the_middle_starts_it_again() {
     let secret = "[cluster]\nsecret = 'a secret of the tests'\n";
     let slave = TestNode::start("slave", Role::Slave, secret).await;
-    let proxy = CuttingProxy::start(slave.http()).await;
+    let proxy = FaultProxy::start(slave.http()).await;
     let config = format!("{secret}slaves = [{:?}]\n{LIMIT}", proxy.url());
     let cluster = TestCluster::of(TestNode::start("master", Role::Master, &config).await, vec![slave]).await;
     let mut client = cluster.master().await;

@@ -42,7 +42,7 @@ pub(crate) async fn contents(conn: &mut Conn, schema: &str) -> BTreeMap<String, 
 
 /// A table's definition without its next number: what a statement reserved on the master and did not use is nowhere in
 /// the binlog.
-fn without_counter(definition: String) -> String {
+pub(crate) fn without_counter(definition: String) -> String {
     const COUNTER: &str = " AUTO_INCREMENT=";
     let Some((before, after)) = definition.split_once(COUNTER) else { return definition };
     before.to_owned() + after.trim_start_matches(|c: char| c.is_ascii_digit())

@@ -3,6 +3,7 @@
 pub(crate) mod certificates;
 mod changes;
 mod cluster;
+mod disk;
 pub(crate) mod front;
 pub(crate) mod http;
 mod mysql9;
@@ -15,9 +16,10 @@ pub(crate) mod wire_client;
 pub(crate) use self::{
     changes::{Changes, batch},
     cluster::{CLIENT, TestCluster, checksums},
+    disk::SmallDisk,
     mysql9::Mysql9,
     node::TestNode,
-    proxy::CuttingProxy,
+    proxy::{FaultProxy, Weather},
     server::{TestServer, copy_template},
     wait::eventually,
 };

@@ -1,31 +1,48 @@
 //! A real node: the `towline` program with a private MariaDB, on ports that the system chooses.
 
-use std::{fs, net::SocketAddr, path::PathBuf};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use mysql_async::{Conn, Opts, OptsBuilder, prelude::Queryable};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tokio::time::timeout;
 use toml::{Table, Value};
 use towline::{
     demo::{NodeProcess, NodeSpec},
+    fail_point::FailPoint,
     managed,
     node::Ready,
 };
 use towline_middleware::Role;
 
-use super::{CLIENT, server::copy_template};
+use super::{CLIENT, SmallDisk, server::copy_template, wait::DEADLINE};
 
 /// A node in a process of its own, killed and removed when dropped.
 pub(crate) struct TestNode {
     process: NodeProcess,
     config: Table,
     ready: Ready,
-    _folder: TempDir,
+    disk: Option<SmallDisk>,
+    folder: TempDir,
 }
 
 impl TestNode {
     /// A node with this configuration, as a role's tables have it; the listeners' ports are added.
     pub(crate) async fn start(name: &str, role: Role, config: &str) -> Self {
+        Self::start_on(name, role, config, |_| None).await
+    }
+
+    /// The same with its server's data on the disk that is made for this folder.
+    pub(crate) async fn start_on(
+        name: &str,
+        role: Role,
+        config: &str,
+        disk: impl FnOnce(&Path) -> Option<SmallDisk>,
+    ) -> Self {
         let mut config: Table = config.parse().expect("the configuration of a test");
         for listener in ["http", "mysql_front"] {
             let table = config.entry(listener).or_insert_with(|| Table::new().into());
@@ -34,7 +51,9 @@ impl TestNode {
         }
         let folder = tempfile::tempdir().expect("a temporary folder");
         let program = env!("CARGO_BIN_EXE_towline").into();
-        let spec = NodeSpec { program, name: name.to_owned(), role, folder: folder.path().to_owned(), config };
+        let (name, variables) = (name.to_owned(), Vec::new());
+        let spec = NodeSpec { program, name, role, folder: folder.path().to_owned(), config, variables };
+        let disk = disk(&spec.data_dir());
         let managed = |mysql: &Value| mysql.get("managed").and_then(Value::as_bool);
         if spec.config.get("mysql").and_then(managed) != Some(false) {
             copy_template(&spec.data_dir()).await;
@@ -46,7 +65,7 @@ impl TestNode {
         for (listener, address) in [("http", ready.http), ("mysql_front", ready.mysql_front)] {
             config[listener]["listen"] = Value::from(address.to_string());
         }
-        Self { process, config, ready, _folder: folder }
+        Self { process, config, ready, disk, folder }
     }
 
     /// A POST to its administration.
@@ -151,11 +170,44 @@ impl TestNode {
         self.process.kill().await;
     }
 
-    /// Kills the server behind the node with -9.
+    /// Kills the server behind the node with -9, if it runs.
     pub(crate) fn kill_server(&self) {
-        let file = self.process.spec().data_dir().join("mariadb/mariadbd.pid");
-        let pid: i32 = fs::read_to_string(&file).expect("a server writes its pid").trim().parse().expect("a number");
-        kill_process(Pid::from_raw(pid).expect("a pid"), Signal::KILL).expect("the server runs");
+        managed::kill_left_over(&self.process.spec().data_dir()).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Holds it where it is, or lets it go on.
+    pub(crate) fn freeze(&self, frozen: bool) {
+        kill_process(self.pid(), if frozen { Signal::STOP } else { Signal::CONT }).expect("it runs");
+    }
+
+    /// Fills the disk under its server's data; false if that has none of its own.
+    pub(crate) fn fill_disk(&self) -> bool {
+        self.disk.as_ref().map(SmallDisk::fill).is_some()
+    }
+
+    /// Makes room on it again.
+    pub(crate) fn clear_disk(&self) {
+        self.disk.as_ref().expect("a disk of its own").clear();
+    }
+
+    /// Leaves its folder behind, for a test that fails, and says where that is.
+    pub(crate) fn keep_folder(&mut self) -> &Path {
+        self.folder.disable_cleanup(true);
+        self.disk.as_mut().into_iter().for_each(SmallDisk::keep);
+        self.folder.path()
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) async fn ended(&mut self) {
+        timeout(DEADLINE, self.process.ended())
+            .await
+            .unwrap_or_else(|_| panic!("{:?}: it did not end; {}", self.process.spec().variables, self.log()));
+    }
+
+    /// Lets it die at a fail point of its next start, as often as that must be passed; or not.
+    pub(crate) fn set_fail_point(&mut self, point: Option<(FailPoint, u32)>) {
+        let variable = point.map(|(point, passage)| (FailPoint::VARIABLE.to_owned(), format!("{point:?}:{passage}")));
+        self.process.spec_mut().variables = variable.into_iter().collect();
     }
 
     /// Stops it in good order and returns its exit code.
@@ -170,7 +222,8 @@ impl TestNode {
 
     /// Starts it again, after it was killed or stopped, on the same ports and data.
     pub(crate) async fn restart(&mut self) {
-        self.process.respawn(self.config.clone()).unwrap_or_else(|error| panic!("{error}"));
+        self.process.spec_mut().config.clone_from(&self.config);
+        self.process.respawn().unwrap_or_else(|error| panic!("{error}"));
         self.ready = self.process.ready().await.unwrap_or_else(|error| panic!("{error}"));
     }
 }

@@ -1,0 +1,303 @@
+//! A cluster on which everything breaks at once, for a while.
+//!
+//! `TORTURE_SEED` draws the faults and the clients' choices, `TORTURE_SECONDS` says how long it goes. After every few faults
+//! there is a pause in which nothing breaks and nobody writes; then the slaves must equal the master, and nothing that was
+//! acknowledged may be missing. Readers on the slaves look all the time.
+
+mod fail_points;
+mod faults;
+mod full_disk;
+mod history;
+mod load;
+mod readers;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use fastrand::Rng;
+use mysql_async::{Conn, Opts, prelude::Queryable};
+use tokio::time::sleep;
+use towline_middleware::Role;
+
+use self::{
+    faults::Fault,
+    history::History,
+    load::{ACCOUNTS, BALANCE, Load, Promise, SCHEMA},
+    readers::Readers,
+};
+use crate::{
+    matrix::contents::without_counter,
+    support::{CLIENT, FaultProxy, SmallDisk, TestCluster, TestNode, Weather, checksums, eventually},
+};
+
+const SLAVES: usize = 2;
+/// How many faults there are between two pauses.
+const FAULTS: usize = 10;
+/// How long the slaves may take to equal the master in a pause. A server whose disk was full waits for up to a minute.
+const PAUSE_MAX: Duration = Duration::from_secs(150);
+/// So little is held in memory that a slave which was away reads the binlog, and that some transactions are streamed.
+const SMALL: &str = "transaction_buffer_bytes_max = 65536\nring_bytes_max = 200000\nbatch_bytes_max = 65536\n";
+const DISK_MEGABYTES: u32 = 600;
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes TORTURE_SECONDS, 90 unless set: `make torture`"]
+async fn nothing_is_lost_whatever_breaks() {
+    let seed = variable("TORTURE_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000));
+    let seconds = variable("TORTURE_SECONDS").unwrap_or(90);
+    let mut torture = Torture::start(seed).await;
+    torture.run(Duration::from_secs(seconds)).await;
+    let (acknowledged, sights) = torture.history.lock().unwrap().counts();
+    let [cuts, repeats] =
+        [FaultProxy::cuts, FaultProxy::repeats].map(|count| torture.links.iter().map(count).sum::<u64>());
+    println!(
+        "seed {seed}: {} faults, {acknowledged} writes acknowledged, {sights} sights, {cuts} connections cut, \
+         {repeats} requests repeated",
+        torture.faults
+    );
+    assert!(acknowledged > 0 && sights > 0, "nothing happened");
+}
+
+fn variable(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+struct Torture {
+    seed: u64,
+    rng: Rng,
+    started: Instant,
+    events: Vec<String>,
+    faults: usize,
+    history: Arc<Mutex<History>>,
+    _readers: Readers,
+    load: Load,
+    /// Between the master and each slave.
+    links: Vec<FaultProxy>,
+    cluster: TestCluster,
+}
+
+impl Torture {
+    async fn start(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let (ack, wanted) = rng.choice([("none", 0), ("one", 1), ("majority", 1), ("all", SLAVES)]).expect("four");
+        let cluster_config = format!("[cluster]\nsecret = 'a secret of the tests'\n{SMALL}");
+        let disk = |path: &std::path::Path| SmallDisk::mount(path, DISK_MEGABYTES);
+        let mut slaves = Vec::new();
+        let mut links = Vec::new();
+        for number in 1..=SLAVES {
+            let slave = TestNode::start_on(&format!("slave-{number}"), Role::Slave, &cluster_config, disk).await;
+            links.push(FaultProxy::start_with(slave.http(), rng.u64(..)).await);
+            slaves.push(slave);
+        }
+        let urls: Vec<String> = links.iter().map(FaultProxy::url).collect();
+        let config = format!(
+            "{cluster_config}slaves = {urls:?}\nack = '{ack}'\nack_timeout_ms = 1000\nack_on_timeout = 'error'\n\
+             push_timeout_ms = 3000\n"
+        );
+        let master = TestNode::start_on("master", Role::Master, &config, disk).await;
+        let cluster = TestCluster::of(master, slaves).await;
+        let mut administrator = Conn::new(cluster.master.server_opts()).await.unwrap();
+        for statement in SCHEMA {
+            administrator.query_drop(statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+        }
+        administrator.disconnect().await.unwrap();
+        cluster.wait_equal().await;
+
+        let history = Arc::<Mutex<History>>::default();
+        let through = |node: &TestNode| node.opts(CLIENT.0, CLIENT.1);
+        let readers = Readers::start(cluster.slaves.iter().map(through).collect(), &history);
+        let servers = cluster.slaves.iter().map(TestNode::server_opts).collect();
+        let load = Load::start(
+            through(&cluster.master),
+            Promise { slaves: wanted, servers },
+            Arc::clone(&history),
+            rng.u64(..),
+        );
+        let (started, events) = (Instant::now(), vec![format!("ack = {ack}")]);
+        Self { seed, rng, started, events, faults: 0, history, _readers: readers, load, links, cluster }
+    }
+
+    async fn run(&mut self, time: Duration) {
+        while self.started.elapsed() < time {
+            for _ in 0..FAULTS {
+                let (wait, fault) = faults::next(&mut self.rng, SLAVES);
+                sleep(wait).await;
+                self.strike(fault).await;
+            }
+            self.pause().await;
+        }
+    }
+
+    fn note(&mut self, event: String) {
+        self.events.push(format!("{:8.3} {event}", self.started.elapsed().as_secs_f64()));
+    }
+
+    async fn strike(&mut self, fault: Fault) {
+        self.note(format!("{fault:?}"));
+        self.faults += 1;
+        match fault {
+            Fault::Kill { nodes, servers, down } => {
+                servers.iter().for_each(|node| self.node(*node).kill_server());
+                for node in &nodes {
+                    self.node(*node).kill().await;
+                }
+                sleep(down).await;
+                for node in nodes {
+                    self.node(node).restart().await;
+                }
+            }
+            Fault::Freeze { node, down } => {
+                self.node(node).freeze(true);
+                sleep(down).await;
+                self.node(node).freeze(false);
+            }
+            Fault::Weather { slave, weather } => self.links[slave - 1].set_weather(weather),
+            Fault::Rotate => {
+                // It may be down.
+                let _ = rotate(self.cluster.master.server_opts()).await;
+            }
+            Fault::FullDisk { node, down, killed } => {
+                if self.node(node).fill_disk() {
+                    sleep(down).await;
+                    self.node(node).clear_disk();
+                    if killed {
+                        self.node(node).kill_server();
+                    }
+                }
+            }
+        }
+        self.assert_nothing_wrong();
+    }
+
+    fn node(&mut self, node: faults::Node) -> &mut TestNode {
+        match node {
+            0 => &mut self.cluster.master,
+            slave => &mut self.cluster.slaves[slave - 1],
+        }
+    }
+
+    fn assert_nothing_wrong(&self) {
+        let history = self.history.lock().unwrap();
+        assert!(history.violations().is_empty(), "{:#?}", history.violations());
+    }
+
+    /// Lets everything come to rest, and looks at it.
+    async fn pause(&mut self) {
+        self.note("pause".to_owned());
+        self.links.iter().for_each(|link| link.set_weather(Weather::Calm));
+        let quiet = self.load.pause().await;
+        let begun = Instant::now();
+        let lists = loop {
+            match self.at_rest().await {
+                Ok(lists) => break lists,
+                Err(error) if begun.elapsed() > PAUSE_MAX => {
+                    let verified = self.cluster.master.verify().await;
+                    panic!("not equal after {PAUSE_MAX:?}: {error}; verify: {verified:?}")
+                }
+                Err(_) => sleep(Duration::from_millis(100)).await,
+            }
+        };
+        self.history.lock().unwrap().judge(&lists);
+        self.assert_nothing_wrong();
+        eventually("a comparison without a difference", async || match self.cluster.master.verify().await {
+            (Some(0), _) => Ok(()),
+            told => Err(told),
+        })
+        .await;
+        drop(quiet);
+        let rested = begun.elapsed();
+        self.note(format!("equal after {:.3} s", rested.as_secs_f64()));
+    }
+
+    /// The master's lists, if every slave equals the master while that does not change.
+    async fn at_rest(&self) -> Result<BTreeMap<u64, Vec<u64>>, String> {
+        let told = |error: mysql_async::Error| error.to_string();
+        let master = &self.cluster.master;
+        let mut server = Conn::new(master.server_opts()).await.map_err(told)?;
+        let before = last_gtid(&mut server).await.map_err(told)?;
+        let expected = contents(master).await.map_err(told)?;
+        let money: Option<(u64, i64)> =
+            server.query_first("SELECT COUNT(*), SUM(balance) FROM bank.account").await.map_err(told)?;
+        assert_eq!(money, Some((ACCOUNTS, ACCOUNTS as i64 * BALANCE)), "the master itself");
+        let items: Vec<(u64, u64, u64)> =
+            server.query("SELECT k, n, item FROM bank.list ORDER BY k, n").await.map_err(told)?;
+        for (number, slave) in (1..).zip(&self.cluster.slaves) {
+            let mut server = Conn::new(slave.server_opts()).await.map_err(told)?;
+            let at: Option<String> = server.query_first("SELECT gtid FROM towline.position").await.map_err(told)?;
+            if at != before {
+                return Err(format!("the master is at {before:?}, slave {number} at {at:?}; {}", slave.log()));
+            }
+            let found = contents(slave).await.map_err(told)?;
+            let differing: Vec<_> = expected
+                .keys()
+                .chain(found.keys())
+                .filter(|name| expected.get(*name) != found.get(*name))
+                .map(|name| format!("{name}: {:?} on the master, {:?} here", expected.get(name), found.get(name)))
+                .collect();
+            if !differing.is_empty() {
+                return Err(format!("slave {number} differs at {at:?}: {differing:#?}"));
+            }
+        }
+        if last_gtid(&mut server).await.map_err(told)? != before {
+            return Err("the master still commits".to_owned());
+        }
+        let mut lists = BTreeMap::<u64, Vec<u64>>::new();
+        for (k, n, item) in items {
+            let list = lists.entry(k).or_default();
+            list.push(item);
+            assert_eq!(list.len() as u64, n, "list {k} on the master itself");
+        }
+        Ok(lists)
+    }
+}
+
+impl Drop for Torture {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("TORTURE_SEED={} failed after:\n{}", self.seed, self.events.join("\n"));
+            for node in self.cluster.slaves.iter_mut().chain([&mut self.cluster.master]) {
+                eprintln!("kept: {}", node.keep_folder().display());
+            }
+        }
+    }
+}
+
+async fn rotate(server: Opts) -> mysql_async::Result<()> {
+    let mut conn = Conn::new(server).await?;
+    conn.query_drop("FLUSH BINARY LOGS").await?;
+    conn.disconnect().await
+}
+
+async fn last_gtid(server: &mut Conn) -> mysql_async::Result<Option<String>> {
+    server.query_first("SELECT @@global.gtid_binlog_pos").await
+}
+
+/// The checksum of every table, and how it is defined.
+async fn contents(node: &TestNode) -> mysql_async::Result<BTreeMap<String, String>> {
+    let mut server = Conn::new(node.server_opts()).await?;
+    let mut contents = BTreeMap::new();
+    for (table, checksum) in checksums(node).await? {
+        let definition: Option<(String, String)> = server.query_first(format!("SHOW CREATE TABLE {table}")).await?;
+        let definition = definition.map(|(_, text)| without_counter(text)).unwrap_or_default();
+        contents.insert(table, format!("{checksum:?} {definition}"));
+    }
+    let objects: Vec<(String, String)> = server
+        .query(
+            "SELECT CONCAT_WS('.', table_schema, table_name), CONCAT(table_type, IFNULL(view_definition, '')) \
+             FROM information_schema.tables LEFT JOIN information_schema.views USING (table_schema, table_name) \
+             WHERE table_schema IN ('bank', 'side') AND table_type <> 'BASE TABLE' \
+             UNION ALL SELECT CONCAT('procedure ', routine_name), routine_definition \
+             FROM information_schema.routines WHERE routine_schema = 'side' \
+             UNION ALL SELECT CONCAT('trigger ', trigger_name), CONCAT(event_object_table, action_statement) \
+             FROM information_schema.triggers WHERE trigger_schema = 'side' \
+             UNION ALL SELECT CONCAT('schema ', schema_name), default_collation_name \
+             FROM information_schema.schemata WHERE schema_name <> 'towline'",
+        )
+        .await?;
+    contents.extend(objects);
+    server.disconnect().await?;
+    Ok(contents)
+}
