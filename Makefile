@@ -1,4 +1,4 @@
-.PHONY: demo test torture test-clients corpus check fix bench soak
+.PHONY: demo test torture test-clients corpus check fix bench bench-replication soak
 
 # A master and two slaves on this machine, each with a private MariaDB. `make demo ARGS=--once` ends by itself.
 demo:
@@ -45,6 +45,12 @@ fix:
 # time per query.
 bench:
 	scripts/bench.sh $(ARGS)
+
+# Towline beside the server's own replication: catching up, under load, until a write is visible. 20 minutes on a quiet
+# machine; ARGS="--rounds 1" for a look.
+bench-replication:
+	scripts/install-mariadb.sh sysbench
+	cargo bench --locked --bench replication -- $(ARGS)
 
 # Clients in great number, in great haste and of bad manners.
 soak:

@@ -8,13 +8,13 @@
 pub enum FailPoint {
     /// A slave has taken a cluster's id, and nothing of its changes.
     Joined,
-    /// A slave's transaction is open, and nothing is in it.
+    /// A slave's transaction is open, and nothing is in it; not where one packet opens it and writes rows.
     Begun,
     /// A `BINLOG` has written rows.
     RowsWritten,
-    /// All rows are written, and the announcement of a schema change is taken back where there is one.
+    /// All rows are written and the position is moved; the announcement of a schema change still stands if there is one.
     Filled,
-    /// The position is moved in the open transaction.
+    /// All is done in the open transaction, and COMMIT is next.
     PositionMoved,
     /// The transaction is committed, and the master was not told.
     Committed,

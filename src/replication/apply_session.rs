@@ -171,7 +171,7 @@ impl ApplySession {
             return Err(Unfit::Unfinished.into());
         }
         let packet: Option<usize> = conn.query_first("SELECT @@max_allowed_packet").await?;
-        let statement_bytes_max = packet.unwrap_or(1 << 20) - PACKET_MARGIN;
+        let statement_bytes_max = packet.unwrap_or(1 << 20).saturating_sub(PACKET_MARGIN);
         Ok(Self {
             conn,
             is_mariadb,
@@ -263,8 +263,6 @@ impl ApplySession {
         }
         let to = Mark { position: last.position, gtid: last.gtid.clone() };
         self.broken = true;
-        self.conn.query_drop("BEGIN").await?;
-        FailPoint::Begun.pass();
         if let Err(error) = self.fill_transaction(rows, &to, last.committed_at, finishes).await {
             // Before anything else: after a 1205 the transaction is still open and holds a part of the rows.
             self.conn.query_drop("ROLLBACK").await?;
@@ -280,8 +278,8 @@ impl ApplySession {
         Ok(())
     }
 
-    /// Each answer is read before the next statement goes out: a position that is moved behind a failed BINLOG would
-    /// be committed without its rows.
+    /// Opens the transaction and leaves it to be committed. COMMIT must not go out before every answer is read: behind
+    /// a failed BINLOG it would commit a position without its rows.
     async fn fill_transaction(
         &mut self,
         rows: &mut Rows<'_>,
@@ -289,23 +287,51 @@ impl ApplySession {
         committed_at: u64,
         finishes: bool,
     ) -> Result<(), ApplyError> {
+        let update = slave::position_update(&self.record.mark, to, committed_at);
         match rows {
-            Rows::Built(statements) => self.write(statements).await?,
+            Rows::Built([first, rest @ ..]) => {
+                // One packet of three statements: MySQL runs none behind one that fails. BINLOG is the last, since its
+                // answer does not say whether more follow.
+                let text = [b"BEGIN; ", update.as_bytes(), b"; ", first].concat();
+                let mut answers = self.conn.query_iter(text).await?;
+                answers.next().await?;
+                let has_moved = answers.affected_rows() == 1;
+                answers.drop_result().await?;
+                if !has_moved {
+                    return Err(ApplyError::Moved);
+                }
+                FailPoint::RowsWritten.pass();
+                self.write(rest).await?;
+            }
+            Rows::Built([]) => {
+                self.begin().await?;
+                self.move_position(update).await?;
+            }
             Rows::Streamed(streamed) => {
+                self.begin().await?;
                 while let Some(statements) = streamed.next().await? {
                     self.check_tables(streamed.tables()).await?;
                     self.write(&statements).await?;
                 }
+                self.move_position(update).await?;
             }
         }
+        FailPoint::Filled.pass();
         if finishes {
             slave::finish_announced(&mut self.conn).await?;
         }
-        FailPoint::Filled.pass();
-        if !slave::move_position(&mut self.conn, &self.record.mark, to, committed_at).await? {
-            return Err(ApplyError::Moved);
-        }
         Ok(())
+    }
+
+    async fn begin(&mut self) -> mysql_async::Result<()> {
+        self.conn.query_drop("BEGIN").await?;
+        FailPoint::Begun.pass();
+        Ok(())
+    }
+
+    async fn move_position(&mut self, update: String) -> Result<(), ApplyError> {
+        self.conn.query_drop(update).await?;
+        if self.conn.affected_rows() == 1 { Ok(()) } else { Err(ApplyError::Moved) }
     }
 
     /// Runs `BINLOG` statements, each when the one before it has succeeded.
@@ -336,8 +362,8 @@ impl ApplySession {
 /// The server's error number for a right that is missing.
 const ACCESS_DENIED_RIGHT: u16 = 1227;
 const KEEPALIVE: Duration = Duration::from_secs(10);
-/// What a packet needs besides the statement.
-const PACKET_MARGIN: usize = 64;
+/// What a packet needs besides a `BINLOG`: its own head, and the statements that stand before it.
+const PACKET_MARGIN: usize = 2048;
 /// A session that a dead node left behind is closed by the server after this time; a living one pings more often.
 const WAIT_TIMEOUT_SECONDS: u32 = 60;
 /// How long the lock of an applier that is just going away is waited for.

@@ -77,9 +77,9 @@ pub(crate) fn format_statement(format: &Format) -> Result<Vec<u8>, DamagedEvents
     Ok(statement(&format.event.0))
 }
 
-/// How many bytes a statement has at most, unless one row event alone needs more: what packets have at most before the
-/// protocol splits them.
-const STATEMENT_BYTES: usize = (1 << 24) - 64;
+/// How many bytes a statement has at most, unless one row event alone needs more: with what is sent before it in the same
+/// packet what packets have at most before the protocol splits them.
+const STATEMENT_BYTES: usize = (1 << 24) - 4096;
 
 /// The fewest statements of at most `bytes_max` bytes that write the rows of these transactions, in order, under one
 /// format.

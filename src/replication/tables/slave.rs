@@ -51,29 +51,21 @@ pub(crate) async fn record(conn: &mut Conn) -> mysql_async::Result<Option<SlaveR
     }))
 }
 
-/// Moves the position inside the open transaction. False if the server does not stand at `from`: then nothing must be
-/// committed.
-pub(crate) async fn move_position(
-    conn: &mut Conn,
-    from: &Mark,
-    to: &Mark,
-    committed_at: u64,
-) -> mysql_async::Result<bool> {
-    conn.exec_drop(
-        "UPDATE towline.position SET epoch = ?, seq = ?, gtid = ?, committed_at = ? \
-         WHERE id = 1 AND epoch = ? AND seq = ? AND gtid = ?",
-        (
-            to.position.epoch.0,
-            to.position.seq.0,
-            &to.gtid,
-            committed_at,
-            from.position.epoch.0,
-            from.position.seq.0,
-            &from.gtid,
-        ),
+/// The statement that moves the position inside the open transaction. It must change one row: if it changes none the
+/// server does not stand at `from`, and nothing must be committed.
+pub(crate) fn position_update(from: &Mark, to: &Mark, committed_at: u64) -> String {
+    // A GTID is whatever was pushed: in digits it can't end its literal.
+    let hex = |gtid: &str| gtid.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    format!(
+        "UPDATE towline.position SET epoch = {}, seq = {}, gtid = X'{}', committed_at = {committed_at} \
+         WHERE id = 1 AND epoch = {} AND seq = {} AND gtid = X'{}'",
+        to.position.epoch.0,
+        to.position.seq.0,
+        hex(&to.gtid),
+        from.position.epoch.0,
+        from.position.seq.0,
+        hex(&from.gtid),
     )
-    .await?;
-    Ok(conn.affected_rows() == 1)
 }
 
 /// Takes a cluster's id and raises the fence, if nobody else has in between. False if someone has.
