@@ -199,7 +199,14 @@ impl Site {
         );
         let (program, name) = (self.program.clone(), format!("{role:?} node"));
         let folder = self.folder.path().join(&name);
-        let mut node = NodeProcess::spawn(NodeSpec { program, name, role, folder, config: config.parse()? })?;
+        let mut node = NodeProcess::spawn(NodeSpec {
+            program,
+            name,
+            role,
+            folder,
+            config: config.parse()?,
+            variables: Vec::new(),
+        })?;
         let ready = node.ready().await?;
         if role == Role::Master {
             self.front_port = ready.mysql_front.port();

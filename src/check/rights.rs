@@ -59,6 +59,26 @@ const END_ABANDONED_MYSQL: Rights = Rights {
     all: &[&["CONNECTION_ADMIN", "SUPER"]],
     scope: Scope::Everything,
 };
+/// A new slave fetches a snapshot: its master locks for a moment, reads everything, and asks InnoDB which table is which.
+const SNAPSHOT_MARIADB: Rights = Rights {
+    name: "rights to give new slaves a snapshot",
+    all: &[&["RELOAD"], &["PROCESS"], &["SELECT"], &["SHOW VIEW"], &["TRIGGER"], &["EVENT"]],
+    scope: Scope::Everything,
+};
+const SNAPSHOT_MYSQL: Rights = Rights {
+    name: "rights to give new slaves a snapshot",
+    all: &[
+        &["RELOAD"],
+        &["BACKUP_ADMIN"],
+        &["PROCESS"],
+        &["SELECT"],
+        &["SHOW VIEW"],
+        &["TRIGGER"],
+        &["EVENT"],
+        &["SHOW_ROUTINE"],
+    ],
+    scope: Scope::Everything,
+};
 /// Schema changes and account statements run as their own text, so any right may be needed.
 const SCHEMA_CHANGES: Rights = Rights {
     name: "rights to change schemas",
@@ -103,8 +123,12 @@ pub(super) async fn check(role: Role, server: &mut Server) -> Result<Vec<Line>, 
     };
     let mut lines: Vec<Line> = rights.iter().map(|rights| rights.check(&grants, &server.account)).collect();
     if role == Role::Master {
-        let rights = if server.is_mariadb() { &END_ABANDONED_MARIADB } else { &END_ABANDONED_MYSQL };
-        lines.push(rights.check(&grants, &server.account).weakened());
+        let rights = if server.is_mariadb() {
+            [&END_ABANDONED_MARIADB, &SNAPSHOT_MARIADB]
+        } else {
+            [&END_ABANDONED_MYSQL, &SNAPSHOT_MYSQL]
+        };
+        lines.extend(rights.map(|rights| rights.check(&grants, &server.account).weakened()));
     }
     Ok(lines)
 }

@@ -119,6 +119,7 @@ async fn each_missing_right_is_named_with_its_grant() {
         "right to read the binlog",
         "rights on the schema towline",
         "right to end queries that clients abandon",
+        "rights to give new slaves a snapshot",
         "no account without a password over the Unix socket",
         "every account can be used from the node's address",
     ];

@@ -1,10 +1,11 @@
 //! A new slave: the master's data as of one position, fetched over HTTP.
 //!
 //! On the master `source` opens several sessions of its MySQL that see the same moment (commits are held up only while
-//! they are opened) and gives out, table by table, the rows that they see; `definitions` reads what is not rows, and
-//! `literal` writes values as SQL. On the slave `load` fetches the tables in parallel, each piece in one transaction with
-//! the record of how far it is, so that a cut costs one piece and nothing comes twice. The slave has a position only when
-//! everything is there, and until then it serves no client and takes no push.
+//! they are opened) and gives out, table by table, the rows that they see; `definitions` reads what is not rows,
+//! `identity` tells whether a table is still the one that it was, and `literal` writes values as SQL. On the slave
+//! `load` fetches the tables in parallel, each piece in one transaction with the record of how far it is, so that a cut
+//! costs one piece and nothing comes twice. The slave has a position only when everything is there, and until then it
+//! serves no client and takes no push.
 //!
 //! | request to the master | answer |
 //! | --- | --- |
@@ -12,6 +13,7 @@
 //! | `POST /admin/snapshots/rows` [`RowsQuestion`] | lines of JSON, each a [`RowsLine`] |
 
 mod definitions;
+mod identity;
 mod literal;
 pub(crate) mod load;
 pub(crate) mod source;

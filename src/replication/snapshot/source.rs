@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt::Write, sync::Arc, time::Duration};
 
-use mysql_async::{Conn, Opts, OptsBuilder, Row, prelude::Queryable};
+use mysql_async::{BinaryProtocol, Conn, Opts, OptsBuilder, QueryResult, Row, prelude::Queryable};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -12,6 +12,7 @@ use tokio::{
 use super::{
     Plan, RowsLine, RowsQuestion, TablePlan,
     definitions::{self, DefinitionError},
+    identity::{Identity, InnodbTables},
     literal, quoted,
 };
 use crate::replication::{
@@ -70,14 +71,62 @@ pub(crate) struct Snapshots(Arc<Mutex<HashMap<String, Arc<Live>>>>);
 #[derive(Debug)]
 struct Live {
     plan: Plan,
+    /// Of the plan's tables, in their order.
+    identities: Vec<Identity>,
+    /// For questions beside the sessions.
+    mysql: Opts,
     sessions: Mutex<Vec<Conn>>,
     free: Semaphore,
     used: Mutex<Instant>,
 }
 
+/// Why rows can't be read: the snapshot has lost its moment.
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error(transparent)]
+    MySql(#[from] mysql_async::Error),
+    #[error("RENAME TABLE or EXCHANGE PARTITION has put another table in its place since the snapshot was begun")]
+    Replaced,
+}
+
 impl Live {
     fn touch(&self) {
         *self.used.lock() = Instant::now();
+    }
+
+    /// Reads what is asked for, whose table there is.
+    async fn read(&self, question: &RowsQuestion, lines: &mpsc::Sender<RowsLine>) -> Result<(), ReadError> {
+        // Never closed.
+        let Ok(_permit) = self.free.acquire().await else { return Ok(()) };
+        // Whoever asked went while others were read: nobody waits for a scan in vain.
+        if lines.is_closed() {
+            return Ok(());
+        }
+        let Some(mut session) = self.sessions.lock().pop() else { return Err(lost_session().into()) };
+        // A session that breaks has lost the moment: it is not put back.
+        session.query_drop("SAVEPOINT before_table").await?;
+        self.read_rows(&mut session, question, lines).await?;
+        // The table is free for schema changes again.
+        session.query_drop("ROLLBACK TO SAVEPOINT before_table").await?;
+        self.sessions.lock().push(session);
+        Ok(())
+    }
+
+    async fn read_rows(
+        &self,
+        session: &mut Conn,
+        question: &RowsQuestion,
+        lines: &mpsc::Sender<RowsLine>,
+    ) -> Result<(), ReadError> {
+        let table = &self.plan.tables[question.table];
+        let rows = session.exec_iter(select(table, &question.after), ()).await?;
+        // The session holds the table in its place from here on.
+        let mut beside = Conn::new(self.mysql.clone()).await?;
+        let now = InnodbTables::read(&mut beside, self.plan.family == Some(Family::MariaDb)).await?;
+        if now.identity(table) != self.identities[question.table] {
+            return Err(ReadError::Replaced);
+        }
+        Ok(send_rows(rows, table, lines).await?)
     }
 }
 
@@ -112,7 +161,10 @@ impl Snapshots {
         for lock in locks(is_mariadb).schemas {
             guard.query_drop(*lock).await?;
         }
-        definitions::read(&mut Conn::new(opts).await?, is_mariadb, &mut plan).await?;
+        let mut reader = Conn::new(opts.clone()).await?;
+        definitions::read(&mut reader, is_mariadb, &mut plan).await?;
+        let tables = InnodbTables::read(&mut reader, is_mariadb).await?;
+        let identities = plan.tables.iter().map(|table| tables.identity(table)).collect();
         for lock in locks(is_mariadb).commits {
             guard.query_drop(*lock).await?;
         }
@@ -126,6 +178,8 @@ impl Snapshots {
         tracing::info!(snapshot = plan.id, position = %plan.mark.position, tables = plan.tables.len(), "a slave fetches a snapshot");
         let live = Live {
             plan: plan.clone(),
+            identities,
+            mysql: opts,
             free: Semaphore::new(sessions.len()),
             sessions: Mutex::new(sessions),
             used: Mutex::new(Instant::now()),
@@ -164,14 +218,17 @@ impl Snapshots {
     /// The rows of a table, as lines that come as they are taken.
     pub(crate) fn rows(&self, question: RowsQuestion) -> Result<mpsc::Receiver<RowsLine>, SnapshotError> {
         let live = self.find(&question.snapshot).ok_or(SnapshotError::Unknown)?;
-        let table = live.plan.tables.get(question.table).ok_or(SnapshotError::Table(question.table))?.clone();
+        if question.table >= live.plan.tables.len() {
+            return Err(SnapshotError::Table(question.table));
+        }
         let (lines, taken) = mpsc::channel(1);
         let snapshots = self.clone();
         tokio::spawn(async move {
-            let last = match read(&live, &table, &question.after, &lines).await {
+            let last = match live.read(&question, &lines).await {
                 Ok(()) => RowsLine::End,
                 Err(error) => {
                     snapshots.end(&question.snapshot);
+                    let table = &live.plan.tables[question.table];
                     RowsLine::Lost(format!("{}.{}: {error}", table.database, table.table))
                 }
             };
@@ -219,43 +276,19 @@ async fn session(opts: &Opts) -> mysql_async::Result<Conn> {
     Ok(conn)
 }
 
-async fn read(
-    live: &Live,
-    table: &TablePlan,
-    after: &[i128],
-    lines: &mpsc::Sender<RowsLine>,
-) -> mysql_async::Result<()> {
-    // Never closed.
-    let Ok(_permit) = live.free.acquire().await else { return Ok(()) };
-    // Whoever asked went while others were read: nobody waits for a scan in vain.
-    if lines.is_closed() {
-        return Ok(());
-    }
-    let Some(mut session) = live.sessions.lock().pop() else { return Err(lost_session()) };
-    // A session that breaks has lost the moment: it is not put back.
-    session.query_drop("SAVEPOINT before_table").await?;
-    read_rows(&mut session, table, after, lines).await?;
-    // The table is free for schema changes again.
-    session.query_drop("ROLLBACK TO SAVEPOINT before_table").await?;
-    live.sessions.lock().push(session);
-    Ok(())
-}
-
 fn lost_session() -> mysql_async::Error {
     std::io::Error::from(std::io::ErrorKind::ConnectionAborted).into()
 }
 
-async fn read_rows(
-    session: &mut Conn,
+async fn send_rows(
+    mut rows: QueryResult<'_, 'static, BinaryProtocol>,
     table: &TablePlan,
-    after: &[i128],
     lines: &mpsc::Sender<RowsLine>,
 ) -> mysql_async::Result<()> {
     let TablePlan { columns, key, .. } = table;
     let positions: Vec<usize> =
         key.iter().filter_map(|name| columns.iter().position(|column| column.name == *name)).collect();
     let head = insert_head(table);
-    let mut rows = session.exec_iter(select(table, after), ()).await?;
     let (mut sql, mut count, mut last) = (head.clone(), 0, Vec::new());
     let mut is_wanted = true;
     while let Some(row) = rows.next().await? {

@@ -20,7 +20,7 @@ use towline_middleware::{Role, layers::admission::AdmissionLayer};
 
 use crate::{
     matrix::contents::{answer, contents},
-    support::{CLIENT, CuttingProxy, TestCluster, TestNode, TestServer, eventually, http::TestHttp},
+    support::{CLIENT, FaultProxy, TestCluster, TestNode, TestServer, eventually, http::TestHttp},
 };
 
 async fn run(conn: &mut Conn, statements: &[&str]) {
@@ -190,7 +190,7 @@ async fn a_new_slave_is_whole_however_often_it_is_cut_and_killed() {
         }
     });
 
-    let proxy = CuttingProxy::start(cluster.master.http()).await;
+    let proxy = FaultProxy::start(cluster.master.http()).await;
     proxy.cut_after(2_000_000);
     let config = format!("{secret}master = {:?}", proxy.url());
     let mut slave = TestNode::start("slave", Role::Slave, &config).await;
