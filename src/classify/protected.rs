@@ -91,29 +91,46 @@ pub(super) fn hides_writes_in_text(text: &[u8]) -> Option<String> {
 /// Why a text that can't be cut into tokens with certainty is refused, if it is: it names what only Towline may touch.
 pub(super) fn hides_writes_in_doubt(sql: &[u8]) -> Option<String> {
     let contains = |name: &str| contains_name(sql, name.as_bytes());
-    let named = TELLING.iter().copied().chain(["towline"]).find(|name| contains(name));
-    let named = named.or_else(|| (contains("server_id") && contains("set")).then_some("server_id"))?;
+    let named = TELLING.iter().copied().find(|name| contains(name));
+    let named = named.or_else(|| contains_ignoring_case(sql, "towline").then_some("towline"));
+    let sets_server_id = || contains_ignoring_case(sql, "set") && contains("server_id");
+    let named = named.or_else(|| sets_server_id().then_some("server_id"))?;
     Some(format!(
         "it names {named}, which only Towline may write to, and has parts that servers read differently \
          (an executable comment, an open quote); write it without them"
     ))
 }
 
-/// Whether a text may have this name in it, as the server reads names: in any case, and on MySQL (utf8mb3_general_ci)
-/// with or without accents.
+/// Whether a text may have this name, which has an underscore, in it as the server reads names: in any case, and on
+/// MySQL (utf8mb3_general_ci) with or without accents.
 pub(crate) fn contains_name(text: &[u8], name: &[u8]) -> bool {
-    (0..text.len()).any(|at| begins_with(&text[at..], name, false))
+    // No letter is an underscore without its accent, so there is one: in a long text only they are looked at.
+    let Some(anchor) = name.iter().position(|byte| *byte == b'_') else { return false };
+    memchr::memchr_iter(b'_', text).any(|at| {
+        let first = at.saturating_sub(LETTER_BYTES_MAX * anchor);
+        (first..at).any(|start| begins_with(&text[start..], name, false))
+    })
 }
 
-/// Whether this name may be at the front of a text, and if `is_whole` nothing behind it. A letter that is not ASCII may
-/// stand for any other; of how many bytes it is hangs on the character set.
+/// Whether a text has this ASCII word in it, in any case.
+pub(crate) fn contains_ignoring_case(text: &[u8], word: &str) -> bool {
+    text.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word.as_bytes()))
+}
+
+/// How many bytes a letter has at most, in any character set of both servers.
+const LETTER_BYTES_MAX: usize = 4;
+
+/// Whether this name may be at the front of a text, and if `is_whole` nothing behind it. Letters that are not ASCII
+/// stand for as many letters of the name.
 fn begins_with(text: &[u8], name: &[u8], is_whole: bool) -> bool {
     let (mut text, mut name) = (text, name);
     while let Some((wanted, others)) = name.split_first() {
-        let foreign = text.iter().take_while(|byte| !byte.is_ascii()).count();
-        if foreign > 0 {
-            let mut letters = 1..=foreign.min(name.len());
-            return letters.any(|letters| begins_with(&text[foreign..], &name[letters..], is_whole));
+        let letters_max = name.iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
+        let foreign = &text[..foreign_run(text, LETTER_BYTES_MAX * letters_max + 1)];
+        if !foreign.is_empty() {
+            let (least, most) = letters(foreign);
+            let mut letters = least..=most.min(letters_max);
+            return letters.any(|letters| begins_with(&text[foreign.len()..], &name[letters..], is_whole));
         }
         match text.split_first() {
             Some((found, behind)) if found.eq_ignore_ascii_case(wanted) => (text, name) = (behind, others),
@@ -123,21 +140,77 @@ fn begins_with(text: &[u8], name: &[u8], is_whole: bool) -> bool {
     !is_whole || text.is_empty()
 }
 
+/// How many bytes at the front are letters that are not ASCII, if it is not more than `most`. In gb18030 digits are parts
+/// of such.
+fn foreign_run(text: &[u8], most: usize) -> usize {
+    match text.first() {
+        Some(first) if !first.is_ascii() => {
+            text.iter().take(most).take_while(|byte| !byte.is_ascii() || byte.is_ascii_digit()).count()
+        }
+        _ => 0,
+    }
+}
+
+/// Of how many letters with accents these bytes may be: at least, and at most. What is UTF-8 is taken for it, so that
+/// names in other scripts are not taken for these.
+fn letters(foreign: &[u8]) -> (usize, usize) {
+    match std::str::from_utf8(foreign) {
+        Ok(text) if text.chars().all(is_accented) => (text.chars().count(), text.chars().count()),
+        Ok(_) => (1, 0),
+        Err(_) => (foreign.len().div_ceil(LETTER_BYTES_MAX), foreign.len()),
+    }
+}
+
+/// Whether MySQL may take this for a letter of ASCII: Latin letters, and the signs for kelvin and angstrom.
+fn is_accented(letter: char) -> bool {
+    matches!(letter, '\u{c0}'..='\u{24f}' | '\u{1e00}'..='\u{1eff}' | '\u{212a}' | '\u{212b}')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_name_is_found_in_any_writing_that_the_server_takes() {
-        for text in ["sql_log_bin", "SET @@SQL_log_BIN=0", "sql_log_b\u{ed}n", "s\u{301}\u{327}l_log_b\u{131}n"] {
+        for text in [
+            "sql_log_bin",
+            "SET @@SQL_log_BIN=0",
+            "sql_log_b\u{ed}n",
+            "\u{15b}ql_\u{142}\u{f6}g_b\u{131}n",
+            "\u{e9}sql_log_bin",
+        ] {
             assert!(contains_name(text.as_bytes(), b"sql_log_bin"), "{text}");
         }
-        assert!(contains_name(b"sql_l\xf6g_bin", b"sql_log_bin"));
-        for text in ["", "sql_log_bi", "sqlog_bin", "\u{ed}"] {
-            assert!(!contains_name(text.as_bytes(), b"sql_log_bin"), "{text}");
+        // latin1, two letters in a row of it, and one of gb18030.
+        for text in [&b"sql_l\xf6g_bin"[..], b"sql_l\xf6\xf0_bin", b"sql_log_bi\x81\x30\x8b\x38 = 0"] {
+            assert!(contains_name(text, b"sql_log_bin"), "{text:?}");
         }
         assert!(hides_writes_in_program(b"sql_log_bin ").is_some());
         assert!(hides_writes_in_program("sql_log_b\u{ed}n".as_bytes()).is_some());
+    }
+
+    #[test]
+    fn other_names_are_not_taken_for_it() {
+        for text in ["", "sql_log_bi", "sqlog_bin", "sql\u{142}log_bin", "\u{ed}", "_", "sql__bin"] {
+            assert!(!contains_name(text.as_bytes(), b"sql_log_bin"), "{text}");
+        }
+        let other_scripts = [
+            "\u{5ba2}\u{6237}_\u{540d}\u{79f0}",
+            "\u{5e74}_\u{6708}_\u{65e5}",
+            "\u{438}\u{43c}\u{44f}_\u{43a}\u{43b}\u{438}\u{435}\u{43d}\u{442}\u{430}",
+        ];
+        for text in other_scripts.map(|name| name.repeat(1000)) {
+            assert_eq!(hides_writes_in_text(text.as_bytes()), None);
+            assert_eq!(hides_writes_in_doubt(text.as_bytes()), None);
+            assert!(!contains_name(text.as_bytes(), b"session_track"));
+        }
         assert!(hides_writes_in_program(b"sql_log_bin_of_mine").is_none());
+    }
+
+    #[test]
+    fn a_long_text_takes_no_longer_than_its_length() {
+        // By the square of its length it would take hours.
+        let text = "\u{5e74}\u{6708}".repeat(4 << 20);
+        assert!(!contains_name(text.as_bytes(), b"sql_log_bin"));
     }
 }

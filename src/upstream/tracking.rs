@@ -4,7 +4,7 @@ use bytes::Bytes;
 use towline_middleware::{Completion, Role, Session};
 
 use crate::{
-    classify::contains_name,
+    classify::{contains_ignoring_case, contains_name},
     wire::session_state::{self, Change},
 };
 
@@ -102,15 +102,11 @@ impl Wanted {
     /// What a statement that touches tracking asks for.
     pub(crate) fn by(sql: &[u8]) -> Self {
         Self {
-            gtids: contains_ignoring_case(sql, b"last_gtid") || contains_ignoring_case(sql, b"session_track_gtids"),
-            sql_mode: contains_ignoring_case(sql, b"sql_mode"),
+            gtids: contains_ignoring_case(sql, "last_gtid") || contains_ignoring_case(sql, "session_track_gtids"),
+            sql_mode: contains_ignoring_case(sql, "sql_mode"),
             every_variable: sql.contains(&b'*'),
         }
     }
-}
-
-fn contains_ignoring_case(text: &[u8], word: &[u8]) -> bool {
-    text.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word))
 }
 
 /// Reads the session state of an OK: the GTID goes into the completion, schema and character set into the session.
