@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
+use axum::body::Body;
 use clap::{Args, Parser, Subcommand};
 use towline_middleware::{LayerError, Role};
 use tracing_subscriber::EnvFilter;
@@ -15,7 +16,10 @@ use crate::{
     layers::Layers,
     managed::{self, ManagedError, ManagedServer},
     node::{Node, NodeError},
-    replication::verify::{Difference, Verified},
+    replication::{
+        json_lines::Lines,
+        verify::{Difference, Verified},
+    },
     tls::TlsError,
 };
 
@@ -207,18 +211,14 @@ async fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     if let Some(secret) = &config.cluster.secret {
         request = request.bearer_auth(secret.reveal());
     }
-    let mut answer = request.send().await.with_context(|| format!("no node answers at {url}"))?;
+    let answer = request.send().await.with_context(|| format!("no node answers at {url}"))?;
     if !answer.status().is_success() {
         anyhow::bail!("the node at {url} answers {}: {}", answer.status(), answer.text().await.unwrap_or_default());
     }
-    let mut text = Vec::new();
-    while let Some(chunk) = answer.chunk().await.context("the node went away")? {
-        text.extend_from_slice(&chunk);
-        while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = text.drain(..=end).collect();
-            if let Some(code) = print_verified(serde_json::from_slice(&line).context("an answer of another program")?) {
-                return Ok(code);
-            }
+    let mut lines = Lines::new(Body::from_stream(answer.bytes_stream()));
+    while let Some(line) = lines.next().await.context("the node went away")? {
+        if let Some(code) = print_verified(serde_json::from_slice(&line).context("an answer of another program")?) {
+            return Ok(code);
         }
     }
     anyhow::bail!("the node at {url} went away before all tables were compared")

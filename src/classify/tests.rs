@@ -369,7 +369,11 @@ fn what_only_looks_like_it_is_not_refused() {
         ("CREATE PROCEDURE p() EXECUTE IMMEDIATE 'DELETE FROM t'", WRITE, None),
         ("CREATE PROCEDURE p() EXECUTE IMMEDIATE CONCAT('DELETE FROM ', 't')", WRITE, None),
         ("CREATE PROCEDURE p() INSERT INTO note VALUES ('SET sql_log_bin = 0')", WRITE, None),
-        ("CREATE PROCEDURE `\u{5ba2}\u{6237}_\u{540d}\u{79f0}`() EXECUTE IMMEDIATE 'SELECT \u{5e74}_\u{6708}_\u{65e5}'", WRITE, None),
+        (
+            "CREATE PROCEDURE `\u{5ba2}\u{6237}_\u{540d}\u{79f0}`() EXECUTE IMMEDIATE 'SELECT \u{5e74}_\u{6708}_\u{65e5}'",
+            WRITE,
+            None,
+        ),
     ]);
 }
 

@@ -4,6 +4,9 @@ use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 
+/// What such a body says that it is.
+pub(crate) const NDJSON: &str = "application/x-ndjson";
+
 /// The longest line: a row event of 1 GB, the longest that there is, in base64.
 const LINE_BYTES_MAX: usize = 1536 << 20;
 

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::{
     digest::Question,
+    json_lines::NDJSON,
     protocol::{Applied, NotApplied},
 };
 
@@ -41,10 +42,7 @@ impl PushTarget {
 
     /// Asks for a digest; the answer's body comes in two lines, the second perhaps much later.
     pub(crate) async fn digest(&self, question: &Question) -> Result<reqwest::Response, PushError> {
-        let mut request = self.client.post(format!("{}/digest", self.url)).timeout(DIGEST_TIMEOUT);
-        if let Some(authorization) = &self.authorization {
-            request = request.header(AUTHORIZATION, authorization);
-        }
+        let request = self.request(&format!("{}/digest", self.url)).timeout(DIGEST_TIMEOUT);
         request.json(question).send().await.map_err(PushError::Http)
     }
 
@@ -55,7 +53,7 @@ impl PushTarget {
     pub(crate) async fn post(&self, pieces: Vec<Bytes>) -> Result<Result<Applied, NotApplied>, PushError> {
         let pieces = pieces.into_iter().map(Ok::<_, std::convert::Infallible>);
         let body = Body::wrap_stream(futures_util::stream::iter(pieces));
-        answered(self.request("application/json").body(body)).await
+        answered(self.request(&self.url).header(CONTENT_TYPE, "application/json").body(body)).await
     }
 
     /// Sends a streamed transaction, whose lines are given one by one, and reads the answer.
@@ -70,11 +68,14 @@ impl PushTarget {
             let line = lines.recv().await?;
             Some((Ok::<_, std::convert::Infallible>(line), lines))
         });
-        answered(self.request(NDJSON).timeout(LONGEST_STREAM).body(Body::wrap_stream(lines))).await
+        answered(
+            self.request(&self.url).header(CONTENT_TYPE, NDJSON).timeout(LONGEST_STREAM).body(Body::wrap_stream(lines)),
+        )
+        .await
     }
 
-    fn request(&self, content_type: &'static str) -> RequestBuilder {
-        let request = self.client.post(&self.url).header(CONTENT_TYPE, content_type);
+    fn request(&self, url: &str) -> RequestBuilder {
+        let request = self.client.post(url);
         match &self.authorization {
             Some(authorization) => request.header(AUTHORIZATION, authorization),
             None => request,
@@ -103,8 +104,6 @@ async fn answered(request: RequestBuilder) -> Result<Result<Applied, NotApplied>
     })
 }
 
-/// What a streamed transaction says that it is.
-pub(crate) const NDJSON: &str = "application/x-ndjson";
 /// One that moves is not cut; whether it moves is watched change by change.
 const LONGEST_STREAM: Duration = Duration::from_secs(24 * 3600);
 /// A table without a number for a key is hashed in one piece.

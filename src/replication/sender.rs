@@ -92,7 +92,7 @@ impl Slave {
 
 /// Pushes to one slave until it is removed.
 pub(crate) async fn run(shared: Arc<Shared>, slave: Arc<Slave>) {
-    let target = PushTarget::new(shared.client.clone(), &slave.url, shared.authorization.clone());
+    let target = shared.target(&slave);
     let mut sender =
         Sender { shared, slave, target, cursor: None, confirmed: false, catch_up: None, back_off: BackOff::new() };
     let removed = sender.slave.removed.clone();

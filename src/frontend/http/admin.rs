@@ -2,12 +2,11 @@
 
 use axum::{
     Json,
-    body::Body,
     extract::{Query, Request, State},
-    http::{HeaderMap, Uri, header},
+    http::{HeaderMap, Uri},
     response::{IntoResponse, Response},
 };
-use futures_util::stream;
+use bytes::Bytes;
 use serde_json::{json, value::RawValue};
 use tokio::sync::mpsc;
 
@@ -15,11 +14,11 @@ use super::{
     HttpError, HttpFront, NodeReplication,
     json::{self, Fields, InvalidJson},
     request::BodyLimit,
-    stream::NDJSON,
+    stream::json_lines,
 };
 use crate::replication::{hub::Hub, protocol::Family, verify::Verified};
 
-/// A registration's body is two short texts.
+/// What the body of an administrator's request holds are names and numbers.
 const BODY_BYTES_MAX: usize = 16 * 1024;
 
 impl HttpFront {
@@ -28,6 +27,14 @@ impl HttpFront {
             NodeReplication::Master(hub) => Ok(hub),
             NodeReplication::Slave(_) => Err(self.unknown_path(uri)),
         }
+    }
+
+    /// The path and the body of a request that has the cluster's secret.
+    pub(super) async fn admin_body(&self, request: Request) -> Result<(Uri, Bytes), HttpError> {
+        let (parts, body) = request.into_parts();
+        self.check_secret(&parts.headers)?;
+        let limit = BodyLimit { key: "the longest body here", bytes_max: BODY_BYTES_MAX };
+        Ok((parts.uri, self.json_body(&parts.headers, body, limit).await?))
     }
 }
 
@@ -43,11 +50,8 @@ pub(super) async fn list_slaves(
 
 /// `POST /admin/slaves` with `{"id", "url"}` and perhaps `"family"` (`mariadb` or `mysql`): registers a slave, or tells its new URL.
 pub(super) async fn register_slave(State(front): State<HttpFront>, request: Request) -> Result<Response, HttpError> {
-    let (parts, body) = request.into_parts();
-    front.check_secret(&parts.headers)?;
-    let hub = front.hub(&parts.uri)?;
-    let limit = BodyLimit { key: "the longest registration", bytes_max: BODY_BYTES_MAX };
-    let body = front.json_body(&parts.headers, body, limit).await?;
+    let (uri, body) = front.admin_body(request).await?;
+    let hub = front.hub(&uri)?;
     let (id, url, family) = registration(&body).map_err(HttpError::Admin)?;
     hub.register(&id, &url, family).await?;
     tracing::info!(id, url, "a slave is registered");
@@ -72,16 +76,13 @@ pub(super) async fn remove_slave(
 ) -> Result<Response, HttpError> {
     front.check_secret(&headers)?;
     let hub = front.hub(&uri)?;
-    let id = slave_id(&uri)?;
-    if !hub.remove(&id).await? {
-        return Err(HttpError::UnknownSlave { id });
-    }
-    tracing::info!(id, "a slave is removed");
-    Ok(Json(json!({ "removed": id })).into_response())
+    let id = wanted_id(&uri)?;
+    let is_known = hub.remove(&id).await?;
+    done_to_slave("removed", id, is_known)
 }
 
 /// The `id` of a request that concerns one slave or snapshot.
-pub(super) fn slave_id(uri: &Uri) -> Result<String, HttpError> {
+pub(super) fn wanted_id(uri: &Uri) -> Result<String, HttpError> {
     let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(uri).map_err(HttpError::Parameters)?;
     let id = parameters.into_iter().find(|(name, _)| name == "id").map(|(_, id)| id);
     let missing = || InvalidJson::MissingField { place: uri.path().to_owned(), field: "id" };
@@ -95,11 +96,9 @@ pub(super) async fn pause_slave(
     headers: HeaderMap,
 ) -> Result<Response, HttpError> {
     front.check_secret(&headers)?;
-    let id = slave_id(&uri)?;
-    if !front.hub(&uri)?.pause(&id, "by POST /admin/slaves/pause") {
-        return Err(HttpError::UnknownSlave { id });
-    }
-    Ok(Json(json!({ "paused": id })).into_response())
+    let id = wanted_id(&uri)?;
+    let is_known = front.hub(&uri)?.pause(&id, "by POST /admin/slaves/pause");
+    done_to_slave("paused", id, is_known)
 }
 
 /// `POST /admin/slaves/resume?id=…`: pushes to a slave again.
@@ -109,11 +108,17 @@ pub(super) async fn resume_slave(
     headers: HeaderMap,
 ) -> Result<Response, HttpError> {
     front.check_secret(&headers)?;
-    let id = slave_id(&uri)?;
-    if !front.hub(&uri)?.resume(&id) {
+    let id = wanted_id(&uri)?;
+    let is_known = front.hub(&uri)?.resume(&id);
+    done_to_slave("resumed", id, is_known)
+}
+
+fn done_to_slave(what: &'static str, id: String, is_known: bool) -> Result<Response, HttpError> {
+    if !is_known {
         return Err(HttpError::UnknownSlave { id });
     }
-    Ok(Json(json!({ "resumed": id })).into_response())
+    tracing::info!(id, "a slave is {what}");
+    Ok(Json(json!({ what: id })).into_response())
 }
 
 /// `POST /admin/verify`: compares the slaves with the master. Answers with a line of JSON per table as it goes, and one
@@ -134,11 +139,7 @@ pub(super) async fn verify(
         // Whoever asked may have gone.
         let _ = told.send(last).await;
     });
-    let lines = stream::unfold(tables, |mut tables| async {
-        let line = serde_json::to_string(&tables.recv().await?).map(|line| line + "\n");
-        Some((line, tables))
-    });
-    Ok(([(header::CONTENT_TYPE, NDJSON)], Body::from_stream(lines)).into_response())
+    Ok(json_lines(tables))
 }
 
 /// `POST /admin/resume`: a slave that a change has stopped tries it again.

@@ -16,9 +16,9 @@ use super::{
     parameters::body_of_parameters,
     request::BodyLimit,
     run::{self, Room},
-    stream::{self, NDJSON, StreamLimits},
+    stream::{self, StreamLimits},
 };
-use crate::upstream::Credentials;
+use crate::{replication::json_lines::NDJSON, upstream::Credentials};
 
 /// The media type of answers that are not streamed.
 pub(super) const JSON: &str = "application/json";

@@ -14,8 +14,8 @@ use axum::{
 };
 use bytes::Bytes;
 
-use super::{HttpError, commands::JSON, stream::NDJSON};
-use crate::{config::HttpUrl, upstream::Credentials};
+use super::{HttpError, commands::JSON};
+use crate::{config::HttpUrl, replication::json_lines::NDJSON, upstream::Credentials};
 
 /// What a forwarded request carries, so that no slave forwards it again.
 pub(super) const FORWARDED: &str = "towline-forwarded";

@@ -12,8 +12,8 @@ use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use subtle::ConstantTimeEq;
 
-use super::{HttpError, HttpFront, stream::NDJSON};
-use crate::upstream::Credentials;
+use super::{HttpError, HttpFront};
+use crate::{replication::json_lines::NDJSON, upstream::Credentials};
 
 /// How long the rest of a body that is too long is read and thrown away: a client that gets its answer while it still
 /// sends may lose the answer.

@@ -11,6 +11,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::stream;
+use serde::Serialize;
 use tokio::sync::mpsc;
 use towline_middleware::{Completion, Final, Part, Position};
 
@@ -20,9 +21,8 @@ use super::{
     rows::{Item, RowReader, push_json},
     run::{self, Running, Warning},
 };
+use crate::replication::json_lines::NDJSON;
 
-/// The media type by which a client asks for a stream.
-pub(super) const NDJSON: &str = "application/x-ndjson";
 /// Lines are sent when they are so many bytes, or when MySQL has nothing more at hand.
 const CHUNK_BYTES: usize = 64 * 1024;
 
@@ -40,8 +40,22 @@ pub(super) fn respond(lent: Lent, running: Running, limits: StreamLimits, read_p
     let (chunks, taken) = mpsc::channel(1);
     let pump = Pump { lent, chunks, limits, read_position, lines: String::new() };
     tokio::spawn(pump.run(running));
-    let body = stream::unfold(taken, |mut taken| async {
-        taken.recv().await.map(|chunk| (Ok::<_, Infallible>(chunk), taken))
+    answer(taken, Ok::<_, Infallible>)
+}
+
+/// Answers with a line of JSON for each thing that is told.
+pub(super) fn json_lines<T: Serialize + Send + 'static>(told: mpsc::Receiver<T>) -> Response {
+    answer(told, |line| serde_json::to_string(&line).map(|line| Bytes::from(line + "\n")))
+}
+
+fn answer<T, E>(taken: mpsc::Receiver<T>, chunk: impl Fn(T) -> Result<Bytes, E> + Send + Sync + 'static) -> Response
+where
+    T: Send + 'static,
+    E: Into<axum::BoxError> + 'static,
+{
+    let body = stream::unfold((taken, chunk), |(mut taken, chunk)| async {
+        let next = chunk(taken.recv().await?);
+        Some((next, (taken, chunk)))
     });
     ([(header::CONTENT_TYPE, NDJSON)], Body::from_stream(body)).into_response()
 }

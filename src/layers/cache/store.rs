@@ -184,14 +184,15 @@ impl Store {
     /// Looks for a result that is not older than the node's position.
     pub(super) fn find(&self, key: &Key, tables: &[Table], changes: &ChangeFeed) -> Found {
         let mut state = self.state.lock();
-        let nothing = Found::Nothing { step: state.is_visible(tables).then_some(state.steps) };
         if !state.serves(changes) {
-            return nothing;
+            return state.nothing(tables);
         }
-        let Some(stored) = state.young.get(key).or_else(|| state.old.get(key)).cloned() else { return nothing };
+        let Some(stored) = state.young.get(key).or_else(|| state.old.get(key)).cloned() else {
+            return state.nothing(tables);
+        };
         if !state.is_good(&stored) || stored.at.elapsed() > self.ttl {
             state.remove(key);
-            return nothing;
+            return state.nothing(tables);
         }
         if let Some((key, stored)) = state.old.remove_entry(key) {
             state.old_bytes -= stored.bytes(&key);
@@ -272,6 +273,11 @@ impl State {
     /// Whether all that was acknowledged has been heard of.
     fn serves(&self, changes: &ChangeFeed) -> bool {
         changes.is_live() && self.position >= self.acknowledged
+    }
+
+    /// That there is nothing to serve for a read of these tables.
+    fn nothing(&self, tables: &[Table]) -> Found {
+        Found::Nothing { step: self.is_visible(tables).then_some(self.steps) }
     }
 
     /// Whether a read that begins sees all that was heard of these tables.
