@@ -20,8 +20,9 @@ impl Relayed {
     /// Makes a session known until what is returned is dropped.
     pub(crate) fn enter(&self, session: &Arc<Session>) -> Present {
         let id = session.connection_id();
-        self.lock().insert(id, Arc::downgrade(session));
-        Present { relayed: self.clone(), id }
+        let session = Arc::downgrade(session);
+        self.lock().insert(id, session.clone());
+        Present { relayed: self.clone(), id, session }
     }
 
     /// The plan that a command, or a text in a session, has in place of this one, if it is a KILL of a session of the
@@ -56,11 +57,16 @@ impl Relayed {
 pub(crate) struct Present {
     relayed: Relayed,
     id: u32,
+    session: Weak<Session>,
 }
 
 impl Drop for Present {
     fn drop(&mut self) {
-        self.relayed.lock().remove(&self.id);
+        let mut known = self.relayed.lock();
+        // A server that was started again gives ids anew, perhaps before the session of before has noticed.
+        if known.get(&self.id).is_some_and(|known| known.ptr_eq(&self.session)) {
+            known.remove(&self.id);
+        }
     }
 }
 
@@ -150,7 +156,10 @@ mod tests {
         assert_eq!(plan(&session(Role::Master, 9, "ours"), 7), None, "a master has no need");
         theirs.set_user("ours");
         assert!(plan(&asks, 8).is_some(), "it has changed its user");
+        let again = session(Role::Slave, 7, "ours");
+        let _present = relayed.enter(&again);
         drop(present);
-        assert_eq!(plan(&asks, 7), None);
+        assert!(plan(&asks, 7).is_some(), "the id is another session's now");
+        assert_eq!(plan(&asks, 8), None);
     }
 }
