@@ -4,6 +4,8 @@ use std::{borrow::Cow, fmt, sync::Arc};
 
 use serde::Serialize;
 
+use crate::Token;
+
 /// What a command means to do, weakest first: of several statements in one command the strongest wins.
 ///
 /// Whoever guards a promise takes [`Unknown`](Intent::Unknown) as a write.
@@ -129,6 +131,17 @@ pub trait Classifier: Send + Sync + fmt::Debug {
     /// certainty.
     fn without_literals(&self, _sql: &[u8], _mode: SqlMode) -> Option<String> {
         None
+    }
+
+    /// The text cut into tokens as the server cuts it. `None` if that can't be told with certainty.
+    fn tokens(&self, _sql: &[u8], _mode: SqlMode) -> Option<Vec<Token>> {
+        None
+    }
+
+    /// Whether each function that this piece of a text calls is known to be the server's own. Behind a table's name
+    /// the columns of an INSERT look like a call: leave them out.
+    fn calls_no_stored_function(&self, _sql: &[u8], _mode: SqlMode) -> bool {
+        false
     }
 
     /// The server has shown a text of this shape to be a write although it was taken for less.

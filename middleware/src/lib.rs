@@ -28,6 +28,7 @@ mod session;
 mod setup;
 mod stack;
 pub mod testing;
+mod token;
 pub mod wire;
 
 pub use changes::{ChangeFeed, Changed, Listening, Step};
@@ -46,6 +47,7 @@ pub use role::{Role, UnknownRole};
 pub use session::{Front, Session, status};
 pub use setup::{InvalidOptions, LayerHome, LayerOptions, LayerProblem, LayerSetup};
 pub use stack::{BoxSessionService, Router, SessionStack, Stack, UserLayer};
+pub use token::{Token, TokenKind};
 
 /// The README's code is compiled and run.
 #[cfg(doctest)]

@@ -102,7 +102,7 @@ impl<'a> Cursor<'a> {
     /// Steps over a name, quoted or not, and returns it without its quotes.
     pub(super) fn eat_name(&mut self) -> Option<Cow<'a, [u8]>> {
         let token = *self.tokens.first()?;
-        let name = name_of(token, self.sql)?;
+        let name = token.name(self.sql)?;
         self.tokens = &self.tokens[1..];
         Some(name)
     }
@@ -124,31 +124,6 @@ impl<'a> Cursor<'a> {
 
     /// The tokens that are left, each with its name if it is one.
     pub(super) fn names(self) -> impl Iterator<Item = (Kind, Option<Cow<'a, [u8]>>)> {
-        self.tokens.iter().map(move |token| (token.kind, name_of(*token, self.sql)))
-    }
-}
-
-fn name_of(token: Token, sql: &[u8]) -> Option<Cow<'_, [u8]>> {
-    let bytes = token.bytes(sql);
-    match token.kind {
-        Kind::Word | Kind::Name => Some(Cow::Borrowed(bytes)),
-        Kind::Quoted => {
-            let quote = bytes[0];
-            let inner = bytes[1..].strip_suffix(&[quote]).unwrap_or(&bytes[1..]);
-            if !inner.contains(&quote) {
-                return Some(Cow::Borrowed(inner));
-            }
-            // Inside, a quote is always doubled.
-            let mut name = Vec::with_capacity(inner.len());
-            let mut rest = inner.iter();
-            while let Some(&byte) = rest.next() {
-                name.push(byte);
-                if byte == quote {
-                    rest.next();
-                }
-            }
-            Some(Cow::Owned(name))
-        }
-        _ => None,
+        self.tokens.iter().map(move |token| (token.kind, token.name(self.sql)))
     }
 }

@@ -6,75 +6,9 @@
 
 use memchr::{memchr, memchr2, memchr3, memmem};
 use towline_middleware::SqlMode;
+pub(super) use towline_middleware::{Token, TokenKind as Kind};
 
 use super::flags::Flags;
-
-/// What a token is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// An unquoted word: a keyword or a name.
-    Word,
-    /// An unquoted word that can only be a name, since it stands right after `.` or `@`.
-    Name,
-    /// A quoted name, quotes included.
-    Quoted,
-    /// A string, quotes included, and a letter before them that says how it is written (`x'00'`).
-    Text,
-    /// A number.
-    Number,
-    /// `?`
-    Parameter,
-    /// `(`
-    Open,
-    /// `)`
-    Close,
-    /// `,`
-    Comma,
-    /// `;`
-    Semicolon,
-    /// `.`
-    Dot,
-    /// `@`
-    At,
-    /// Any other sign, or several that belong together.
-    Operator,
-    /// There is nothing more.
-    End,
-}
-
-/// A piece of a text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Token {
-    /// What it is.
-    pub(super) kind: Kind,
-    /// Whether space or a comment stands before it.
-    pub(super) gap: bool,
-    start: u32,
-    end: u32,
-}
-
-impl Token {
-    /// What stands before the first token.
-    pub(super) const NONE: Self = Self { kind: Kind::End, gap: false, start: 0, end: 0 };
-
-    /// Its bytes.
-    #[inline]
-    pub(super) fn bytes<'a>(&self, sql: &'a [u8]) -> &'a [u8] {
-        &sql[self.start()..self.end as usize]
-    }
-
-    /// Where its first byte is.
-    #[inline]
-    pub(super) fn start(&self) -> usize {
-        self.start as usize
-    }
-
-    /// Its length in bytes.
-    #[inline]
-    pub(super) fn len(&self) -> usize {
-        (self.end - self.start) as usize
-    }
-}
 
 /// What a byte may begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,7 +176,7 @@ impl<'a> Lexer<'a> {
         };
         self.previous = kind;
         // The text is no longer than 32 bits can tell.
-        Token { kind, gap, start: start as u32, end: self.at as u32 }
+        Token::new(kind, gap, start as u32, self.at as u32)
     }
 
     #[inline(always)]

@@ -38,7 +38,7 @@ use std::{
 };
 
 use parking_lot::RwLock;
-use towline_middleware::{Classifier, Explanation, Intent, Plan, SqlMode};
+use towline_middleware::{Classifier, Explanation, Intent, Plan, SqlMode, Token};
 
 use self::{
     cache::Cache,
@@ -197,6 +197,15 @@ impl Classifier for SqlClassifier {
         }
         let template = self.scanner.template(sql, mode, &scan, TEMPLATE_BYTES_MAX);
         Some(String::from_utf8_lossy(&template.text).into_owned())
+    }
+
+    fn tokens(&self, sql: &[u8], mode: SqlMode) -> Option<Vec<Token>> {
+        let is_certain = !self.scanner.scan(sql, mode).flags.has(Flags::DOUBT);
+        is_certain.then(|| self.scanner.tokens(sql, mode, usize::MAX))?
+    }
+
+    fn calls_no_stored_function(&self, sql: &[u8], mode: SqlMode) -> bool {
+        !self.scanner.scan(sql, mode).flags.has(Flags::DOUBT | Flags::UNKNOWN_FUNCTION)
     }
 
     fn learn_write(&self, digest: u64) {

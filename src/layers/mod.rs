@@ -10,6 +10,7 @@ mod line_file;
 mod mask;
 mod rules;
 mod slow_log;
+mod tenant;
 mod timeout;
 
 use std::{
@@ -33,7 +34,7 @@ pub struct Layers {
 }
 
 /// The names of those that come with a node.
-pub const SHIPPED: [&str; 7] = ["rules", "limit", "timeout", "slow_log", "audit", "cache", "mask"];
+pub const SHIPPED: [&str; 8] = ["rules", "limit", "timeout", "slow_log", "audit", "cache", "mask", "tenant"];
 
 /// How the node itself logs in to its MySQL; known once that is there.
 #[derive(Clone, Debug, Default)]
@@ -63,10 +64,14 @@ impl Default for Layers {
             .register("slow_log", slow_log::layer)
             .register("audit", audit::layer)
             .register("mask", mask::layer)
+            .register("tenant", tenant::layer)
             .register("cache", move |setup| cache::layer(setup, of_cache.clone()))
             .order("rules", "cache", "what a rule denies must not be answered from memory")
             .order("limit", "timeout", "the time that a command waits for its turn is not MySQL's")
             .order("rules", "mask", "a rule that rewrites could name what is masked")
+            .order("rules", "tenant", "a rule that rewrites could undo what keeps tenants apart")
+            .order("mask", "tenant", "what tenants are kept apart by would be taken for the client's own text")
+            .order("tenant", "cache", "results are kept by the text that was run")
             .order("audit", "cache", "what is answered from memory would not be written down")
             .order("cache", "timeout", "what is answered from memory takes no time of MySQL's");
         Self { registry, server }

@@ -4,6 +4,7 @@ mod cache;
 mod contract;
 mod reload;
 mod shipped;
+mod tenant;
 
 use mysql_async::{Conn, prelude::Queryable};
 use reqwest::StatusCode;

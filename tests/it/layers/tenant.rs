@@ -1,0 +1,324 @@
+//! Two tenants in one set of tables, one of whom tries to reach the other.
+
+use mysql_async::{Conn, prelude::Queryable};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use towline_middleware::Role;
+
+use super::code;
+use crate::support::{TestNode, http::answer};
+
+const LAYER: &str = "
+[[layer]]
+name = 'tenant'
+tables = ['t.item', 't.line', 't.note']
+shared = ['t.country']
+except = ['admin']
+tenant = [{ user = 'a', value = 'alpha' }, { user = 'b', value = 'beta' }, { user = 'c', schema = 'c' }]
+";
+
+/// In each of the other tenant's rows.
+const FOREIGN: &str = "of beta";
+
+async fn node() -> TestNode {
+    let node = TestNode::start("master", Role::Master, LAYER).await;
+    let mut server = Conn::new(node.server_opts()).await.unwrap();
+    for statement in [
+        "CREATE DATABASE t",
+        "CREATE DATABASE c",
+        "CREATE TABLE c.own (id INT PRIMARY KEY)",
+        "INSERT INTO c.own VALUES (5)",
+        "CREATE TABLE t.country (id INT PRIMARY KEY, name VARCHAR(40))",
+        "CREATE TABLE t.item (id INT PRIMARY KEY, tenant_id VARCHAR(20) NOT NULL, name VARCHAR(40), n INT, KEY (name))",
+        "CREATE TABLE t.line (id INT PRIMARY KEY AUTO_INCREMENT, tenant_id VARCHAR(20) NOT NULL, item INT, text VARCHAR(40))",
+        "CREATE TABLE t.note (tenant_id VARCHAR(20), id INT, text VARCHAR(40), PRIMARY KEY (tenant_id, id))",
+        "INSERT INTO t.country VALUES (1, 'one'), (2, 'two'), (3, 'three')",
+        "INSERT INTO t.item VALUES (1, 'alpha', 'lamp', 1), (2, 'beta', 'chair of beta', 2), (3, 'alpha', 'desk', 3)",
+        "INSERT INTO t.line (tenant_id, item, text) VALUES ('alpha', 1, 'first'), ('beta', 2, 'line of beta'), \
+         ('beta', 1, 'on another''s item, of beta')",
+        "INSERT INTO t.note VALUES ('alpha', 1, 'mine'), ('beta', 1, 'note of beta'), ('beta', 2, 'note of beta')",
+        "CREATE VIEW t.v AS SELECT * FROM t.item",
+        "CREATE FUNCTION t.leak() RETURNS TEXT READS SQL DATA RETURN (SELECT GROUP_CONCAT(name) FROM t.item)",
+        "CREATE PROCEDURE t.p() SELECT * FROM t.item",
+        "CREATE USER admin@'%' IDENTIFIED BY 'secret'",
+        "GRANT ALL ON *.* TO admin@'%'",
+    ] {
+        server.query_drop(statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+    }
+    for user in ["a", "b", "c", "nobody"] {
+        server.query_drop(format!("CREATE USER {user}@'%' IDENTIFIED BY 'secret'")).await.unwrap();
+        server.query_drop(format!("GRANT ALL ON *.* TO {user}@'%'")).await.unwrap();
+    }
+    node
+}
+
+async fn client(node: &TestNode, user: &str) -> Conn {
+    let mut conn = node.connect(user, "secret").await.unwrap_or_else(|error| panic!("{error}; {}", node.log()));
+    conn.query_drop(if user == "c" { "USE c" } else { "USE t" }).await.unwrap();
+    conn
+}
+
+async fn http(node: &TestNode, user: &str, sql: &str, params: Value) -> (StatusCode, Value) {
+    let command = json!({"action": "query", "dbname": "t", "sql": sql, "params": params});
+    let request = reqwest::Client::new().post(node.url("/master")).basic_auth(user, Some("secret"));
+    answer(request.json(&command)).await
+}
+
+/// The rows of a result as text, or the error.
+async fn text(conn: &mut Conn, sql: &str, prepared: bool) -> String {
+    let rows: Result<Vec<mysql_async::Row>, _> =
+        if prepared { conn.exec(sql, ()).await } else { conn.query(sql).await };
+    match rows {
+        Ok(rows) => {
+            let row = |row: mysql_async::Row| {
+                let values = row.unwrap().into_iter().map(|value| match value {
+                    mysql_async::Value::Bytes(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+                    value => value.as_sql(true),
+                });
+                values.collect::<Vec<_>>().join(",")
+            };
+            rows.into_iter().map(row).collect::<Vec<_>>().join("|")
+        }
+        Err(error) => format!("{error}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_works_in_its_own_rows() {
+    let node = node().await;
+    let mut a = client(&node, "a").await;
+    for (sql, wanted) in [
+        ("SELECT id FROM item ORDER BY id", "1|3"),
+        ("SELECT COUNT(*) FROM t.item WHERE t.item.id > 0 OR 1 = 1", "2"),
+        ("SELECT i.id, l.text FROM item i LEFT JOIN line l ON l.item = i.id ORDER BY 1", "1,first|3,NULL"),
+        ("SELECT i.id, l.text FROM line l RIGHT JOIN item i ON l.item = i.id ORDER BY 1", "1,first|3,NULL"),
+        ("SELECT c.id, i.name FROM country c LEFT JOIN item i ON i.id = c.id ORDER BY 1", "1,lamp|2,NULL|3,desk"),
+        ("SELECT c.id FROM country c LEFT JOIN item i ON i.id = c.id WHERE i.id IS NULL", "2"),
+        ("SELECT c.id FROM country c WHERE NOT EXISTS (SELECT 1 FROM item i WHERE i.id = c.id)", "2"),
+        ("SELECT UPPER(name) FROM item WHERE LENGTH(name) + 1 = 5 ORDER BY 1", "DESK|LAMP"),
+        ("SELECT id FROM item WHERE id = (SELECT MAX(id) FROM item)", "3"),
+        ("SELECT name FROM item UNION SELECT text FROM line ORDER BY 1", "desk|first|lamp"),
+        ("WITH x AS (SELECT id FROM item) SELECT SUM(id) FROM x", "4"),
+        ("SELECT * FROM (SELECT id, n FROM item) d ORDER BY id", "1,1|3,3"),
+        ("SELECT a.id FROM (item a JOIN item b ON a.id = b.id) ORDER BY 1", "1|3"),
+        ("SELECT id FROM item USE INDEX (name) WHERE name = 'lamp' FOR UPDATE", "1"),
+        ("SELECT EXTRACT(YEAR FROM '2026-01-02'), COUNT(*) FROM item", "2026,2"),
+        ("SELECT item.* FROM item NATURAL JOIN country WHERE 1 = 0", ""),
+        ("SELECT COUNT(*) FROM information_schema.tables WHERE table_name = 'item'", "1"),
+        ("SELECT id FROM item WHERE id = 3 LOCK IN SHARE MODE", "3"),
+    ] {
+        for prepared in [false, true] {
+            assert_eq!(text(&mut a, sql, prepared).await, wanted, "{sql}");
+        }
+        let (status, body) = http(&node, "a", sql, json!([])).await;
+        assert_eq!(status, StatusCode::OK, "{sql}: {body}");
+        let rows = body["rows"].as_array().unwrap().len();
+        assert_eq!(rows, wanted.split('|').filter(|row| !row.is_empty()).count(), "{sql}: {body}");
+    }
+    // Parameters keep their places.
+    assert_eq!(a.exec_first("SELECT id FROM item WHERE id > ? AND name = ?", (0, "desk")).await.unwrap(), Some(3));
+    a.exec_drop("INSERT INTO item (id, name, n) VALUES (?, ?, ?), (?, 'x', 0)", (10, "ten", 1, 11)).await.unwrap();
+    a.exec_drop("INSERT INTO item (id, tenant_id) VALUES (?, ?)", (12, "alpha")).await.unwrap();
+    assert_eq!(code(a.exec_drop("INSERT INTO item (id, tenant_id) VALUES (?, ?)", (13, "beta")).await), Some(1227));
+    assert_eq!(http(&node, "a", "INSERT INTO item SET id = ?", json!([14])).await.0, StatusCode::OK);
+    a.query_drop("INSERT INTO line (item, text) SELECT id, name FROM item WHERE id >= 10").await.unwrap();
+    a.query_drop("INSERT INTO note (id, text) VALUES (1, 'new') ON DUPLICATE KEY UPDATE text = 'new'").await.unwrap();
+    a.query_drop("REPLACE INTO note (id, text) VALUES (2, 'second')").await.unwrap();
+    a.query_drop("UPDATE item SET n = n + 1, tenant_id = 'alpha' WHERE id IN (1, 2)").await.unwrap();
+    a.query_drop("UPDATE item SET n = n + 1 WHERE n + 0 >= 2 AND id < 4").await.unwrap();
+    a.exec_drop("UPDATE item SET tenant_id = ? WHERE id = 12", ("alpha",)).await.unwrap();
+    a.query_drop("DELETE line FROM line JOIN item ON item.id = line.item WHERE item.id = 11").await.unwrap();
+    a.query_drop("DELETE FROM item WHERE id = 11").await.unwrap();
+    assert_eq!(text(&mut a, "SELECT id, n FROM item ORDER BY id", false).await, "1,3|3,4|10,1|12,NULL|14,NULL");
+    assert_eq!(text(&mut a, "SELECT id, text FROM note ORDER BY id", false).await, "1,new|2,second");
+
+    // By schema, the administrator, and an account that nobody named.
+    let mut c = client(&node, "c").await;
+    assert_eq!(c.query_first("SELECT id FROM own").await.unwrap(), Some(5));
+    assert_eq!(code(c.query_drop("SELECT * FROM t.item").await), Some(1227));
+    assert_eq!(code(c.query_drop("USE t").await), Some(1227));
+    let mut admin = client(&node, "admin").await;
+    assert_eq!(admin.query_first("SELECT COUNT(*) FROM item WHERE tenant_id = 'beta'").await.unwrap(), Some(1));
+    // The driver asks for variables when it connects.
+    assert_eq!(code(node.connect("nobody", "secret").await), Some(1227));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_statement_reaches_another_tenants_rows() {
+    let node = node().await;
+    let mut server = Conn::new(node.server_opts()).await.unwrap();
+    let foreign = "SELECT CONCAT_WS(',', (SELECT GROUP_CONCAT(id, tenant_id, name, n ORDER BY id) FROM t.item WHERE \
+                   tenant_id = 'beta'), (SELECT GROUP_CONCAT(id, item, text ORDER BY id) FROM t.line WHERE tenant_id = 'beta'), \
+                   (SELECT GROUP_CONCAT(id, text ORDER BY id) FROM t.note WHERE tenant_id = 'beta'))";
+    let before: Option<String> = server.query_first(foreign).await.unwrap();
+    let mut a = client(&node, "a").await;
+    for sql in ATTACKS {
+        for prepared in [false, true] {
+            let told = text(&mut a, sql, prepared).await;
+            assert!(!told.contains(FOREIGN), "{sql}: {told}");
+            // What a condition has carried out of rows that it has looked at.
+            let kept = text(&mut a, "SELECT @s, @t", false).await;
+            assert!(!kept.contains(FOREIGN), "{sql} kept {kept}");
+        }
+        let (_, body) = http(&node, "a", sql, json!([])).await;
+        assert!(!body.to_string().contains(FOREIGN), "{sql}: {body}");
+        let after: Option<String> = server.query_first(foreign).await.unwrap();
+        assert_eq!(after, before, "{sql}");
+    }
+    // The time that a condition takes tells nothing either: it is not asked of other rows.
+    let slow = "SELECT id FROM item WHERE name LIKE '%beta' AND SLEEP(20) = 0";
+    assert_eq!(text(&mut a, slow, false).await, "");
+    let slow = "UPDATE item SET n = 1 WHERE IF(name LIKE '%beta', SLEEP(20), 0) = 1";
+    assert_eq!(text(&mut a, slow, false).await, "");
+    // A locking read locks, as it would without the layer.
+    a.query_drop("BEGIN").await.unwrap();
+    a.query_drop("SELECT * FROM item WHERE id = 1 FOR UPDATE").await.unwrap();
+    server.query_drop("SET innodb_lock_wait_timeout = 0").await.unwrap();
+    assert_eq!(code(server.query_drop("SELECT * FROM t.item WHERE id = 1 FOR UPDATE").await), Some(1205));
+}
+
+const ATTACKS: &[&str] = &[
+    "SELECT * FROM item",
+    "SELECT * FROM item WHERE 1 = 1 OR 1 = 1",
+    "SELECT * FROM item WHERE 1 = 1 -- AND",
+    "SELECT * FROM item # x\n",
+    "SELECT/**/*/**/FROM/**/item/**/WHERE/**/1/**/OR/**/1",
+    "SELECT * FROM item WHERE id = 2) OR (1 = 1",
+    "SELECT * FROM item /*! WHERE 1 */",
+    "SELECT * FROM item /*!99999 WHERE 1 */",
+    "SELECT * FROM item /*M! i */",
+    "SELECT * FROM `item`",
+    "SELECT * FROM `t` . `item` `x`",
+    "SELECT * FROM t.item AS tenant_id",
+    "SELECT * FROM ITEM",
+    "SELECT * FROM country item, item x",
+    "SELECT * FROM country AS i JOIN t.item",
+    "SELECT * FROM (item)",
+    "SELECT * FROM ((item JOIN country ON 1) JOIN line ON 1)",
+    "SELECT * FROM (country, item)",
+    "SELECT * FROM country LEFT JOIN (item JOIN line ON 1) ON 1",
+    "SELECT * FROM country STRAIGHT_JOIN item",
+    "SELECT * FROM country NATURAL LEFT OUTER JOIN item",
+    "SELECT * FROM country CROSS JOIN item USING (id)",
+    "SELECT * FROM item i WHERE i.tenant_id = 'beta' OR tenant_id = 'beta'",
+    "SELECT * FROM item a, item b WHERE a.id = b.id OR 1",
+    "SELECT (SELECT GROUP_CONCAT(name) FROM item)",
+    "SELECT 1 IN (SELECT name FROM item), (SELECT MAX(text) FROM line)",
+    "SELECT * FROM country WHERE id IN (SELECT id FROM item) ORDER BY (SELECT MAX(name) FROM item)",
+    "SELECT name FROM item UNION ALL SELECT text FROM line UNION SELECT text FROM note",
+    "(SELECT name FROM item) UNION (SELECT text FROM line)",
+    "SELECT * FROM (SELECT * FROM (SELECT * FROM item) a) b",
+    "SELECT * FROM (SELECT 1) a, item",
+    "SELECT * FROM ((SELECT 1) a JOIN item)",
+    "WITH item AS (SELECT * FROM item) SELECT * FROM item",
+    "WITH x AS (SELECT 1), item AS (SELECT 2) SELECT * FROM t.item",
+    "WITH RECURSIVE x AS (SELECT name FROM item UNION SELECT text FROM line) SELECT * FROM x",
+    "SELECT * FROM (WITH v AS (SELECT 1) SELECT * FROM v) q JOIN v",
+    "SELECT * FROM v",
+    "SELECT * FROM t.v",
+    "SELECT leak()",
+    "SELECT t.leak()",
+    "SELECT `t`.`leak`()",
+    "CALL p()",
+    "SELECT * FROM country WHERE leak() <> ''",
+    "INSERT INTO country (id, name) VALUES (9, leak())",
+    "SELECT name FROM item WHERE (@s := CONCAT(IFNULL(@s, ''), name)) IS NOT NULL",
+    "SELECT id FROM item WHERE name > '' AND (@s := name) <> '' AND n > 0",
+    "SELECT id FROM item HAVING (@s := MAX(name)) <> ''",
+    "UPDATE item SET n = n WHERE (@s := CONCAT(IFNULL(@s, ''), name)) = 1",
+    "UPDATE item SET n = n WHERE id = 2 AND (@t := name) <> ''",
+    "DELETE FROM item WHERE (@s := name) = 'x'",
+    "SELECT @s := name FROM item",
+    "SELECT name INTO @s FROM item ORDER BY id DESC LIMIT 1",
+    "SELECT id FROM item WHERE EXTRACTVALUE(1, CONCAT(0x7e, name))",
+    "SELECT id FROM item WHERE name = 0",
+    "UPDATE item SET n = 1 WHERE name = 0",
+    "DELETE FROM item WHERE name + 0 = 5",
+    "DELETE FROM item WHERE name = 5",
+    "SHOW WARNINGS",
+    "INSERT INTO country (id, name) SELECT id + 100, name FROM item",
+    "INSERT INTO item (id, name) SELECT id + 100, name FROM item",
+    "INSERT INTO item VALUES (99, 'beta', 'x of b', 1)",
+    "INSERT INTO item (id, tenant_id) VALUES (98, 'beta')",
+    "INSERT INTO item (id, `TENANT_id`) VALUES (98, 'beta')",
+    "INSERT INTO item SET id = 97, tenant_id = 'beta'",
+    "INSERT INTO item (id, name) VALUES (2, 'x') ON DUPLICATE KEY UPDATE name = 'stolen'",
+    "INSERT INTO item (id, name) VALUES (2, 'x') ON DUPLICATE KEY UPDATE tenant_id = 'alpha'",
+    "INSERT IGNORE INTO item (id, name) VALUES (2, 'x')",
+    "INSERT INTO note (id, text) VALUES (1, 'x') ON DUPLICATE KEY UPDATE tenant_id = 'beta'",
+    "REPLACE INTO item (id, name) VALUES (2, 'stolen')",
+    "REPLACE INTO note (tenant_id, id, text) VALUES ('beta', 1, 'stolen')",
+    "REPLACE INTO note (id, text) SELECT id, text FROM note",
+    "UPDATE item SET name = 'stolen'",
+    "UPDATE item SET name = 'stolen' WHERE id = 2",
+    "UPDATE item SET name = 'stolen' WHERE id = 1 OR id = 2",
+    "UPDATE t.item i SET i.name = 'stolen' WHERE 1 ORDER BY id DESC LIMIT 1",
+    "UPDATE item SET tenant_id = 'beta'",
+    "UPDATE item SET item.tenant_id = 'beta' WHERE id = 1",
+    "UPDATE item SET tenant_id = 'alpha' WHERE id = 2",
+    "UPDATE item, line SET item.name = 'x', line.text = 'stolen'",
+    "UPDATE item JOIN line ON line.item = item.id SET line.text = 'stolen'",
+    "UPDATE country c JOIN line l ON 1 SET l.text = 'stolen'",
+    "UPDATE country c LEFT JOIN line l ON 1 SET l.text = 'stolen'",
+    "UPDATE country SET name = (SELECT GROUP_CONCAT(name) FROM item)",
+    "DELETE FROM line WHERE 1 OR 1",
+    "DELETE line FROM line JOIN item ON line.item = item.id",
+    "DELETE FROM line USING line JOIN country",
+    "DELETE l, i FROM line l, item i",
+    "DELETE l.* FROM country c LEFT JOIN line l ON 1",
+    "DELETE FROM line ORDER BY id DESC LIMIT 3",
+    "DELETE FROM line RETURNING *",
+    "DELETE FROM note WHERE tenant_id = 'beta' RETURNING text",
+    "TRUNCATE item",
+    "TRUNCATE TABLE t.line",
+    "DROP TABLE item",
+    "ALTER TABLE item DROP COLUMN tenant_id",
+    "CREATE TABLE country2 AS SELECT * FROM item",
+    "CREATE TEMPORARY TABLE x SELECT * FROM item",
+    "CREATE VIEW w AS SELECT * FROM item",
+    "RENAME TABLE item TO country2",
+    "LOCK TABLES item READ",
+    "HANDLER item OPEN",
+    "HANDLER item READ FIRST",
+    "LOAD DATA INFILE '/etc/hostname' INTO TABLE item",
+    "PREPARE s FROM 'SELECT * FROM item'",
+    "EXECUTE s",
+    "EXECUTE IMMEDIATE 'SELECT * FROM item'",
+    "EXECUTE IMMEDIATE CONCAT('SELECT * FROM ', 'item')",
+    "SET STATEMENT max_statement_time = 1 FOR SELECT * FROM item",
+    "SET @s = (SELECT GROUP_CONCAT(name) FROM item)",
+    "DO (@s := (SELECT GROUP_CONCAT(text) FROM line))",
+    "BEGIN NOT ATOMIC SELECT * FROM item; END",
+    "EXPLAIN SELECT * FROM item",
+    "EXPLAIN FORMAT=JSON SELECT * FROM item WHERE id = 2 AND name = 'x'",
+    "ANALYZE SELECT * FROM item",
+    "SHOW TABLES WHERE (SELECT @s := GROUP_CONCAT(name) FROM item)",
+    "SELECT * FROM information_schema.optimizer_trace",
+    "SELECT * FROM information_schema.innodb_locks",
+    "SELECT * FROM mysql.column_stats",
+    "SELECT * FROM item FOR SYSTEM_TIME ALL",
+    "SELECT * FROM { OJ country LEFT JOIN item ON 1 }",
+    "VALUES (1)",
+    "SELECT * FROM item PROCEDURE ANALYSE()",
+    "SELECT * FROM country window, item",
+    "SELECT * FROM country offset, item",
+    "SELECT * FROM country fetch, item",
+    "SELECT NEXT VALUE FOR item",
+    "SELECT \"name\" FROM \"item\"",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_is_prepared_again_when_the_tenants_have_changed() {
+    let node = node().await;
+    let mut a = client(&node, "a").await;
+    let count = a.prep("SELECT COUNT(*) FROM item WHERE name <> ?").await.unwrap();
+    assert_eq!(a.exec_first(&count, ("",)).await.unwrap(), Some(2));
+    node.write_layers(&LAYER.replace("alpha", "al pha"));
+    let reload = || answer(reqwest::Client::new().post(node.url("/admin/reload")));
+    assert_eq!(reload().await.0, StatusCode::BAD_REQUEST, "a value with a space was taken");
+    node.write_layers(&LAYER.replace("alpha", "other"));
+    assert_eq!(reload().await.0, StatusCode::OK);
+    assert_eq!(code(a.exec_drop(&count, ("",)).await), Some(1615));
+    let count = a.prep("SELECT COUNT(id) FROM item WHERE name <> ?").await.unwrap();
+    assert_eq!(a.exec_first(&count, ("",)).await.unwrap(), Some(0));
+}
