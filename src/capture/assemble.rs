@@ -235,13 +235,20 @@ impl Assembler {
     fn between(&mut self, event: &Event) -> Result<(), CaptureError> {
         match event.kind() {
             kind::MARIADB_GTID | kind::GTID => self.begin(event),
-            kind::STOP
-            | kind::PREVIOUS_GTIDS
-            | kind::IGNORABLE
-            | kind::MARIADB_GTID_LIST
-            | kind::MARIADB_BINLOG_CHECKPOINT => Ok(()),
+            kind::STOP | kind::PREVIOUS_GTIDS | kind::IGNORABLE | kind::MARIADB_BINLOG_CHECKPOINT => Ok(()),
+            kind::MARIADB_GTID_LIST => self.compare(event),
             _ => Err(self.refusal(event)),
         }
+    }
+
+    /// A file must begin after what was read before it.
+    fn compare(&self, list: &Event) -> Result<(), CaptureError> {
+        let before = self.source.last_before(list).ok_or_else(|| self.malformed(list, "its list of GTIDs"))?;
+        if before > self.last {
+            let detail = format!("{} begins after number {before}", self.file);
+            return Err(CaptureError::BinlogGone { after: format!("number {}", self.last), detail });
+        }
+        Ok(())
     }
 
     fn begin(&mut self, event: &Event) -> Result<(), CaptureError> {

@@ -69,6 +69,22 @@ impl Source {
         }
     }
 
+    /// The number of its last transaction before a file that begins with this Gtid_list event; none if that can't be read.
+    ///
+    /// Source: <https://mariadb.com/kb/en/gtid_list_event/>
+    pub(super) fn last_before(self, list: &Event) -> Option<u64> {
+        const COUNT: u32 = (1 << 28) - 1;
+        let mut fields = Fields(list.body());
+        let mut last = 0;
+        for _ in 0..fields.u32()? & COUNT {
+            let (domain, _server, seq) = (fields.u32()?, fields.u32()?, fields.u64()?);
+            if self == Self::Domain(domain) {
+                last = last.max(seq);
+            }
+        }
+        Some(last)
+    }
+
     /// The number to start after; 0 for the beginning.
     pub(super) fn start(self, from: &Mark) -> Result<u64, CaptureError> {
         if from.gtid.is_empty() {

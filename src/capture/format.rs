@@ -15,6 +15,13 @@ pub(super) fn rotated_to(event: &Event) -> String {
     String::from_utf8_lossy(body.get(8..).unwrap_or_default()).into_owned()
 }
 
+/// The name of the file that the server writes after this one; none if this is no binlog file's name.
+pub(super) fn following(file: &str) -> Option<String> {
+    let (base, number) = file.rsplit_once('.')?;
+    let next: u64 = number.parse::<u64>().ok()? + 1;
+    Some(format!("{base}.{next:0width$}", width = number.len()))
+}
+
 /// The format that a Format_description event gives, made the same for every file that has this format: without when
 /// and where it was written.
 ///

@@ -9,7 +9,12 @@ use mysql_common::{
     proto::{MySerialize, codec::error::PacketCodecError},
 };
 
-use super::{CaptureError, CaptureOptions, Place, event::Event, flavor::Source};
+use super::{
+    CaptureError, CaptureOptions, Place,
+    event::{Event, kind},
+    flavor::Source,
+    format,
+};
 
 /// How often the server says that it is alive while there is nothing to send.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -20,6 +25,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 pub(super) const EVENT_BYTES_MAX: usize = 1 << 30;
 /// How long the server waits, in seconds, for a reader that does not take what it sends: as long as a slow slave needs.
 const WRITE_TIMEOUT: u32 = 3600;
+/// Where the first event of a file stands: behind its magic number.
+const FILE_START: u64 = 4;
 /// ER_MASTER_FATAL_ERROR_READING_BINLOG; its text alone tells one cause from another.
 const CANT_READ_BINLOG: u16 = 1236;
 /// ER_SPECIFIC_ACCESS_DENIED_ERROR
@@ -30,6 +37,11 @@ pub(super) struct EventStream {
     events: BinlogStream,
     /// What the start was, for errors.
     after: String,
+    options: CaptureOptions,
+    /// The file that the last event stood in.
+    file: String,
+    /// The file behind a torn one, where reading is to go on.
+    resume_in: Option<String>,
 }
 
 impl std::fmt::Debug for EventStream {
@@ -41,39 +53,8 @@ impl std::fmt::Debug for EventStream {
 impl EventStream {
     /// Connects and asks for the events after `options.from`. Also tells whose transactions they are.
     pub(super) async fn open(options: &CaptureOptions) -> Result<(Self, Source), CaptureError> {
-        let opts =
-            OptsBuilder::from_opts(options.opts.clone()).max_allowed_packet(Some(EVENT_BYTES_MAX)).stmt_cache_size(0);
-        let mut conn = Conn::new(opts).await.map_err(CaptureError::Connect)?;
-        refuse_unfit(&mut conn).await?;
-        let source = Source::of(&mut conn).await?;
-        let start = source.start(&options.from)?;
-        let after = if start == 0 { "the beginning".to_owned() } else { options.from.gtid.clone() };
-
-        let server_id = unused_server_id(&mut conn).await?;
-        let period = HEARTBEAT.as_nanos();
-        let mut setup = format!(
-            "SET @master_heartbeat_period = {period}, @source_heartbeat_period = {period}, \
-             SESSION net_write_timeout = {WRITE_TIMEOUT}"
-        );
-        let mut request = BinlogStreamRequest::new(server_id);
-        match source {
-            // Capability 4 asks for MariaDB's own events; without it they come as dummies.
-            Source::Domain(_) => {
-                // A GTID holds digits and dashes only: `start` has read it.
-                let state = &options.from.gtid;
-                setup += &format!(
-                    ", @mariadb_slave_capability = 4, @slave_connect_state = '{state}', @slave_gtid_strict_mode = 1"
-                );
-            }
-            Source::Uuid(uuid) => {
-                refuse_unknown_start(&mut conn, &after, start).await?;
-                let known = (start > 0).then(|| Sid::new(uuid).with_interval(GnoInterval::new(1, start + 1)));
-                request = request.with_gtid().with_gtid_set(known);
-            }
-        }
-        conn.query_drop(setup).await.map_err(CaptureError::Connect)?;
-        let events = conn.get_binlog_stream(request).await.map_err(CaptureError::Connect)?;
-        Ok((Self { events, after }, source))
+        let (events, after, source) = connect(options, None).await?;
+        Ok((Self { events, after, options: options.clone(), file: String::new(), resume_in: None }, source))
     }
 
     /// The next event. Errors have no [`Place`]: the caller knows it.
@@ -81,11 +62,28 @@ impl EventStream {
     /// # Cancel safety
     /// Safe: a part of an event that has come stays in the connection.
     pub(super) async fn next(&mut self) -> Result<Event, CaptureError> {
-        match tokio::time::timeout(SILENCE_MAX, self.events.next()).await {
-            Err(_) => Err(CaptureError::Silent(SILENCE_MAX)),
-            Ok(None) => Err(CaptureError::Ended),
-            Ok(Some(Err(error))) => Err(self.read_error(error)),
-            Ok(Some(Ok(event))) => whole(&event),
+        loop {
+            if let Some(file) = &self.resume_in {
+                (self.events, ..) = connect(&self.options, Some(file)).await?;
+                self.resume_in = None;
+            }
+            let event = match tokio::time::timeout(SILENCE_MAX, self.events.next()).await {
+                Err(_) => return Err(CaptureError::Silent(SILENCE_MAX)),
+                Ok(None) => return Err(CaptureError::Ended),
+                // A server that died while it wrote leaves a part of an event and goes on in a new file. It takes no reader
+                // past that by GTID. That nothing but this part is missing the new file says by what it begins after.
+                Ok(Some(Err(error))) if is_torn(&error) && format::following(&self.file).is_some() => {
+                    tracing::warn!(file = self.file, "a binlog file ends within an event, where the server has died");
+                    self.resume_in = format::following(&self.file);
+                    continue;
+                }
+                Ok(Some(Err(error))) => return Err(self.read_error(error)),
+                Ok(Some(Ok(event))) => whole(&event)?,
+            };
+            if event.kind() == kind::ROTATE {
+                self.file = format::rotated_to(&event);
+            }
+            return Ok(event);
         }
     }
 
@@ -109,6 +107,51 @@ impl EventStream {
     }
 }
 
+/// Connects and asks for the events after `options.from`, or for those of a file and the ones that follow it. Also tells
+/// what the start was, for errors, and whose transactions they are.
+async fn connect(options: &CaptureOptions, file: Option<&str>) -> Result<(BinlogStream, String, Source), CaptureError> {
+    let opts =
+        OptsBuilder::from_opts(options.opts.clone()).max_allowed_packet(Some(EVENT_BYTES_MAX)).stmt_cache_size(0);
+    let mut conn = Conn::new(opts).await.map_err(CaptureError::Connect)?;
+    refuse_unfit(&mut conn).await?;
+    let source = Source::of(&mut conn).await?;
+    let start = source.start(&options.from)?;
+    let after = if start == 0 { "the beginning".to_owned() } else { options.from.gtid.clone() };
+
+    let server_id = unused_server_id(&mut conn).await?;
+    let period = HEARTBEAT.as_nanos();
+    let mut setup = format!(
+        "SET @master_heartbeat_period = {period}, @source_heartbeat_period = {period}, \
+         SESSION net_write_timeout = {WRITE_TIMEOUT}"
+    );
+    let mut request = BinlogStreamRequest::new(server_id);
+    match source {
+        Source::Domain(_) => {
+            // Asks for MariaDB's own events; without it they come as dummies.
+            setup += ", @mariadb_slave_capability = 4";
+            // A GTID holds digits and dashes only: `start` has read it.
+            let state = &options.from.gtid;
+            match file {
+                None => setup += &format!(", @slave_connect_state = '{state}', @slave_gtid_strict_mode = 1"),
+                Some(file) => request = request.with_filename(file.as_bytes()).with_pos(FILE_START),
+            }
+        }
+        Source::Uuid(uuid) => {
+            refuse_unknown_start(&mut conn, &after, start).await?;
+            let known = (start > 0).then(|| Sid::new(uuid).with_interval(GnoInterval::new(1, start + 1)));
+            request = request.with_gtid().with_gtid_set(known);
+        }
+    }
+    conn.query_drop(setup).await.map_err(CaptureError::Connect)?;
+    let events = conn.get_binlog_stream(request).await.map_err(CaptureError::Connect)?;
+    Ok((events, after, source))
+}
+
+fn is_torn(error: &mysql_async::Error) -> bool {
+    let mysql_async::Error::Server(server) = error else { return false };
+    server.code == CANT_READ_BINLOG && server.message.contains("truncated in the middle of event")
+}
+
 fn is_too_large(error: &mysql_async::Error) -> bool {
     let mysql_async::Error::Io(mysql_async::IoError::Io(error)) = error else { return false };
     let packet = error.get_ref().and_then(|source| source.downcast_ref::<PacketCodecError>());
@@ -129,7 +172,9 @@ fn whole(event: &events::Event) -> Result<Event, CaptureError> {
         bytes.push(algorithm as u8);
     }
     let event = if bytes.len() == header.event_size() as usize {
-        Event::without_checksum(&bytes)
+        // The Rotate event at the start of a stream has its checksum, but the reader has not been told so yet.
+        let with_checksum = Event::new(bytes.clone()).filter(Event::is_intact);
+        with_checksum.or_else(|| Event::without_checksum(&bytes))
     } else {
         bytes.extend_from_slice(&event.checksum().unwrap_or_default());
         Event::new(bytes)

@@ -6,11 +6,12 @@ use mysql_async::{Conn, Opts, prelude::Queryable};
 use tokio::time::timeout;
 use towline::{
     capture::{Capture, CaptureError, CaptureOptions, Captured, Rereading},
+    managed::{ManagedOptions, ManagedServer},
     replication::protocol::{Action, Change, Mark, RowsChange, SchemaChange, Transaction},
 };
 use towline_middleware::{Epoch, Role};
 
-use crate::support::TestServer;
+use crate::support::{TestServer, copy_template};
 
 /// How long one transaction may take to come.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -425,6 +426,55 @@ async fn a_binlog_that_no_longer_reaches_back_asks_for_a_snapshot() {
         assert!(matches!(error, CaptureError::BinlogGone { .. }), "{error}");
         assert!(!error.is_transient() && error.to_string().contains("snapshot"), "{error}");
     }
+}
+
+/// Whoever starts before the torn place is not read past it by the server itself.
+#[tokio::test]
+async fn a_part_of_an_event_that_a_dying_server_has_left_is_passed_over_unless_more_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    copy_template(folder.path()).await;
+    let file = folder.path().join("mariadb/binlog.000001");
+    let start = async || ManagedServer::start(ManagedOptions::new(folder.path(), Role::Master)).await.unwrap();
+    let captured = async |server: &ManagedServer, transaction_bytes_max, inserts: &[&str]| {
+        let mut conn = Conn::new(server.opts()).await.unwrap();
+        for sql in inserts {
+            conn.query_drop(*sql).await.unwrap();
+        }
+        let last: Option<String> = conn.query_first("SELECT @@gtid_binlog_pos").await.unwrap();
+        let mut options = CaptureOptions { transaction_bytes_max, ..options(server.opts(), Mark::default()) };
+        let mut capture = Capture::open(&options).await?;
+        let mut count = 0;
+        while Some(&options.from.gtid) != last.as_ref() {
+            let Captured { transaction, streamed, .. } = timeout(DEADLINE, capture.next()).await.unwrap()?;
+            if let Some(streamed) = streamed {
+                let mut changes = Rereading::open(&options, &transaction.gtid, &streamed).await?;
+                assert!(changes.next().await?.is_some());
+            }
+            options.from = Mark { position: transaction.position, gtid: transaction.gtid };
+            count += 1;
+        }
+        Ok::<_, CaptureError>(count)
+    };
+
+    let server = start().await;
+    let made = ["CREATE DATABASE shop", "CREATE TABLE shop.t (i INT)", "INSERT INTO shop.t VALUES (1)"];
+    assert_eq!(captured(&server, usize::MAX, &made).await.unwrap(), 3);
+    server.stop().await;
+    let mut bytes = std::fs::read(&file).unwrap();
+    // What a transaction begins with: the first 30 bytes of a GTID event of 42.
+    let torn = [&[0; 4][..], &[162, 1, 0, 0, 0, 42, 0, 0, 0], &[0; 17]].concat();
+    std::fs::write(&file, [&bytes[..], &torn].concat()).unwrap();
+    let server = start().await;
+    assert_eq!(captured(&server, usize::MAX, &["INSERT INTO shop.t VALUES (2)"]).await.unwrap(), 4);
+    assert_eq!(captured(&server, 1, &[]).await.unwrap(), 4, "read a second time, too");
+    server.stop().await;
+
+    // A committed transaction is cut, and not only what comes behind it.
+    bytes.truncate(bytes.len() - 40);
+    std::fs::write(&file, &bytes).unwrap();
+    let error = captured(&start().await, usize::MAX, &[]).await.expect_err("a transaction is missing");
+    assert!(matches!(error, CaptureError::BinlogGone { .. }), "{error}");
+    assert!(error.to_string().contains("begins after number 3"), "{error}");
 }
 
 #[tokio::test]
