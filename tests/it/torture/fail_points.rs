@@ -6,9 +6,6 @@ use towline_middleware::Role;
 
 use crate::support::{TestCluster, TestNode, eventually};
 
-/// How often a point is passed until the process dies there: each time in another kind of transaction.
-const PASSAGES: u32 = 4;
-
 /// Rows, schema changes, both in one, and a transaction that is streamed in several pieces; no two of these kinds are
 /// applied as one.
 const STATEMENTS: [&str; 6] = [
@@ -23,15 +20,18 @@ const SMALL: &str = "[cluster]\nsecret = 'a secret of the tests'\ntransaction_bu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slave_that_dies_between_two_steps_goes_on_where_it_was() {
-    walk(false).await;
+    // Each time in another kind of transaction.
+    walk(false, 4).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_master_that_dies_between_two_steps_goes_on_where_it_was() {
-    walk(true).await;
+    walk(true, 2).await;
 }
 
-async fn walk(masters: bool) {
+/// Lets a node die at each point when it has passed it so often, up to that number of times; every second time its server
+/// dies, too.
+async fn walk(masters: bool, passages: u32) {
     let mut slave = TestNode::start("slave", Role::Slave, SMALL).await;
     slave.kill().await;
     slave.set_fail_point(Some((FailPoint::Joined, 1)));
@@ -47,7 +47,7 @@ async fn walk(masters: bool) {
     }
     let points = FailPoint::ALL.into_iter().filter(|point| *point != FailPoint::Joined);
     for point in points.filter(|point| point.is_masters() == masters) {
-        for passage in 1..=PASSAGES {
+        for passage in 1..=passages {
             cluster.wait_equal().await;
             let node = if masters { &mut cluster.master } else { &mut cluster.slaves[0] };
             node.kill().await;

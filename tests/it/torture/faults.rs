@@ -18,6 +18,8 @@ pub(super) enum Fault {
     Freeze { node: Node, down: Duration },
     /// What lies between the master and a slave becomes so, until it changes again.
     Weather { slave: Node, weather: Weather },
+    /// A server ends its node's own sessions: those that capture, apply, read and compare.
+    Disconnect { node: Node },
     /// A new file of the master's binlog.
     Rotate,
     /// The disk under a server's data is full for so long; then the server is killed, or waited for.
@@ -40,15 +42,17 @@ pub(super) fn next(rng: &mut Rng, slaves: usize) -> (Duration, Fault) {
         46..49 => kill(&[], &[0, slave]),
         49..52 => kill(&Vec::from_iter(0..=slaves), &Vec::from_iter(0..=slaves)),
         52..58 => Fault::Freeze { node: any, down: down * 3 },
-        58..90 => Fault::Weather { slave, weather: weather(rng) },
-        90..95 => Fault::Rotate,
+        58..85 => Fault::Weather { slave, weather: weather(rng) },
+        85..91 => Fault::Disconnect { node: any },
+        91..95 => Fault::Rotate,
         _ => Fault::FullDisk { node: any, down: down * 2, killed: rng.u8(..4) > 0 },
     };
     (wait, fault)
 }
 
-fn weather(rng: &mut Rng) -> Weather {
-    match rng.u8(..6) {
+/// Draws what the network is like.
+pub(super) fn weather(rng: &mut Rng) -> Weather {
+    match rng.u8(..7) {
         0 => Weather::Calm,
         1 => Weather::Slow(milliseconds(rng, 5..300)),
         2 => Weather::Narrow(rng.u32(10_000..300_000)),

@@ -52,6 +52,7 @@ async fn nothing_is_lost_whatever_breaks() {
     let (acknowledged, sights) = torture.history.lock().unwrap().counts();
     let [cuts, repeats] =
         [FaultProxy::cuts, FaultProxy::repeats].map(|count| torture.links.iter().map(count).sum::<u64>());
+    println!("{}", torture.events.join("\n"));
     println!(
         "seed {seed}: {} faults, {acknowledged} writes acknowledged, {sights} sights, {cuts} connections cut, \
          {repeats} requests repeated",
@@ -122,6 +123,11 @@ impl Torture {
 
     async fn run(&mut self, time: Duration) {
         while self.started.elapsed() < time {
+            for link in &self.links {
+                let weather = faults::weather(&mut self.rng);
+                self.events.push(format!("{weather:?}"));
+                link.set_weather(weather);
+            }
             for _ in 0..FAULTS {
                 let (wait, fault) = faults::next(&mut self.rng, SLAVES);
                 sleep(wait).await;
@@ -155,10 +161,9 @@ impl Torture {
                 self.node(node).freeze(false);
             }
             Fault::Weather { slave, weather } => self.links[slave - 1].set_weather(weather),
-            Fault::Rotate => {
-                // It may be down.
-                let _ = rotate(self.cluster.master.server_opts()).await;
-            }
+            // The server may be down.
+            Fault::Disconnect { node } => drop(disconnect(self.node(node).server_opts()).await),
+            Fault::Rotate => drop(rotate(self.cluster.master.server_opts()).await),
             Fault::FullDisk { node, down, killed } => {
                 if self.node(node).fill_disk() {
                     sleep(down).await;
@@ -268,6 +273,18 @@ impl Drop for Torture {
 async fn rotate(server: Opts) -> mysql_async::Result<()> {
     let mut conn = Conn::new(server).await?;
     conn.query_drop("FLUSH BINARY LOGS").await?;
+    conn.disconnect().await
+}
+
+/// Ends every session of the server's administrator but its own.
+async fn disconnect(server: Opts) -> mysql_async::Result<()> {
+    let mut conn = Conn::new(server).await?;
+    let sessions = "SELECT id FROM information_schema.processlist WHERE user = SUBSTRING_INDEX(USER(), '@', 1) \
+                    AND id <> CONNECTION_ID()";
+    for session in conn.query::<u64, _>(sessions).await? {
+        // It may have gone by itself.
+        let _ = conn.query_drop(format!("KILL {session}")).await;
+    }
     conn.disconnect().await
 }
 
