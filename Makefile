@@ -16,7 +16,7 @@ torture: SECONDS = 120
 torture:
 	scripts/install-mariadb.sh mariadb
 	for seed in $(SEEDS); do TORTURE_SEED=$$seed TORTURE_SECONDS=$(SECONDS) \
-		cargo test --locked --test it -- --ignored --nocapture torture:: || exit 1; done
+		cargo test --workspace --locked --test it -- --ignored --nocapture torture:: || exit 1; done
 
 # Whether what is called a read reads: MariaDB's own test suites, judged by scratch servers. Takes minutes, and writes
 # tests/it/corpus/counts.md.
