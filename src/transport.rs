@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
 };
 use tokio_rustls::TlsStream;
@@ -105,6 +105,32 @@ impl Transport {
             Some(Socket::Unix(stream)) => stream.ready(Interest::PRIORITY).await,
             None => return,
         };
+    }
+
+    /// Writes once from these two pieces, which stand for one after the other, and takes what was written off them. In
+    /// clear both go out together as far as there is room.
+    ///
+    /// # Errors
+    /// The connection broke.
+    ///
+    /// # Cancel safety
+    /// A dropped future has written nothing.
+    pub(crate) async fn write_of(&mut self, pieces: &mut [&[u8]; 2]) -> io::Result<()> {
+        let [first, second] = pieces;
+        let n = if first.is_empty() {
+            self.write(second).await?
+        } else if second.is_empty() || !self.is_write_vectored() {
+            self.write(first).await?
+        } else {
+            self.write_vectored(&[IoSlice::new(first), IoSlice::new(second)]).await?
+        };
+        if n == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        let of_first = n.min(first.len());
+        *first = &first[of_first..];
+        *second = &second[n - of_first..];
+        Ok(())
     }
 
     /// Takes the socket out of a stream in clear, to put it back under TLS; none if it is not in clear.

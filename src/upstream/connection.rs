@@ -25,7 +25,7 @@ use crate::{
 /// A payload from this size on is written from where it lies, after its header.
 const COPY_MAX: usize = 16 * 1024;
 /// Room made before a read: what a server writes at once (`net_buffer_length`), and so a result that fits in there takes
-/// one read. Doubled while reads fill it, up to [`READ_MAX`].
+/// one read. After a read that fills it, [`READ_MAX`].
 const READ_MIN: usize = 16 * 1024 + 512;
 /// 64 kB reads measured best for large results.
 const READ_MAX: usize = 64 * 1024;
@@ -268,8 +268,10 @@ impl Upstream {
         let frames = payload.chunks(PAYLOAD_MAX).chain(payload.len().is_multiple_of(PAYLOAD_MAX).then_some(closing));
         for chunk in frames {
             let header = Header { len: chunk.len(), sequence: next }.encode();
-            self.stream.write_all(&header).await.map_err(Error::Upstream)?;
-            self.stream.write_all(chunk).await.map_err(Error::Upstream)?;
+            let mut left = [&header[..], chunk];
+            while left.iter().any(|piece| !piece.is_empty()) {
+                self.stream.write_of(&mut left).await.map_err(Error::Upstream)?;
+            }
             next = next.wrapping_add(1);
         }
         // Nothing to do in clear; TLS may hold records that the socket had no room for.
@@ -294,7 +296,7 @@ impl Upstream {
             Ok(n) => n,
             Err(error) => return Err(self.broken(error)),
         };
-        self.room = if n >= self.room { (self.room * 2).min(READ_MAX) } else { READ_MIN };
+        self.room = if n >= self.room { READ_MAX } else { READ_MIN };
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// A piece from this size on is written from where it lies, after what waits before it.
+/// A piece from this size on is written from where it lies, together with what waits before it.
 const COPY_MAX: usize = 16 * 1024;
 /// The longest packet of a login: 64 kB of attributes and as much of a ticket or a password.
 const LOGIN_PACKET_BYTES_MAX: usize = 128 * 1024;
@@ -203,8 +203,8 @@ impl Client {
         match part {
             Part::Packets(bytes) | Part::Turn(bytes) if bytes.len() < COPY_MAX => self.write.extend_from_slice(&bytes),
             Part::Packets(bytes) | Part::Turn(bytes) => {
-                self.flush().await?;
-                self.stream.write_all(&bytes).await.map_err(Error::Client)?;
+                self.stream.write_all([&self.write, &bytes]).await.map_err(Error::Client)?;
+                self.written();
             }
             Part::Final { end: Final::Ok(completion), sequence } => {
                 put_short_packet(&mut self.write, sequence, |out| ok::encode(out, &completion, self.capabilities));
@@ -235,12 +235,16 @@ impl Client {
     /// The connection broke.
     pub(super) async fn flush(&mut self) -> Result<(), Error> {
         if !self.write.is_empty() {
-            self.stream.write_all(&self.write).await.map_err(Error::Client)?;
-            self.write.clear();
-            // A burst of errors or small rows must not stay in memory for the session's life.
-            self.write.shrink_to(COPY_MAX);
+            self.stream.write_all([&self.write, &[]]).await.map_err(Error::Client)?;
+            self.written();
         }
         // Nothing to do in clear; TLS may hold records that the socket had no room for.
         self.stream.flush().await.map_err(Error::Client)
+    }
+
+    fn written(&mut self) {
+        self.write.clear();
+        // A burst of errors or small rows must not stay in memory for the session's life.
+        self.write.shrink_to(COPY_MAX);
     }
 }

@@ -110,15 +110,16 @@ impl ClientStream {
         }
     }
 
-    /// Writes all of it, under compression at the latest when it is [flushed](Self::flush).
+    /// Writes all of these two pieces, one after the other, under compression at the latest when they are
+    /// [flushed](Self::flush).
     ///
     /// # Errors
     /// The connection broke, or the client has taken nothing for as long as it may.
-    pub(super) async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let Some(compression) = &mut self.compression else { return self.write_raw(bytes).await };
+    pub(super) async fn write_all(&mut self, pieces: [&[u8]; 2]) -> io::Result<()> {
+        let Some(compression) = &mut self.compression else { return self.write_raw(pieces).await };
         let mut packed = Vec::new();
-        compression.packer.put(&mut packed, bytes);
-        self.write_raw(&packed).await
+        pieces.iter().for_each(|piece| compression.packer.put(&mut packed, piece));
+        self.write_raw([&packed, &[]]).await
     }
 
     /// Writes what waits for compression, up to the end of its last whole packet, and has TLS write the records that the
@@ -130,18 +131,14 @@ impl ClientStream {
         if let Some(compression) = &mut self.compression {
             let mut packed = Vec::new();
             compression.packer.flush(&mut packed);
-            self.write_raw(&packed).await?;
+            self.write_raw([&packed, &[]]).await?;
         }
         in_time(self.write_timeout, self.transport.flush()).await
     }
 
-    async fn write_raw(&mut self, mut left: &[u8]) -> io::Result<()> {
-        while !left.is_empty() {
-            let n = in_time(self.write_timeout, self.transport.write(left)).await?;
-            if n == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            left = &left[n..];
+    async fn write_raw(&mut self, mut left: [&[u8]; 2]) -> io::Result<()> {
+        while left.iter().any(|piece| !piece.is_empty()) {
+            in_time(self.write_timeout, self.transport.write_of(&mut left)).await?;
         }
         Ok(())
     }
