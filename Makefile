@@ -1,4 +1,4 @@
-.PHONY: demo test torture test-clients corpus check fix bench bench-replication soak
+.PHONY: demo test torture snapshot test-clients corpus check fix bench bench-replication soak
 
 # A master and two slaves on this machine, each with a private MariaDB. `make demo ARGS=--once` ends by itself.
 demo:
@@ -23,6 +23,11 @@ torture:
 corpus:
 	scripts/install-mariadb.sh mariadb-test-data
 	cargo test --locked --test it -- --ignored --nocapture corpus::
+
+# A new slave of a master with 1 GB of data that is written to, cut twice in the middle and killed. Takes minutes.
+snapshot:
+	scripts/install-mariadb.sh
+	SNAPSHOT_MB=1000 TEST_DEADLINE_S=1200 cargo test --locked --test it -- --nocapture a_new_slave_is_whole
 
 # Every client of the README's table, directly at MariaDB and MySQL and through Towline, compared.
 test-clients:

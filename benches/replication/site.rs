@@ -54,6 +54,7 @@ pub(crate) struct Site {
     program: PathBuf,
     master: ManagedServer,
     slave: ManagedServer,
+    slave_options: ManagedOptions,
     /// Of both servers, and the HTTP of the slave's node.
     ports: [u16; 3],
     way: Way,
@@ -64,7 +65,7 @@ pub(crate) struct Site {
 
 impl Site {
     /// Two servers, the slave's following the master's by Towline.
-    pub(crate) async fn start(program: &Path) -> Result<Self> {
+    pub(crate) async fn start(program: &Path, log_slave_updates: bool) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let free: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
         let mut ports = [0; 3];
@@ -73,7 +74,10 @@ impl Site {
         }
         drop(free);
         let master = ManagedServer::start(options(folder.path(), Role::Master, ports[0])).await?;
-        let slave = ManagedServer::start(options(folder.path(), Role::Slave, ports[1])).await?;
+        let mut slave_options = options(folder.path(), Role::Slave, ports[1]);
+        slave_options.extra_args.extend(SLAVE.map(str::to_owned));
+        slave_options.extra_args.push(format!("--log-slave-updates={}", u8::from(log_slave_updates)));
+        let slave = ManagedServer::start(slave_options.clone()).await?;
         for server in [&master, &slave] {
             let mut conn = Conn::new(server.opts()).await?;
             conn.query_drop("SET sql_log_bin = 0").await?;
@@ -85,7 +89,7 @@ impl Site {
             conn.query_drop(sql).await?;
         }
         let (program, way, nodes) = (program.to_owned(), Way::Towline(Ack::None), Vec::new());
-        let mut site = Self { folder, program, master, slave, ports, way, nodes, front_port: 0 };
+        let mut site = Self { folder, program, master, slave, slave_options, ports, way, nodes, front_port: 0 };
         site.begin(way, false).await?;
         Ok(site)
     }
@@ -126,7 +130,7 @@ impl Site {
     }
 
     async fn start_slave(&mut self) -> Result<()> {
-        self.slave = ManagedServer::start(options(self.folder.path(), Role::Slave, self.ports[1])).await?;
+        self.slave = ManagedServer::start(self.slave_options.clone()).await?;
         Ok(())
     }
 
@@ -322,9 +326,6 @@ fn options(folder: &Path, role: Role, port: u16) -> ManagedOptions {
     let mut options = ManagedOptions::new(folder.join(name), role);
     options.port = Some(port);
     options.extra_args = SERVER.map(str::to_owned).to_vec();
-    if role == Role::Slave {
-        options.extra_args.extend(SLAVE.map(str::to_owned));
-    }
     options
 }
 

@@ -62,7 +62,7 @@ const END_ABANDONED_MYSQL: Rights = Rights {
 /// A new slave fetches a snapshot: its master locks for a moment, reads everything, and asks InnoDB which table is which.
 const SNAPSHOT_MARIADB: Rights = Rights {
     name: "rights to give new slaves a snapshot",
-    all: &[&["RELOAD"], &["PROCESS"], &["SELECT"], &["SHOW VIEW"], &["TRIGGER"], &["EVENT"]],
+    all: &[&["RELOAD"], &["PROCESS"], &["LOCK TABLES"], &["SELECT"], &["SHOW VIEW"], &["TRIGGER"], &["EVENT"]],
     scope: Scope::Everything,
 };
 const SNAPSHOT_MYSQL: Rights = Rights {

@@ -307,7 +307,8 @@ impl Worker {
     async fn have_data(&mut self, again: bool) -> bool {
         let Some(options) = &self.options.snapshot else { return true };
         options.admission.hold(true);
-        let mut load = std::pin::pin!(load_until_done(options, again, &self.options.mysql, &self.track));
+        let mut load =
+            std::pin::pin!(load_until_done(options, again, &self.options.mysql, &self.track, &self.blockers_ended));
         loop {
             let order = tokio::select! {
                 () = &mut load => break,

@@ -21,16 +21,18 @@ pub(crate) enum DefinitionError {
     NotTransactional(String, String),
 }
 
-/// Fills in what is to be made before and after the rows, and which tables have some. Nobody may change a schema
-/// meanwhile.
-pub(super) async fn read(conn: &mut Conn, is_mariadb: bool, plan: &mut Plan) -> Result<(), DefinitionError> {
-    conn.query_drop(NO_LIMITS).await?;
-    // Texts come as the bytes that they are, whatever the character set of the session that made them.
-    conn.query_drop("SET SESSION sql_mode = '', sql_quote_show_create = 1, time_zone = '+00:00'").await?;
-    if !is_mariadb {
-        conn.query_drop("SET SESSION print_identified_with_as_hex = 1").await?;
-    }
-    accounts(conn, is_mariadb, &mut plan.before).await?;
+/// A sequence of MariaDB's.
+#[derive(Debug)]
+pub(super) struct Sequence {
+    database: String,
+    /// Its name with the schema's, quoted.
+    place: String,
+}
+
+/// Fills in what is to be made before and after the rows but for accounts, and which tables have some. Nobody may change a
+/// schema meanwhile. Returns the sequences, whose values any client may change.
+pub(super) async fn read(conn: &mut Conn, plan: &mut Plan) -> Result<Vec<Sequence>, DefinitionError> {
+    set_up(conn).await?;
     let sql = format!("SELECT SCHEMA_NAME FROM information_schema.SCHEMATA WHERE SCHEMA_NAME NOT IN {OWN_SCHEMAS}");
     let databases: Vec<String> = conn.query(sql).await?;
     conn.query_drop("SET SESSION character_set_results = NULL").await?;
@@ -46,11 +48,7 @@ pub(super) async fn read(conn: &mut Conn, is_mariadb: bool, plan: &mut Plan) -> 
             "SEQUENCE" => {
                 let create = show(conn, &format!("SEQUENCE {place}"), 1).await?;
                 plan.before.push(plain(&database, create));
-                let next: Option<(i64, u64)> =
-                    conn.query_first(format!("SELECT next_not_cached_value, cycle_count FROM {place}")).await?;
-                let (next, cycle) = next.unwrap_or_default();
-                let sql = format!("DO SETVAL({place}, {next}, 0, {cycle})");
-                sequences.push(plain(&database, Binary(sql.into_bytes())));
+                sequences.push(Sequence { database, place });
             }
             _ if !matches!(engine.as_str(), "InnoDB" | "ROCKSDB") => {
                 return Err(DefinitionError::NotTransactional(place, engine));
@@ -62,10 +60,26 @@ pub(super) async fn read(conn: &mut Conn, is_mariadb: bool, plan: &mut Plan) -> 
             }
         }
     }
-    plan.after.extend(sequences);
     routines(conn, &mut plan.after).await?;
     plan.after.extend(views);
     triggers_and_events(conn, &mut plan.after).await?;
+    Ok(sequences)
+}
+
+/// Adds the values of sequences, which nobody can write to the binlog meanwhile. One that is about to be written there may
+/// be in already; it comes once more, and is the same.
+pub(super) async fn read_sequences(
+    conn: &mut Conn,
+    sequences: Vec<Sequence>,
+    plan: &mut Plan,
+) -> mysql_async::Result<()> {
+    for Sequence { database, place } in sequences {
+        let next: Option<(i64, u64)> =
+            conn.query_first(format!("SELECT next_not_cached_value, cycle_count FROM {place}")).await?;
+        let (next, cycle) = next.unwrap_or_default();
+        let sql = format!("DO SETVAL({place}, {next}, 0, {cycle})");
+        plan.after.push(plain(&database, Binary(sql.into_bytes())));
+    }
     Ok(())
 }
 
@@ -190,8 +204,27 @@ async fn triggers_and_events(conn: &mut Conn, definitions: &mut Vec<Definition>)
     Ok(())
 }
 
-/// Roles, users and what they may do.
-async fn accounts(conn: &mut Conn, is_mariadb: bool, definitions: &mut Vec<Definition>) -> mysql_async::Result<()> {
+/// Texts come as the bytes that they are, whatever the character set of the session that made them.
+async fn set_up(conn: &mut Conn) -> mysql_async::Result<()> {
+    conn.query_drop(NO_LIMITS).await?;
+    conn.query_drop("SET SESSION sql_mode = '', sql_quote_show_create = 1, time_zone = '+00:00'").await
+}
+
+/// Fills in roles, users and what they may do, and holds up those who would change them until the session ends. Where
+/// nobody can do so while schemas are held up, nothing more is held.
+pub(super) async fn accounts(
+    conn: &mut Conn,
+    is_mariadb: bool,
+    definitions: &mut Vec<Definition>,
+) -> mysql_async::Result<()> {
+    set_up(conn).await?;
+    if is_mariadb {
+        // Each statement on accounts writes this table first, and the binlog last. Readers wait behind those who wait to
+        // write, but for this session.
+        conn.query_drop("LOCK TABLES mysql.user READ").await?;
+    } else {
+        conn.query_drop("SET SESSION print_identified_with_as_hex = 1").await?;
+    }
     let is_role = if is_mariadb { "is_role = 'Y'" } else { "FALSE" };
     let accounts: Vec<(String, String, bool)> = conn
         .query(format!(

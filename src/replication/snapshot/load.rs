@@ -6,7 +6,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,10 +21,11 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use tokio::{sync::watch, time::sleep};
 use towline_middleware::{Epoch, layers::admission::AdmissionLayer};
 
-use super::{Definition, Plan, RowsLine, RowsQuestion, TablePlan, quoted};
+use super::{Definition, NO_RIGHT, Plan, RowsLine, RowsQuestion, TablePlan, leave_log, quoted};
 use crate::replication::{
     NO_LIMITS,
     back_off::BackOff,
+    blockers::BlockerWatch,
     json_lines::Lines,
     progress::{ApplyState, SnapshotProgress, Track, now_seconds},
     protocol::{Family, Mark},
@@ -96,10 +100,11 @@ pub(crate) async fn load_until_done(
     again: bool,
     mysql: &Opts,
     track: &watch::Sender<Track>,
+    blockers_ended: &Arc<AtomicU64>,
 ) {
     let mut back_off = BackOff::new();
     let mut told = None;
-    while let Err(error) = load_once(options, again, mysql, track).await {
+    while let Err(error) = load_once(options, again, mysql, track, blockers_ended).await {
         let error = error.to_string();
         // The same trouble is told once, not at every try.
         if told.as_ref() != Some(&error) {
@@ -116,6 +121,7 @@ async fn load_once(
     again: bool,
     mysql: &Opts,
     track: &watch::Sender<Track>,
+    blockers_ended: &Arc<AtomicU64>,
 ) -> Result<(), LoadError> {
     let opts: Opts = OptsBuilder::from_opts(mysql.clone()).conn_ttl(None).into();
     let mut conn = Conn::new(opts.clone()).await?;
@@ -153,7 +159,11 @@ async fn load_once(
     };
     tracing::info!(snapshot = plan.id, position = %plan.mark.position, tables = plan.tables.len(), "fetching a snapshot");
     if !is_made {
+        // Clients come no more, but those that are here may hold tables.
+        let is_mariadb = plan.family == Some(Family::MariaDb);
+        let watch = BlockerWatch::start(opts.clone(), conn.id(), is_mariadb, Arc::clone(blockers_ended));
         wipe(&mut conn, options.replace || again).await?;
+        drop(watch);
         make(&mut conn, &plan.before).await?;
         slave::snapshot_made(&mut conn).await?;
     }
@@ -186,11 +196,7 @@ async fn check(conn: &mut Conn, record: &SlaveRecord, plan: &Plan) -> Result<(),
 /// the same whatever the server's settings are.
 async fn set_up(conn: &mut Conn) -> mysql_async::Result<()> {
     conn.query_drop(NO_LIMITS).await?;
-    const NO_RIGHT: u16 = 1227;
-    match conn.query_drop("SET SESSION sql_log_bin = 0").await {
-        Err(mysql_async::Error::Server(error)) if error.code == NO_RIGHT => {}
-        outcome => outcome?,
-    }
+    leave_log(conn).await?;
     conn.query_drop("SET SESSION foreign_key_checks = 0, unique_checks = 0, lock_wait_timeout = 60").await?;
     for own in ["check_constraint_checks = 0", "system_versioning_insert_history = 1", "innodb_strict_mode = 0"] {
         // The first two are MariaDB's, and the second a new one.
@@ -365,6 +371,7 @@ impl Loading<'_> {
                     conn.query_drop("COMMIT").await?;
                     self.count(rows);
                 }
+                RowsLine::Alive => {}
                 RowsLine::End => return Ok(slave::move_table(conn, number, &[], true).await?),
                 RowsLine::Lost(why) => return Err(LoadError::Lost(why)),
             }

@@ -21,6 +21,7 @@ pub(crate) mod source;
 pub use load::SnapshotOptions;
 pub use source::SnapshotError;
 
+use mysql_async::{Conn, prelude::Queryable};
 use serde::{Deserialize, Serialize};
 use towline_middleware::Epoch;
 
@@ -111,10 +112,23 @@ pub enum RowsLine {
         /// The key of the last one; empty if the table can't be resumed.
         after: Vec<i128>,
     },
+    /// The next ones take a while.
+    Alive,
     /// The table has no more.
     End,
     /// The rows can't be read: the whole snapshot is lost.
     Lost(String),
+}
+
+/// The server's error number for a right that is missing.
+const NO_RIGHT: u16 = 1227;
+
+/// Keeps what a session does out of the server's own binlog, if its account may say so; else it is written there.
+async fn leave_log(conn: &mut Conn) -> mysql_async::Result<()> {
+    match conn.query_drop("SET SESSION sql_log_bin = 0").await {
+        Err(mysql_async::Error::Server(error)) if error.code == NO_RIGHT => Ok(()),
+        outcome => outcome,
+    }
 }
 
 /// A name as SQL.

@@ -1,6 +1,12 @@
 //! The master's side: sessions that see one moment, and the rows that they see.
 
-use std::{collections::HashMap, fmt::Write, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt::Write,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use mysql_async::{BinaryProtocol, Conn, Opts, OptsBuilder, QueryResult, Row, prelude::Queryable};
 use parking_lot::Mutex;
@@ -13,7 +19,7 @@ use super::{
     Plan, RowsLine, RowsQuestion, TablePlan,
     definitions::{self, DefinitionError},
     identity::{Identity, InnodbTables},
-    literal, quoted,
+    leave_log, literal, quoted,
 };
 use crate::replication::{
     NO_LIMITS,
@@ -21,12 +27,14 @@ use crate::replication::{
     protocol::{Binary, Family},
 };
 
-/// How many tables can be read at a time; one session more than a slave uses, for one that is cut and still busy.
+/// How many tables can be read at a time; one session more than a slave uses, for one that is cut and not ended yet.
 const SESSIONS: usize = 5;
 /// How many snapshots there can be at a time.
 const SNAPSHOTS_MAX: usize = 4;
 /// A snapshot that nobody has asked for so long is let go.
 const LEASE: Duration = Duration::from_secs(600);
+/// How often whoever waits for rows is told that they are read: a query may take long to its first one.
+const ALIVE_EVERY: Duration = Duration::from_secs(10);
 /// A statement is closed when it has so many bytes.
 const STATEMENT_BYTES: usize = 1 << 20;
 /// How long the server may wait for the schema changes and commits that are under way, in seconds.
@@ -96,16 +104,22 @@ impl Live {
 
     /// Reads what is asked for, whose table there is.
     async fn read(&self, question: &RowsQuestion, lines: &mpsc::Sender<RowsLine>) -> Result<(), ReadError> {
-        // Never closed.
-        let Ok(_permit) = self.free.acquire().await else { return Ok(()) };
-        // Whoever asked went while others were read: nobody waits for a scan in vain.
-        if lines.is_closed() {
-            return Ok(());
-        }
+        // Never closed. Whoever asked may go while others are read: nobody waits for a scan in vain.
+        let Some(Ok(_permit)) = while_wanted(lines, pin!(self.free.acquire())).await else { return Ok(()) };
         let Some(mut session) = self.sessions.lock().pop() else { return Err(lost_session().into()) };
+        let id = session.id();
         // A session that breaks has lost the moment: it is not put back.
         session.query_drop("SAVEPOINT before_table").await?;
-        self.read_rows(&mut session, question, lines).await?;
+        let mut reading = Box::pin(self.read_rows(&mut session, question, lines));
+        if let Some(read) = while_wanted(lines, reading.as_mut()).await {
+            read?;
+            drop(reading);
+        } else {
+            Conn::new(self.mysql.clone()).await?.query_drop(format!("KILL QUERY {id}")).await?;
+            or_killed(reading.await)?;
+            // It may have come too late for the query, and then is for whatever comes next.
+            or_killed(session.query_drop("DO 0").await.map_err(ReadError::from))?;
+        }
         // The table is free for schema changes again.
         session.query_drop("ROLLBACK TO SAVEPOINT before_table").await?;
         self.sessions.lock().push(session);
@@ -156,13 +170,16 @@ impl Snapshots {
         let mut guard = Conn::new(opts.clone()).await?;
         guard.query_drop(NO_LIMITS).await?;
         let lock_wait = format!("SET SESSION lock_wait_timeout = {LOCK_WAIT_SECONDS}");
-        guard.query_drop(lock_wait).await?;
+        guard.query_drop(&lock_wait).await?;
         let is_mariadb = plan.family == Some(Family::MariaDb);
         for lock in locks(is_mariadb).schemas {
             guard.query_drop(*lock).await?;
         }
+        let mut accounts = Conn::new(opts.clone()).await?;
+        accounts.query_drop(lock_wait).await?;
+        definitions::accounts(&mut accounts, is_mariadb, &mut plan.before).await?;
         let mut reader = Conn::new(opts.clone()).await?;
-        definitions::read(&mut reader, is_mariadb, &mut plan).await?;
+        let sequences = definitions::read(&mut reader, &mut plan).await?;
         let tables = InnodbTables::read(&mut reader, is_mariadb).await?;
         let identities = plan.tables.iter().map(|table| tables.identity(table)).collect();
         for lock in locks(is_mariadb).commits {
@@ -172,6 +189,7 @@ impl Snapshots {
             session.query_drop("START TRANSACTION WITH CONSISTENT SNAPSHOT").await?;
         }
         plan.mark = hub.newest(&mut guard).await?;
+        definitions::read_sequences(&mut reader, sequences, &mut plan).await?;
         for lock in locks(is_mariadb).end {
             guard.query_drop(*lock).await?;
         }
@@ -266,14 +284,31 @@ async fn session(opts: &Opts) -> mysql_async::Result<Conn> {
         "SET SESSION character_set_results = NULL, time_zone = '+00:00', sql_mode = '', net_write_timeout = 3600",
     )
     .await?;
-    // With a binlog MariaDB lets go of a table only at the transaction's end, and schema changes would wait for it. The
-    // right to say so may be missing: then they do wait.
-    const NO_RIGHT: u16 = 1227;
-    match conn.query_drop("SET SESSION sql_log_bin = 0").await {
-        Err(mysql_async::Error::Server(error)) if error.code == NO_RIGHT => {}
-        outcome => outcome?,
-    }
+    // With a binlog MariaDB lets go of a table only at the transaction's end, and schema changes would wait for it.
+    leave_log(&mut conn).await?;
     Ok(conn)
+}
+
+/// Does some work as long as somebody waits for its lines, who is told from time to time that it goes on; none if nobody
+/// does any more.
+async fn while_wanted<T>(lines: &mpsc::Sender<RowsLine>, mut work: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    loop {
+        tokio::select! {
+            done = &mut work => return Some(done),
+            () = lines.closed() => return None,
+            // Where one waits to be taken there is no room, and no need.
+            () = sleep(ALIVE_EVERY) => drop(lines.try_send(RowsLine::Alive)),
+        }
+    }
+}
+
+/// A query that was ended, or was done before.
+fn or_killed(outcome: Result<(), ReadError>) -> Result<(), ReadError> {
+    const INTERRUPTED: u16 = 1317;
+    match outcome {
+        Err(ReadError::MySql(mysql_async::Error::Server(error))) if error.code == INTERRUPTED => Ok(()),
+        outcome => outcome,
+    }
 }
 
 fn lost_session() -> mysql_async::Error {
@@ -290,12 +325,7 @@ async fn send_rows(
         key.iter().filter_map(|name| columns.iter().position(|column| column.name == *name)).collect();
     let head = insert_head(table);
     let (mut sql, mut count, mut last) = (head.clone(), 0, Vec::new());
-    let mut is_wanted = true;
     while let Some(row) = rows.next().await? {
-        // What is left of a result that nobody takes any more must be read, or the session could not go on.
-        if !is_wanted {
-            continue;
-        }
         let row = Row::unwrap(row);
         sql.extend_from_slice(if count == 0 { b"(" } else { b",(" });
         for (n, (value, column)) in row.iter().zip(columns).enumerate() {
@@ -311,10 +341,14 @@ async fn send_rows(
         if sql.len() >= STATEMENT_BYTES {
             let sql = Binary(std::mem::replace(&mut sql, head.clone()));
             let line = RowsLine::Rows { sql, rows: std::mem::take(&mut count), after: last.clone() };
-            is_wanted = lines.send(line).await.is_ok();
+            if lines.send(line).await.is_err() {
+                // Nobody takes it any more, and the query is ended. What has come of it must be read all the same, or the
+                // session could not go on.
+                return rows.drop_result().await;
+            }
         }
     }
-    if count > 0 && is_wanted {
+    if count > 0 {
         // Whoever asked may have gone.
         let _ = lines.send(RowsLine::Rows { sql: Binary(sql), rows: count, after: last }).await;
     }
@@ -347,8 +381,10 @@ fn select(table: &TablePlan, after: &[i128]) -> String {
         sql += " FOR SYSTEM_TIME ALL";
     }
     if !after.is_empty() && after.len() == table.key.len() {
+        // MariaDB finds no range in a comparison of rows: without its first column all rows before would be read once more.
+        let (first, from) = (quoted(&table.key[0]), after[0]);
         let after = after.iter().map(i128::to_string).collect::<Vec<_>>().join(", ");
-        let _ = write!(sql, " WHERE ({key}) > ({after})");
+        let _ = write!(sql, " WHERE {first} >= {from} AND ({key}) > ({after})");
     }
     if !key.is_empty() {
         let _ = write!(sql, " ORDER BY {key}");

@@ -1,5 +1,6 @@
 //! A new slave gets its master's data by a snapshot, and follows.
 
+mod mysql;
 mod source;
 
 use std::{
@@ -146,6 +147,8 @@ async fn a_slave_that_fell_off_the_binlog_says_so_and_fetches_a_new_snapshot_whe
     let mut server = Conn::new(cluster.slaves[0].server_opts()).await.unwrap();
     assert_eq!(server.query_first("SELECT i FROM shop.t").await.unwrap(), Some(1), "it stays where it is");
 
+    // Who has read a table and does nothing more must not hold up what is to replace it.
+    run(&mut server, &["BEGIN", "SELECT * FROM shop.t"]).await;
     assert_eq!(cluster.slaves[0].stop().await, Some(0));
     cluster.slaves[0].set("cluster", "resnapshot", true);
     cluster.slaves[0].restart().await;
@@ -163,6 +166,18 @@ async fn a_new_slave_is_whole_however_often_it_is_cut_and_killed() {
     let mut cluster = TestCluster::of(master, Vec::new()).await;
     let mut administrator = Conn::new(cluster.master.server_opts()).await.unwrap();
     run(&mut administrator, &SHOP).await;
+    // `make snapshot` wants more of it.
+    let megabytes: u32 = std::env::var("SNAPSHOT_MB").map_or(0, |megabytes| megabytes.parse().unwrap());
+    for n in 0..megabytes / 50 {
+        run(
+            &mut administrator,
+            &[
+                &format!("CREATE TABLE shop.large{n} (a INT, b INT, s VARCHAR(1000), PRIMARY KEY (a, b))"),
+                &format!("INSERT INTO shop.large{n} SELECT seq % 7, seq, REPEAT(CHAR(65 + seq % 26), 990) FROM seq_1_to_50000"),
+            ],
+        )
+        .await;
+    }
     forget_history(&mut administrator).await;
 
     // Someone writes all the time.
@@ -191,7 +206,9 @@ async fn a_new_slave_is_whole_however_often_it_is_cut_and_killed() {
     });
 
     let proxy = FaultProxy::start(cluster.master.http()).await;
-    proxy.cut_after(2_000_000);
+    // A third of it, each time; in base64.
+    let third = i64::from(megabytes) * 400_000;
+    proxy.cut_after(2_000_000 + third);
     let config = format!("{secret}master = {:?}", proxy.url());
     let mut slave = TestNode::start("slave", Role::Slave, &config).await;
     let cut = async |cuts| {
@@ -200,7 +217,7 @@ async fn a_new_slave_is_whole_however_often_it_is_cut_and_killed() {
     cut(1).await;
     let answer = reqwest::get(slave.url("/readyz")).await.unwrap();
     assert_eq!(answer.status(), 503, "{:?}", answer.text().await);
-    proxy.cut_after(1_500_000);
+    proxy.cut_after(1_500_000 + third);
     cut(2).await;
     slave.kill().await;
     slave.restart().await;

@@ -19,7 +19,7 @@ use towline::{
 };
 use towline_middleware::Role;
 
-use super::{CLIENT, SmallDisk, server::copy_template, wait::DEADLINE};
+use super::{CLIENT, SmallDisk, server::copy_template, wait::deadline};
 
 /// A node in a process of its own, killed and removed when dropped.
 pub(crate) struct TestNode {
@@ -199,7 +199,7 @@ impl TestNode {
 
     /// Waits until it ends by itself.
     pub(crate) async fn ended(&mut self) {
-        timeout(DEADLINE, self.process.ended())
+        timeout(deadline(), self.process.ended())
             .await
             .unwrap_or_else(|_| panic!("{:?}: it did not end; {}", self.process.spec().variables, self.log()));
     }
