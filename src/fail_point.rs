@@ -13,9 +13,9 @@ pub enum FailPoint {
     /// A `BINLOG` has written rows.
     RowsWritten,
     /// All rows are written and the position is moved; the announcement of a schema change still stands if there is one.
-    Filled,
-    /// All is done in the open transaction, and COMMIT is next.
     PositionMoved,
+    /// All is done in the open transaction, and COMMIT is next.
+    Filled,
     /// The transaction is committed, and the master was not told.
     Committed,
     /// A schema change is announced.
@@ -42,8 +42,8 @@ impl FailPoint {
         Self::Joined,
         Self::Begun,
         Self::RowsWritten,
-        Self::Filled,
         Self::PositionMoved,
+        Self::Filled,
         Self::Committed,
         Self::Announced,
         Self::ContextSet,

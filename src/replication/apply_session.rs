@@ -269,7 +269,7 @@ impl ApplySession {
             self.broken = false;
             return Err(error);
         }
-        FailPoint::PositionMoved.pass();
+        FailPoint::Filled.pass();
         self.conn.query_drop("COMMIT").await?;
         FailPoint::Committed.pass();
         self.broken = false;
@@ -316,7 +316,7 @@ impl ApplySession {
                 self.move_position(update).await?;
             }
         }
-        FailPoint::Filled.pass();
+        FailPoint::PositionMoved.pass();
         if finishes {
             slave::finish_announced(&mut self.conn).await?;
         }
