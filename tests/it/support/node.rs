@@ -4,6 +4,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use mysql_async::{Conn, Opts, OptsBuilder, prelude::Queryable};
@@ -220,10 +221,25 @@ impl TestNode {
         self.config[table].as_table_mut().expect("a table").insert(key.to_owned(), value.into());
     }
 
-    /// Starts it again, after it was killed or stopped, on the same ports and data.
-    pub(crate) async fn restart(&mut self) {
+    /// Kills it and starts it again with a fail point, so that it dies there; or is killed once more after so long.
+    pub(crate) async fn die_at(&mut self, point: FailPoint, passage: u32, patience: Duration) {
+        self.kill().await;
+        self.set_fail_point(Some((point, passage)));
+        self.respawn();
+        // Whether or not what it takes to pass the point has come.
+        let _ = timeout(patience, self.process.ended()).await;
+        self.kill().await;
+        self.set_fail_point(None);
+    }
+
+    fn respawn(&mut self) {
         self.process.spec_mut().config.clone_from(&self.config);
         self.process.respawn().unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Starts it again, after it was killed or stopped, on the same ports and data.
+    pub(crate) async fn restart(&mut self) {
+        self.respawn();
         self.ready = self.process.ready().await.unwrap_or_else(|error| panic!("{error}"));
     }
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use towline::fail_point::FailPoint;
+
 use crate::support::Weather;
 
 /// A node of the cluster: 0 is the master, then the slaves.
@@ -14,6 +16,8 @@ pub(super) type Node = usize;
 pub(super) enum Fault {
     /// These are killed with -9 at once, and each started again after so long; a server is started by its node.
     Kill { nodes: Vec<Node>, servers: Vec<Node>, down: Duration },
+    /// A node is started again and dies between two steps, if it comes there in so long; then it is started once more.
+    Die { node: Node, point: FailPoint, passage: u32, patience: Duration },
     /// A node stands still for so long.
     Freeze { node: Node, down: Duration },
     /// What lies between the master and a slave becomes so, until it changes again.
@@ -41,8 +45,13 @@ pub(super) fn next(rng: &mut Rng, slaves: usize) -> (Duration, Fault) {
         43..46 => kill(&[0, slave], &[]),
         46..49 => kill(&[], &[0, slave]),
         49..52 => kill(&Vec::from_iter(0..=slaves), &Vec::from_iter(0..=slaves)),
-        52..58 => Fault::Freeze { node: any, down: down * 3 },
-        58..85 => Fault::Weather { slave, weather: weather(rng) },
+        52..62 => {
+            let point = FailPoint::ALL[rng.usize(..FailPoint::ALL.len())];
+            let node = if point.is_masters() { 0 } else { slave };
+            Fault::Die { node, point, passage: rng.u32(1..8), patience: down * 3 }
+        }
+        62..66 => Fault::Freeze { node: any, down: down * 3 },
+        66..85 => Fault::Weather { slave, weather: weather(rng) },
         85..91 => Fault::Disconnect { node: any },
         91..95 => Fault::Rotate,
         _ => Fault::FullDisk { node: any, down: down * 2, killed: rng.u8(..4) > 0 },

@@ -40,6 +40,10 @@ const FAULTS: usize = 10;
 const PAUSE_MAX: Duration = Duration::from_secs(150);
 /// So little is held in memory that a slave which was away reads the binlog, and that some transactions are streamed.
 const SMALL: &str = "transaction_buffer_bytes_max = 65536\nring_bytes_max = 200000\nbatch_bytes_max = 65536\n";
+/// MariaDB 10.11.19 does not always start again when it was killed at a checkpoint amid schema changes (once in 20 minutes:
+/// "Missing FILE_CREATE, FILE_DELETE or FILE_MODIFY before FILE_CHECKPOINT", as in <https://jira.mariadb.org/browse/MDEV-28870>).
+/// With so long a log it makes fewer.
+const SERVER: &str = "[mysql]\nargs = ['--innodb-log-file-size=128M']\n";
 const DISK_MEGABYTES: u32 = 600;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,7 +88,7 @@ impl Torture {
     async fn start(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let (ack, wanted) = rng.choice([("none", 0), ("one", 1), ("majority", 1), ("all", SLAVES)]).expect("four");
-        let cluster_config = format!("[cluster]\nsecret = 'a secret of the tests'\n{SMALL}");
+        let cluster_config = format!("{SERVER}[cluster]\nsecret = 'a secret of the tests'\n{SMALL}");
         let disk = |path: &std::path::Path| SmallDisk::mount(path, DISK_MEGABYTES);
         let mut slaves = Vec::new();
         let mut links = Vec::new();
@@ -154,6 +158,10 @@ impl Torture {
                 for node in nodes {
                     self.node(node).restart().await;
                 }
+            }
+            Fault::Die { node, point, passage, patience } => {
+                self.node(node).die_at(point, passage, patience).await;
+                self.node(node).restart().await;
             }
             Fault::Freeze { node, down } => {
                 self.node(node).freeze(true);
