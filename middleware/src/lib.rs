@@ -44,7 +44,7 @@ pub use registry::{CORE, CORE_OUTSIDE, LayerError, Registry};
 pub use replication::{Acknowledgement, Replication};
 pub use reply::{BoxFuture, Completion, Final, Head, Part, Parts, Reply};
 pub use role::{Role, UnknownRole};
-pub use session::{Front, Session, status};
+pub use session::{Front, RequestKey, Session, status};
 pub use setup::{InvalidOptions, LayerHome, LayerOptions, LayerProblem, LayerSetup};
 pub use stack::{BoxSessionService, Router, SessionStack, Stack, UserLayer};
 pub use token::{Token, TokenKind};

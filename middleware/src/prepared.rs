@@ -61,6 +61,10 @@ impl Prepared {
         self.has_long_data.store(yes, Relaxed);
     }
 
+    pub(crate) fn has_long_data(&self) -> bool {
+        self.has_long_data.load(Relaxed)
+    }
+
     /// Remembers the types, if this execute tells them.
     pub(crate) fn learn_types(&self, execute: &[u8]) {
         let Some(layout) = Layout::of(execute, self.parameters()) else { return };
@@ -89,7 +93,7 @@ impl Prepared {
 
     /// The types and the rest of this execute: NULL map and values. `None` if something of it came otherwise.
     pub(crate) fn layout<'a>(&self, execute: &'a [u8]) -> Option<(Bytes, &'a [u8], &'a [u8])> {
-        if self.has_long_data.load(Relaxed) {
+        if self.has_long_data() {
             return None;
         }
         let layout = Layout::of(execute, self.parameters())?;

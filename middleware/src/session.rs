@@ -213,6 +213,23 @@ impl Session {
     }
 }
 
+/// The key by which a request over HTTP can be told from another, as its header `Idempotency-Key` gives it: a
+/// [state](Session::state) of its session, set by the front for each request.
+#[derive(Debug, Default)]
+pub struct RequestKey(Mutex<Option<Arc<str>>>);
+
+impl RequestKey {
+    /// The running request's.
+    pub fn get(&self) -> Option<Arc<str>> {
+        lock(&self.0).clone()
+    }
+
+    /// Records the key of the request that begins, or that it has none.
+    pub fn set(&self, key: Option<&str>) {
+        *lock(&self.0) = key.map(Into::into);
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is behind these is valid at every moment, so a panic elsewhere can't have left it half done.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,10 +1,13 @@
 //! What a layer gets to set itself up with.
 
 use std::{
+    any::{Any, TypeId},
+    collections::HashMap,
     fmt,
     future::Future,
     path::{Path, PathBuf},
     pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use serde::de::DeserializeOwned;
@@ -42,12 +45,32 @@ pub struct LayerHome {
     pub metrics: Metrics,
     /// What changes in its data.
     pub changes: ChangeFeed,
+    /// What layers keep over a reload.
+    kept: Kept,
+}
+
+/// The state that layers keep over a reload, by their names and its types.
+#[derive(Clone, Default)]
+struct Kept(Arc<Mutex<HashMap<(String, TypeId), Anything>>>);
+
+type Anything = Arc<dyn Any + Send + Sync>;
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept").finish_non_exhaustive()
+    }
 }
 
 impl LayerHome {
     /// A home without anything in it, in the working folder.
     pub fn new(role: Role) -> Self {
-        Self { role, folder: PathBuf::from("."), metrics: Metrics::default(), changes: ChangeFeed::default() }
+        Self {
+            role,
+            folder: PathBuf::from("."),
+            metrics: Metrics::default(),
+            changes: ChangeFeed::default(),
+            kept: Kept::default(),
+        }
     }
 }
 
@@ -100,6 +123,16 @@ impl LayerSetup {
             let path = error.path().to_string();
             InvalidOptions { path: if path == "." { String::new() } else { path }, what: explained(error.inner()) }
         })
+    }
+
+    /// State that a reload hands on to the layer of the same name, made by `Default` when it is first asked for; one per
+    /// type.
+    pub fn kept<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
+        // Valid at every moment, so a panic elsewhere can't have left it half done.
+        let mut kept = self.home.kept.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let state =
+            kept.entry((self.name.clone(), TypeId::of::<T>())).or_insert_with(|| Arc::new(T::default())).clone();
+        state.downcast().expect("it is kept under its own type")
     }
 
     /// A figure that only rises: `towline_layer_<layer>_<name>_total`.

@@ -85,7 +85,9 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-    use crate::{Completion, Next, Role, ServerError, from_fn, testing};
+    use bytes::Bytes;
+
+    use crate::{CommandKind, Completion, Head, Next, Role, ServerError, from_fn, testing};
 
     type Log = Arc<Mutex<Vec<&'static str>>>;
 
@@ -134,6 +136,33 @@ mod tests {
         let command = Command::query(&session, b"SELECT 1");
         let reply = service.oneshot(command).await.expect("a refusal is a reply");
         assert_eq!((reply.server_error().map(|error| error.code), router.calls()), (Some(1290), 0));
+    }
+
+    #[tokio::test]
+    async fn a_refused_execute_leaves_no_long_data_at_the_server() {
+        let refuse: Arc<dyn UserLayer> = Arc::new(from_fn(async |command: Command, next: Next| {
+            if command.kind() == CommandKind::Execute && command.payload().get(5) == Some(&1) {
+                return Ok(Reply::err(ServerError::refused("not with a cursor")));
+            }
+            next.run(command).await
+        }));
+        let prepared = Reply::new(Head::Prepared { statement_id: 1, parameters: 1 }, [], None);
+        let ok = || Reply::ok(Completion::default());
+        let router = testing::FakeRouter::new([prepared, Reply::none(), ok(), Reply::none(), ok()]);
+        let session = testing::session(Role::Master);
+        let mut service = stack(Role::Master, vec![("refuse".to_owned(), refuse)]).session(&session, router.clone());
+        for (packet, calls) in [
+            (&b"\x16INSERT INTO a VALUES (?)"[..], 1),
+            (b"\x18\x01\0\0\0\0\0long", 2),
+            // Refused; the statement is reset in its place.
+            (b"\x17\x01\0\0\0\x01\x01\0\0\0\0\0", 3),
+            (b"\x18\x01\0\0\0\0\0long", 4),
+            (b"\x17\x01\0\0\0\0\x01\0\0\0\0\0", 5),
+        ] {
+            let command = Command::new(session.clone(), Bytes::from_static(packet));
+            service.ready().await.expect("a session").call(command).await.expect("a reply");
+            assert_eq!(router.calls(), calls, "{packet:?}");
+        }
     }
 
     #[tokio::test]

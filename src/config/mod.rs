@@ -465,7 +465,9 @@ impl Config {
     /// A fresh home for the layers of a node of this role.
     pub(crate) fn layer_home(&self, role: Role) -> LayerHome {
         let folder = self.file.as_deref().and_then(Path::parent).map(Path::to_owned);
-        LayerHome { folder: folder.unwrap_or_default(), ..LayerHome::new(role) }
+        let mut home = LayerHome::new(role);
+        home.folder = folder.unwrap_or_default();
+        home
     }
 
     /// Where status, metrics and administration are served; none if by the same listener as clients' HTTP, which is so

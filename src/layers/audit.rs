@@ -120,9 +120,12 @@ pub(super) fn layer(setup: &mut LayerSetup) -> Result<impl UserLayer + use<>, La
         files_max: options.files_max,
         queue_max: options.queue_max,
     };
-    let path = file_options.path.clone();
-    let (file, writing) = LineFile::open(file_options, move |entry: &Entry, out| entry.write(literals, out))
-        .map_err(|source| format!("`file`: {} can't be opened: {source}", path.display()))?;
+    let first = file_options.clone();
+    setup.on_start(async move {
+        let open = first.open();
+        open.map(drop).map_err(|source| format!("`file`: {} can't be opened: {source}", first.path.display()).into())
+    });
+    let (file, writing) = LineFile::new(file_options, move |entry: &Entry, out| entry.write(literals, out))?;
     setup.on_stop(async move {
         // The layer is dropped by now, or soon; its last lines are written then.
         let _ = tokio::task::spawn_blocking(move || writing.join()).await;

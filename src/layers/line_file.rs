@@ -20,6 +20,16 @@ pub(super) struct LineFileOptions {
     pub(super) queue_max: usize,
 }
 
+impl LineFileOptions {
+    /// Opens the file at its end, and makes it where there is none.
+    ///
+    /// # Errors
+    /// It can't be opened.
+    pub(super) fn open(&self) -> io::Result<File> {
+        OpenOptions::new().create(true).append(true).open(&self.path)
+    }
+}
+
 /// A file of lines. Dropped, it writes what waits.
 #[derive(Debug)]
 pub(super) struct LineFile<T> {
@@ -30,18 +40,19 @@ pub(super) struct LineFile<T> {
 pub(super) type Writing = JoinHandle<()>;
 
 impl<T: Send + 'static> LineFile<T> {
-    /// Opens the file, at its end. `line` makes a line of what is to be written, in the file's thread.
+    /// A file that is opened, at its end, with its first line. `line` makes a line of what is to be written, in the file's
+    /// thread.
     ///
     /// # Errors
-    /// The file can't be opened.
-    pub(super) fn open(
+    /// The thread can't be made.
+    pub(super) fn new(
         options: LineFileOptions,
         line: impl Fn(&T, &mut Vec<u8>) + Send + 'static,
     ) -> io::Result<(Self, Writing)> {
-        let output = Output::open(options.clone())?;
         let (queue, waiting) = sync_channel(options.queue_max);
-        let writing =
-            thread::Builder::new().name("line-file".to_owned()).spawn(move || write(output, &waiting, line))?;
+        let writing = thread::Builder::new()
+            .name("line-file".to_owned())
+            .spawn(move || write(Output::new(options), &waiting, line))?;
         Ok((Self { queue }, writing))
     }
 
@@ -63,7 +74,7 @@ fn write<T>(mut output: Output, waiting: &Receiver<T>, line: impl Fn(&T, &mut Ve
             Err(TryRecvError::Disconnected) => None,
             // Nothing waits: what is written may be seen.
             Err(TryRecvError::Empty) => {
-                failed = report(output.file.flush(), failed, &output.options.path);
+                failed = report(output.flush(), failed, &output.options.path);
                 waiting.recv().ok()
             }
         };
@@ -73,7 +84,7 @@ fn write<T>(mut output: Output, waiting: &Receiver<T>, line: impl Fn(&T, &mut Ve
         text.push(b'\n');
         failed = report(output.put(&text), failed, &output.options.path);
     }
-    report(output.file.flush(), failed, &output.options.path);
+    report(output.flush(), failed, &output.options.path);
 }
 
 /// Tells of a disk that fails once, and not for each line.
@@ -92,27 +103,41 @@ fn report(result: io::Result<()>, failed: bool, path: &Path) -> bool {
 
 struct Output {
     options: LineFileOptions,
-    file: BufWriter<File>,
+    /// None until there is something to write.
+    file: Option<BufWriter<File>>,
     bytes: u64,
 }
 
 impl Output {
-    fn open(options: LineFileOptions) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(&options.path)?;
-        let bytes = file.metadata()?.len();
-        Ok(Self { options, file: BufWriter::new(file), bytes })
+    fn new(options: LineFileOptions) -> Self {
+        Self { options, file: None, bytes: 0 }
     }
 
     fn put(&mut self, line: &[u8]) -> io::Result<()> {
+        self.file()?;
         if self.bytes > 0 && self.bytes + line.len() as u64 > self.options.bytes_max {
             self.rotate()?;
         }
+        self.file()?.write_all(line)?;
         self.bytes += line.len() as u64;
-        self.file.write_all(line)
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.as_mut().map_or(Ok(()), BufWriter::flush)
+    }
+
+    fn file(&mut self) -> io::Result<&mut BufWriter<File>> {
+        if self.file.is_none() {
+            let file = self.options.open()?;
+            self.bytes = file.metadata()?.len();
+            self.file = Some(BufWriter::new(file));
+        }
+        Ok(self.file.as_mut().expect("it was opened just now"))
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        self.file.flush()?;
+        self.flush()?;
         for number in (1..self.options.files_max).rev() {
             let from = if number == 1 { self.options.path.clone() } else { numbered(&self.options.path, number - 1) };
             match fs::rename(from, numbered(&self.options.path, number)) {
@@ -123,7 +148,7 @@ impl Output {
         if self.options.files_max <= 1 {
             fs::remove_file(&self.options.path)?;
         }
-        *self = Self::open(self.options.clone())?;
+        *self = Self::new(self.options.clone());
         Ok(())
     }
 }
@@ -144,7 +169,7 @@ mod tests {
         let path = folder.path().join("audit.log");
         let options = LineFileOptions { path: path.clone(), bytes_max: 30, files_max: 3, queue_max: 1000 };
         let (file, writing) =
-            LineFile::open(options, |n: &u32, out| out.extend(format!("line {n:04}").bytes())).unwrap();
+            LineFile::new(options, |n: &u32, out| out.extend(format!("line {n:04}").bytes())).unwrap();
         assert!((0..20).all(|n| file.put(n)));
         drop(file);
         writing.join().unwrap();

@@ -62,6 +62,8 @@ struct Concern {
     has_star: bool,
     /// Whether it compares columns that it does not name.
     is_natural: bool,
+    /// The text behind which rows are put in order or together, in lower case.
+    order: Option<String>,
 }
 
 /// The layer of these options.
@@ -153,6 +155,7 @@ impl Masked {
             mentions: count_words(&text, &self.column),
             has_star,
             is_natural: count_words(&text, "natural") > 0,
+            order: order_of(&text).map(str::to_owned),
         })
     }
 
@@ -182,12 +185,24 @@ impl Concern {
         self.mentions > 0 || self.has_star
     }
 
-    /// Whether each time that the text names the column is a column of the result, and no star hides where a value
-    /// comes from.
+    /// Whether each time that the text names the column is a column of the result, no star hides where a value comes
+    /// from, and the rows' order tells nothing.
     fn is_decidable(&self, columns: &[Column]) -> bool {
-        let own = columns.iter().filter(|column| self.of.is(column)).count();
-        let is_traced = columns.iter().all(|column| !column.original_name.is_empty() && !column.table.is_empty());
-        self.mentions <= own && (is_traced || !self.has_star) && !self.is_natural
+        let own: Vec<_> = columns.iter().filter(|column| self.of.is(column)).collect();
+        let is_traced = columns
+            .iter()
+            .all(|column| !column.original_name.is_empty() && !column.table.is_empty() && !column.schema.is_empty());
+        let is_named_once = self.mentions <= own.len() && !(self.has_star && self.mentions > 0);
+        is_named_once && (is_traced || !self.has_star) && !self.is_natural && !self.is_ordered_by(&own)
+    }
+
+    /// Whether the order of the rows, or which are put together, may hang on a masked column of the result: by its place
+    /// or by an alias.
+    fn is_ordered_by(&self, own: &[&Column]) -> bool {
+        let Some(order) = self.order.as_ref().filter(|_| !own.is_empty()) else { return false };
+        let has_place = order.split(|c: char| !c.is_alphanumeric()).any(|word| word.parse::<u32>().is_ok());
+        let has_alias = || own.iter().any(|column| count_words(order, &column.name.to_lowercase()) > 0);
+        has_place || order.contains("distinct") || has_alias()
     }
 
     fn mask(&self, row: &mut Row<'_>) {
@@ -202,6 +217,14 @@ impl Concern {
             }
         }
     }
+}
+
+/// What stands in a text, in lower case, from where rows are put in order or together; without a plain LIMIT at its end.
+fn order_of(text: &str) -> Option<&str> {
+    let at = ["order by", "group by", "distinct"].iter().filter_map(|by| text.find(by)).min()?;
+    let order = &text[at..];
+    let is_plain = |tail: &str| tail.replace("offset", "").chars().all(|c| c.is_numeric() || " ,?;".contains(c));
+    Some(order.rsplit_once("limit").filter(|(_, tail)| is_plain(tail)).map_or(order, |(order, _)| order))
 }
 
 /// How often a word stands in a text, not as a piece of another.
@@ -237,6 +260,13 @@ mod tests {
     fn words_stand_alone() {
         assert_eq!(count_words("select email, email2, `email` from t where e.email=1", "email"), 3);
         assert_eq!(count_without_space("select count( * ), count(*), * from t", "(*)"), 2);
+    }
+
+    #[test]
+    fn an_order_ends_before_a_plain_limit() {
+        assert_eq!(order_of("select a from t order by b limit 1, 1"), Some("order by b "));
+        assert_eq!(order_of("select a from t order by `limit`, 2"), Some("order by `limit`, 2"));
+        assert_eq!(order_of("select a from t limit 1"), None);
     }
 
     #[test]

@@ -5,9 +5,11 @@
 
 mod audit;
 mod cache;
+mod idempotency;
 mod limit;
 mod line_file;
 mod mask;
+mod mirror;
 mod rules;
 mod slow_log;
 mod tenant;
@@ -34,7 +36,8 @@ pub struct Layers {
 }
 
 /// The names of those that come with a node.
-pub const SHIPPED: [&str; 8] = ["rules", "limit", "timeout", "slow_log", "audit", "cache", "mask", "tenant"];
+pub const SHIPPED: [&str; 10] =
+    ["rules", "limit", "timeout", "slow_log", "audit", "cache", "mask", "tenant", "idempotency", "mirror"];
 
 /// How the node itself logs in to its MySQL; known once that is there.
 #[derive(Clone, Debug, Default)]
@@ -56,7 +59,7 @@ impl Default for Layers {
     /// Those that come with a node.
     fn default() -> Self {
         let (mut registry, server) = (Registry::default(), OwnServer::default());
-        let (of_timeout, of_cache) = (server.clone(), server.clone());
+        let (of_timeout, of_cache, of_idempotency) = (server.clone(), server.clone(), server.clone());
         registry
             .register("rules", rules::layer)
             .register("limit", limit::layer)
@@ -65,6 +68,8 @@ impl Default for Layers {
             .register("audit", audit::layer)
             .register("mask", mask::layer)
             .register("tenant", tenant::layer)
+            .register("mirror", mirror::layer)
+            .register("idempotency", move |setup| idempotency::layer(setup, of_idempotency.clone()))
             .register("cache", move |setup| cache::layer(setup, of_cache.clone()))
             .order("rules", "cache", "what a rule denies must not be answered from memory")
             .order("limit", "timeout", "the time that a command waits for its turn is not MySQL's")
@@ -72,6 +77,13 @@ impl Default for Layers {
             .order("rules", "tenant", "a rule that rewrites could undo what keeps tenants apart")
             .order("mask", "tenant", "what tenants are kept apart by would be taken for the client's own text")
             .order("tenant", "cache", "results are kept by the text that was run")
+            .order("tenant", "mirror", "the second server would be asked for every tenant's rows")
+            .order("rules", "mirror", "the second server would be asked what a rule has changed or denied")
+            .order("mask", "mirror", "masked values would count as differences")
+            .order("cache", "mirror", "what is answered from memory would be asked again")
+            .order("rules", "idempotency", "a write is known again by the text that was run")
+            .order("tenant", "idempotency", "a write is known again by the text that was run")
+            .order("cache", "idempotency", "what a key needs at the server would keep the cache from its session")
             .order("audit", "cache", "what is answered from memory would not be written down")
             .order("cache", "timeout", "what is answered from memory takes no time of MySQL's");
         Self { registry, server }

@@ -44,8 +44,11 @@ fn top() -> usize {
 struct SlowLog {
     threshold: Duration,
     digests_max: usize,
-    digests: Mutex<HashMap<u64, Statistics>>,
+    digests: Arc<Digests>,
 }
+
+/// What is known of each digest; a reload changes nothing of it.
+type Digests = Mutex<HashMap<u64, Statistics>>;
 
 /// What is known of one digest.
 #[derive(Debug)]
@@ -72,7 +75,7 @@ struct Run {
 pub(super) fn layer(setup: &mut LayerSetup) -> Result<impl UserLayer + use<>, LayerProblem> {
     let Options { threshold_ms, digests_max, top } = setup.options()?;
     let threshold = Duration::from_millis(threshold_ms);
-    let log = Arc::new(SlowLog { threshold, digests_max, digests: Mutex::default() });
+    let log = Arc::new(SlowLog { threshold, digests_max, digests: setup.kept() });
     let shown = log.clone();
     setup.on_status(move || shown.status(top));
     Ok(from_fn(move |command: Command, next: Next| {

@@ -5,13 +5,13 @@
 
 use std::{
     fmt,
-    future::Future,
+    future::{Future, poll_fn},
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{
-            AtomicU64,
-            Ordering::{Acquire, Release},
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
         },
     },
     task::{Context, Poll},
@@ -22,7 +22,10 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tower::{Layer, Service, util::BoxService};
 
-use crate::{BoxSessionService, Command, Error, LayerError, Reply, Router, Session, UserLayer, setup::Hooks};
+use crate::{
+    BoxSessionService, Command, CommandKind, Error, LayerError, Prepared, Reply, Router, Session, UserLayer,
+    setup::Hooks,
+};
 
 /// A layer at its place.
 pub(crate) struct PlacedLayer {
@@ -174,6 +177,7 @@ impl<S: Router> Layer<S> for UserLayers {
             number: 0,
             _use: watch::Sender::new(()).subscribe(),
             inner: Arc::new(Mutex::new(inner)),
+            has_executed: Arc::default(),
             boxed: None,
             session: None,
         };
@@ -190,6 +194,8 @@ pub struct User<S> {
     _use: watch::Receiver<()>,
     /// Each generation is built around it anew.
     inner: Arc<Mutex<S>>,
+    /// Whether an execute has gone past the layers since this was last taken back.
+    has_executed: Arc<AtomicBool>,
     boxed: Option<BoxSessionService>,
     session: Option<Arc<Session>>,
 }
@@ -205,7 +211,8 @@ impl<S: Router> User<S> {
             self.boxed = None;
             return;
         }
-        let innermost: BoxSessionService = BoxService::new(Sealed(self.inner.clone()));
+        let innermost: BoxSessionService =
+            BoxService::new(Sealed { inner: self.inner.clone(), has_executed: self.has_executed.clone() });
         self.boxed = Some(layers.iter().rev().fold(innermost, |inner, layer| layer.wrap(inner)));
     }
 
@@ -222,7 +229,10 @@ impl<S> fmt::Debug for User<S> {
 
 /// What user layers hand their commands to: nothing goes on that was not classified, or that the server could not read
 /// since a layer has answered an earlier command.
-struct Sealed<S>(Arc<Mutex<S>>);
+struct Sealed<S> {
+    inner: Arc<Mutex<S>>,
+    has_executed: Arc<AtomicBool>,
+}
 
 fn lock<S>(inner: &Mutex<S>) -> std::sync::MutexGuard<'_, S> {
     // A panic inside of it is the session's end; the lock itself protects nothing more.
@@ -235,15 +245,18 @@ impl<S: Router> Service<Command> for Sealed<S> {
     type Future = S::Future;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        lock(&self.0).poll_ready(cx)
+        lock(&self.inner).poll_ready(cx)
     }
 
     fn call(&mut self, mut command: Command) -> S::Future {
+        if command.kind() == CommandKind::Execute {
+            self.has_executed.store(true, Relaxed);
+        }
         if command.plan().is_none() {
             command.classify();
         }
         command.complete();
-        lock(&self.0).call(command)
+        lock(&self.inner).call(command)
     }
 }
 
@@ -268,10 +281,47 @@ impl<S: Router> Service<Command> for User<S> {
             self.session = Some(command.session().clone());
         }
         match &mut self.boxed {
-            Some(boxed) => UserFuture::Boxed { inner: boxed.call(command) },
+            Some(boxed) => {
+                let long_data = command
+                    .prepared()
+                    .filter(|prepared| command.kind() == CommandKind::Execute && prepared.has_long_data());
+                let Some(prepared) = long_data.cloned() else {
+                    return UserFuture::Boxed { inner: boxed.call(command) };
+                };
+                self.has_executed.store(false, Relaxed);
+                let reset = reset(&command);
+                let answer = boxed.call(command);
+                let (inner, has_executed) = (self.inner.clone(), self.has_executed.clone());
+                let answered = async move {
+                    let reply = answer.await?;
+                    if !has_executed.load(Relaxed) {
+                        forget_long_data(&inner, &prepared, reset).await?;
+                    }
+                    Ok(reply)
+                };
+                UserFuture::Boxed { inner: Box::pin(answered) }
+            }
             None => UserFuture::Absent { inner: lock(&self.inner).call(command) },
         }
     }
+}
+
+/// What makes the server forget the long data of an execute.
+fn reset(execute: &Command) -> Command {
+    let mut payload = execute.payload().slice(..5.min(execute.payload().len())).to_vec();
+    payload[0] = CommandKind::ResetStatement.to_byte();
+    Command::new(execute.session().clone(), payload.into())
+}
+
+/// A server forgets a parameter's long data when it has executed the statement. Where a layer has answered in its place,
+/// it would still have it at the next execute.
+async fn forget_long_data<S: Router>(inner: &Mutex<S>, prepared: &Prepared, reset: Command) -> Result<(), Error> {
+    poll_fn(|cx| lock(inner).poll_ready(cx)).await?;
+    let resetting = lock(inner).call(reset);
+    let mut reply = resetting.await?;
+    while reply.next().await?.is_some() {}
+    prepared.set_long_data(false);
+    Ok(())
 }
 
 pin_project! {

@@ -157,6 +157,11 @@ impl Accounts {
         Ok(lent)
     }
 
+    /// Whether commands pass a layer of this name.
+    pub(crate) fn has_layer(&self, name: &str) -> bool {
+        self.0.parts.stack.user.names().iter().any(|own| own == name)
+    }
+
     /// How many sessions there are, idle ones included.
     pub(crate) fn open_sessions(&self) -> usize {
         let accounts = self.0.accounts.lock();

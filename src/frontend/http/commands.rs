@@ -6,7 +6,7 @@ use axum::{
     http::{HeaderMap, Method, Uri, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use towline_middleware::Role;
+use towline_middleware::{RequestKey, Role};
 
 use super::{
     HttpError, HttpFront,
@@ -22,6 +22,9 @@ use crate::{replication::json_lines::NDJSON, upstream::Credentials};
 
 /// The media type of answers that are not streamed.
 pub(super) const JSON: &str = "application/json";
+
+/// The header by which a client tells a retried write from another one.
+pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 impl HttpFront {
     /// Carries a client's request out.
@@ -81,20 +84,35 @@ impl HttpFront {
         credentials: &Credentials,
     ) -> Result<Response, HttpError> {
         let streams = wants_stream(headers);
+        let key = self.idempotency_key(headers)?;
         match &json_command::Request::parse(body, default)? {
             json_command::Request::One(command) => {
                 let lent = self.0.accounts.lend(credentials, schema_of(command)).await?;
+                lent.session().state::<RequestKey>().set(key);
                 match streams {
                     true => self.stream(lent, command).await,
                     false => self.answer(lent, command).await,
                 }
             }
             json_command::Request::Transaction(_) if streams => Err(HttpError::ListStreamed),
+            json_command::Request::Transaction(_) if key.is_some() => Err(HttpError::ListWithKey),
             json_command::Request::Transaction(commands) => {
                 let lent = self.0.accounts.lend(credentials, schema_of_list(commands)).await?;
+                lent.session().state::<RequestKey>().set(None);
                 self.answer_list(lent, commands).await
             }
         }
+    }
+
+    /// The request's `Idempotency-Key`. A client that sends one relies on it.
+    fn idempotency_key<'a>(&self, headers: &'a HeaderMap) -> Result<Option<&'a str>, HttpError> {
+        let mut keys = headers.get_all(IDEMPOTENCY_KEY).into_iter();
+        let Some(key) = keys.next() else { return Ok(None) };
+        let (Ok(key), None) = (key.to_str(), keys.next()) else { return Err(HttpError::InvalidKey) };
+        if self.role() == Role::Master && !self.0.accounts.has_layer("idempotency") {
+            return Err(HttpError::NoKeys);
+        }
+        Ok(Some(key))
     }
 
     async fn answer(&self, mut lent: Lent, command: &JsonCommand<'_>) -> Result<Response, HttpError> {

@@ -173,6 +173,15 @@ pub(crate) enum HttpError {
     /// A list can't be streamed.
     #[error("a list of commands is answered as a whole; send `Accept: application/json`, or stream one command")]
     ListStreamed,
+    /// A list has no single result that a key could stand for.
+    #[error("`Idempotency-Key` is for one command; send no list with it")]
+    ListWithKey,
+    /// A key that can't be one.
+    #[error("send one `Idempotency-Key` of printable ASCII")]
+    InvalidKey,
+    /// Nobody here keeps keys.
+    #[error("this node keeps no idempotency keys: configure layer `idempotency`, or send no `Idempotency-Key`")]
+    NoKeys,
     /// The body is not said to be JSON.
     #[error("send the body as `Content-Type: application/json`")]
     ContentType,
@@ -254,6 +263,9 @@ impl HttpError {
             | Self::ParameterCount { .. }
             | Self::Parameters(_)
             | Self::ListStreamed
+            | Self::ListWithKey
+            | Self::InvalidKey
+            | Self::NoKeys
             | Self::GetWrites
             | Self::Push(_)
             | Self::Admin(_)

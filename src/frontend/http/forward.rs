@@ -14,7 +14,10 @@ use axum::{
 };
 use bytes::Bytes;
 
-use super::{HttpError, commands::JSON};
+use super::{
+    HttpError,
+    commands::{IDEMPOTENCY_KEY, JSON},
+};
 use crate::{config::HttpUrl, replication::json_lines::NDJSON, upstream::Credentials};
 
 /// What a forwarded request carries, so that no slave forwards it again.
@@ -71,6 +74,9 @@ impl Forwarder {
             .header(header::CONTENT_TYPE, JSON)
             .header(FORWARDED, "1")
             .body(body);
+        for key in headers.get_all(IDEMPOTENCY_KEY) {
+            request = request.header(IDEMPOTENCY_KEY, key);
+        }
         for accept in headers.get_all(header::ACCEPT) {
             request = request.header(header::ACCEPT, accept);
         }

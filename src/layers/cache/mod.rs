@@ -9,7 +9,7 @@
 //! - A master hears of a change before it can be read: a result is kept only if, when it began to be read, all that was
 //!   heard of its tables was visible.
 //!
-//! Not seen: temporary tables that a trigger makes, and `FOUND_ROWS()` after a result from memory.
+//! Not seen: temporary tables that a trigger makes.
 
 mod catalog;
 mod store;
@@ -33,6 +33,7 @@ use towline_middleware::{
     Listening, Next, Part, Reply, Role, UserLayer, from_fn, status,
 };
 
+pub(super) use self::text::is_steady;
 use self::{
     catalog::{Catalog, Table},
     store::{Found, Key, Store, Stored},
@@ -120,6 +121,11 @@ impl Cache {
     async fn call(self: Arc<Self>, command: Command, next: Next) -> Result<Reply, Error> {
         let view = command.session().state::<View>();
         let Some((key, tables)) = self.key(&command, &view, &next).await? else {
+            if let Some(answered) = view.asked_about(&command) {
+                // The server has to have run it to know of its rows.
+                let mut reply = next.run(answered).await?;
+                while reply.next().await?.is_some() {}
+            }
             view.follow(&command);
             let reply = next.run(command.clone()).await?;
             return Ok(self.watch_commit(&command, reply));
@@ -128,11 +134,13 @@ impl Cache {
         let begun = match self.store.find(&key, &tables, &self.changes) {
             Found::Result(stored) => {
                 self.hits.increment();
+                view.answer(command);
                 return Ok(stored.reply());
             }
             Found::Nothing { step } => step,
         };
         self.misses.increment();
+        view.asked_about(&command);
         let reply = next.run(command).await?;
         match begun {
             Some(begun) => Ok(self.keep(key, tables, begun, reply)),

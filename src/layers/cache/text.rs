@@ -168,7 +168,7 @@ const STEADY: [&str; 132] = [
 ];
 
 /// Whether the answer to this text, whose literals were taken out, hangs on its tables and the session's variables alone.
-pub(super) fn is_steady(text: &str) -> bool {
+pub(in crate::layers) fn is_steady(text: &str) -> bool {
     let bytes = text.as_bytes();
     if bytes.iter().any(|byte| matches!(byte, b'@' | b';')) {
         return false;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use towline_middleware::{Command, CommandKind, Error, Intent, Next, Session};
 
+use crate::classify::contains_name;
+
 /// The variables that results hang on, on MariaDB.
 const OF_MARIADB: &str = "SELECT CONCAT_WS('|', @@sql_mode, @@time_zone, @@character_set_client, \
     @@character_set_connection, COALESCE(@@character_set_results, ''), @@collation_connection, @@lc_time_names, \
@@ -34,12 +36,25 @@ struct Known {
     is_closed: bool,
     /// What the server said of its variables; none when they may have changed.
     variables: Option<Arc<[u8]>>,
+    /// What was answered from memory just before: the server does not know of it.
+    answered: Option<Command>,
 }
 
 impl View {
     /// Whether it gets nothing from memory.
     pub(super) fn is_closed(&self) -> bool {
         self.0.lock().is_closed
+    }
+
+    /// Takes note of a command that is answered from memory.
+    pub(super) fn answer(&self, command: Command) {
+        self.0.lock().answered = Some(command);
+    }
+
+    /// What was answered from memory just before a command that the server runs, if that command asks about it.
+    pub(super) fn asked_about(&self, command: &Command) -> Option<Command> {
+        let answered = self.0.lock().answered.take()?;
+        contains_name(command.sql(), b"found_rows").then_some(answered)
     }
 
     /// Takes note of a command that is not answered from memory.

@@ -101,7 +101,6 @@ const METADATA: &[&str] = &[
     "parameters",
     "partitions",
     "plugins",
-    "processlist",
     "referential_constraints",
     "routines",
     "schema_privileges",

@@ -30,11 +30,11 @@ impl Rewrite<'_> {
         let divided = self.own_rows_of(first, schema.as_deref(), &name)?;
         let mut at = last + 1;
         if text.is(at, "PARTITION") && text.kind(at + 1) == Kind::Open {
-            at = text.close(at + 1) + 1;
+            at = self.names(at + 1)?;
         }
         let columns = (text.kind(at) == Kind::Open && !text.is(at + 1, "SELECT")).then_some(at);
         if let Some(open) = columns {
-            at = text.close(open) + 1;
+            at = self.names(open)?;
         }
         self.calls_own_functions(at)?;
         let Some(table) = divided else { return self.scope(at, end) };

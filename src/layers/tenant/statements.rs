@@ -30,7 +30,6 @@ const SHOWN: &[&str] = &[
     "PLUGINS",
     "PRIVILEGES",
     "PROCEDURE",
-    "PROCESSLIST",
     "SCHEMAS",
     "SESSION",
     "STATUS",
@@ -137,7 +136,7 @@ impl Rewrite<'_> {
             let name = text.name(at).ok_or_else(|| Refusal::unknown(text, at, "WITH"))?;
             at += 1;
             if text.kind(at) == Kind::Open {
-                at = text.close(at) + 1;
+                at = self.names(at)?;
             }
             if !text.is(at, "AS") || text.kind(at + 1) != Kind::Open {
                 return Err(Refusal::unknown(text, at, "WITH"));
@@ -178,6 +177,19 @@ impl Rewrite<'_> {
             return Err(Refusal::unknown(text, at, "a query"));
         }
         Ok(at + 1)
+    }
+
+    /// The place behind a pair of parentheses in which there are only names with commas between them.
+    pub(super) fn names(&self, open: usize) -> Result<usize, Refusal> {
+        let (text, close) = (self.text, self.text.close(open));
+        for at in open + 1..close {
+            let is_name = matches!(text.kind(at), Kind::Word | Kind::Name | Kind::Quoted);
+            let is_first = matches!(text.kind(at - 1), Kind::Open | Kind::Comma | Kind::Dot);
+            if is_name != is_first || !(is_name || matches!(text.kind(at), Kind::Comma | Kind::Dot)) {
+                return Err(Refusal::unknown(text, at, "a list of names"));
+            }
+        }
+        Ok(close + 1)
     }
 
     /// Behind SELECT, up to the next query of a UNION or the end.

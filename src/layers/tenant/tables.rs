@@ -160,7 +160,7 @@ impl<'a> Rewrite<'a> {
                         at = self.step(at)?;
                     }
                 } else if text.is(at, "USING") && text.kind(at + 1) == Kind::Open {
-                    at = text.close(at + 1) + 1;
+                    at = self.names(at + 1)?;
                 } else {
                     return Err(Refusal::unknown(text, at, "a list of tables"));
                 }
@@ -177,7 +177,7 @@ impl<'a> Rewrite<'a> {
                 self.scope(at + 1, close)?;
                 let (behind, _) = self.alias(close + 1)?;
                 // The names of its columns.
-                return Ok(if text.kind(behind) == Kind::Open { text.close(behind) + 1 } else { behind });
+                return if text.kind(behind) == Kind::Open { self.names(behind) } else { Ok(behind) };
             }
             if text.kind(at + 1) == Kind::Open {
                 return Err(Refusal::unknown(text, at + 1, "a list of tables"));
@@ -202,7 +202,7 @@ impl<'a> Rewrite<'a> {
         let schema = if is_qualified { text.name(first) } else { None };
         let mut has_more = false;
         if text.is(at, "PARTITION") && text.kind(at + 1) == Kind::Open {
-            (at, has_more) = (text.close(at + 1) + 1, true);
+            (at, has_more) = (self.names(at + 1)?, true);
         }
         let (behind, alias) = self.alias(at)?;
         at = behind;
@@ -211,7 +211,7 @@ impl<'a> Rewrite<'a> {
             if text.kind(at) != Kind::Open {
                 return Err(Refusal::unknown(text, at, "an index hint"));
             }
-            (at, has_more) = (text.close(at) + 1, true);
+            (at, has_more) = (self.names(at)?, true);
         }
         if let Some((schema, table)) = self.own_rows_of(first, schema.as_deref(), &name)? {
             from.tables.push(TableRef { first, last, alias, has_more, schema, table });

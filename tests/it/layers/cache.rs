@@ -149,6 +149,15 @@ async fn what_may_differ_is_not_answered_from_memory() {
     conn.query_drop("COMMIT").await.unwrap();
     assert_eq!(figure(&node, HITS).await, before);
 
+    // FOUND_ROWS() is about what the client was answered.
+    let both = "SELECT n FROM shop.item WHERE id < 3";
+    let mut counts = client(&node).await;
+    warm(&node, &mut counts, both).await;
+    counts.query_drop("SELECT n FROM shop.item WHERE id = 2 AND 1 = 1").await.unwrap();
+    counts.query_drop(both).await.unwrap();
+    assert_eq!(counts.query_first("SELECT FOUND_ROWS()").await.unwrap(), Some(2));
+    let before = figure(&node, HITS).await;
+
     // The same text with other variables, another parameter, or in the other form is another result.
     let name = "SELECT name FROM shop.item WHERE id = ?";
     let mut conn = client(&node).await;

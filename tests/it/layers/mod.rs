@@ -2,9 +2,12 @@
 
 mod cache;
 mod contract;
+mod idempotency;
+mod mirror;
 mod reload;
 mod shipped;
 mod tenant;
+mod together;
 
 use mysql_async::{Conn, prelude::Queryable};
 use reqwest::StatusCode;

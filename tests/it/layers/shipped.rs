@@ -116,10 +116,18 @@ async fn a_masked_column_is_seen_by_nobody_in_any_way() {
     assert_eq!(all, [(1, "***".to_owned(), 0), (2, "***".to_owned(), 0)]);
     assert_eq!(http(&node, "SELECT name FROM shop.item", json!([])).await.1["rows"], json!([["***"], ["***"]]));
     assert_eq!(conn.query_first("SELECT COUNT(*) FROM shop.item").await.unwrap(), Some(2));
+    let first = conn.query_first("SELECT id, name FROM shop.item ORDER BY id LIMIT 1").await.unwrap();
+    assert_eq!(first, masked);
     for sql in [
         "SELECT UPPER(name) FROM shop.item",
         "SELECT id FROM shop.item WHERE name LIKE 'x%'",
         "SELECT id FROM shop.item ORDER BY name",
+        "SELECT * FROM shop.item ORDER BY name",
+        "SELECT id, name FROM shop.item ORDER BY 2 LIMIT 1",
+        "SELECT id, name AS x FROM shop.item ORDER BY x",
+        "SELECT DISTINCT name FROM shop.item",
+        "SELECT name, COUNT(*) FROM shop.item GROUP BY 1",
+        "SELECT * FROM (SELECT * FROM shop.item LIMIT 1) item",
         "SELECT name FROM shop.item UNION SELECT 'x'",
         "SELECT 1, 2, 3 UNION SELECT * FROM shop.item",
         "SELECT a FROM (SELECT name AS a FROM shop.item LIMIT 1) t",
@@ -151,6 +159,8 @@ fn the_stack_is_printed_as_it_will_run_and_what_can_not_run_is_told() {
     let names: Vec<&str> = said.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
     assert_eq!((code, names), (Some(0), vec!["trace", "admission", "classify", "timeout", "guard", "fan_out"]));
     assert!(said.contains("{\"read_ms\":5}"), "{said}");
+    assert_eq!(layers("[[master.layer]]\nname = 'audit'\nfile = 'audit.log'").0, Some(0));
+    assert!(!folder.path().join("audit.log").exists(), "a file was made, and nothing written");
     for (text, wanted) in [
         ("name = 'ruels'", "did you mean `rules`?"),
         ("name = 'timeout'\nraed_ms = 5", "did you mean `read_ms`?"),

@@ -1,0 +1,200 @@
+//! Writes that are tried again, before a real cluster.
+
+use std::sync::Arc;
+
+use mysql_async::{Conn, prelude::Queryable};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use super::code;
+use crate::support::{TestCluster, TestNode, eventually, http::answer};
+
+const LAYER: &str = "[[layer]]\nname = 'idempotency'\n";
+
+/// An account with rights on its own schema alone.
+const FEW: (&str, &str) = ("few", "few");
+
+async fn cluster() -> TestCluster {
+    let cluster = TestCluster::start_with_layers(1, LAYER).await;
+    let mut server = Conn::new(cluster.master.server_opts()).await.unwrap();
+    for statement in [
+        "CREATE DATABASE shop",
+        "CREATE TABLE shop.paid (id INT PRIMARY KEY AUTO_INCREMENT, amount INT)",
+        "CREATE TABLE shop.total (id INT PRIMARY KEY, n INT)",
+        "INSERT INTO shop.total VALUES (1, 0)",
+        "CREATE USER few@'%' IDENTIFIED BY 'few'",
+        "GRANT ALL ON shop.* TO few@'%'",
+    ] {
+        server.query_drop(statement).await.unwrap();
+    }
+    cluster
+}
+
+async fn client(node: &TestNode) -> Conn {
+    node.connect(FEW.0, FEW.1).await.unwrap_or_else(|error| panic!("{error}; {}", node.log()))
+}
+
+async fn http(node: &TestNode, key: &str, command: Value) -> (StatusCode, Value) {
+    let request = reqwest::Client::new().post(node.url("/master")).basic_auth(FEW.0, Some(FEW.1));
+    answer(request.header("Idempotency-Key", key).json(&command)).await
+}
+
+async fn rows(node: &TestNode) -> u64 {
+    let mut server = Conn::new(node.server_opts()).await.unwrap();
+    server.query_first("SELECT COUNT(*) FROM shop.paid").await.unwrap().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_is_tried_again_has_one_effect() {
+    let cluster = cluster().await;
+    let node = &cluster.master;
+    let mut conn = client(node).await;
+
+    // As text: the same id comes back, and nothing is written twice.
+    let pay = "INSERT INTO shop.paid (amount) VALUES (5) /* idempotency-key: text-1 */";
+    conn.query_drop(pay).await.unwrap();
+    let first = (conn.affected_rows(), conn.last_insert_id());
+    assert_eq!(first, (1, Some(1)));
+    let mut other = client(node).await;
+    for conn in [&mut conn, &mut other] {
+        conn.query_drop(pay).await.unwrap();
+        assert_eq!((conn.affected_rows(), conn.last_insert_id()), first);
+    }
+    // Prepared: by its text and parameters.
+    let add = "UPDATE shop.total SET n = n + ? WHERE id = 1 /* idempotency-key: prepared-1 */";
+    for conn in [&mut conn, &mut other] {
+        for _ in 0..2 {
+            conn.exec_drop(add, (7,)).await.unwrap();
+            assert_eq!(conn.affected_rows(), 1);
+        }
+    }
+    assert_eq!(code(conn.exec_drop(add, (8,)).await), Some(1235));
+    assert_eq!(conn.query_first("SELECT n FROM shop.total").await.unwrap(), Some(7));
+    // Over HTTP, by the header.
+    let insert = json!({"action": "insert", "dbname": "shop", "table": "paid", "data": {"amount": 9}});
+    let sql = json!({"action": "query", "sql": "INSERT INTO shop.paid (amount) VALUES (?)", "params": [3]});
+    for command in [&insert, &sql] {
+        let key = if *command == insert { "http-1" } else { "http-2" };
+        let (status, first) = http(node, key, command.clone()).await;
+        assert_eq!(status, StatusCode::OK, "{first}");
+        assert!(first["position"].is_string(), "{first}");
+        let (_, again) = http(node, key, command.clone()).await;
+        assert_eq!(again["last_insert_id"], first["last_insert_id"]);
+        assert_eq!((&again["affected_rows"], &first["affected_rows"]), (&json!(1), &json!(1)));
+    }
+    assert_eq!(rows(node).await, 3);
+
+    // A write that fails keeps no key.
+    let taken = "INSERT INTO shop.paid (id, amount) VALUES (1, 5) /* idempotency-key: fails */";
+    for _ in 0..2 {
+        assert_eq!(code(conn.query_drop(taken).await), Some(1062));
+    }
+    conn.query_drop("INSERT INTO shop.paid (amount) VALUES (6) /* idempotency-key: fails */").await.unwrap();
+    assert_eq!(rows(node).await, 4);
+
+    // What can't be promised is refused, and nothing is done.
+    for sql in [
+        "INSERT INTO shop.paid (amount) VALUES (6) /* idempotency-key: text-1 */",
+        "INSERT INTO shop.paid (amount) VALUES (6) /* idempotency-key: a b */",
+        "INSERT INTO shop.paid (amount) VALUES (6) /* idempotency-key: a */ -- idempotency-key: b",
+        "INSERT INTO shop.paid (amount) VALUES (6) /* idempotency-key: rows */ RETURNING id",
+        "CREATE TABLE shop.t (id INT) /* idempotency-key: ddl */",
+        "CALL shop.p() /* idempotency-key: call */",
+    ] {
+        assert_eq!(code(conn.query_drop(sql).await), Some(1235), "{sql}");
+    }
+    for begin in ["BEGIN", "SET autocommit = 0"] {
+        conn.query_drop(begin).await.unwrap();
+        let sql = "DELETE FROM shop.paid /* idempotency-key: inside */";
+        assert_eq!(code(conn.query_drop(sql).await), Some(1235), "{begin}");
+        conn.query_drop("ROLLBACK").await.unwrap();
+    }
+    conn.query_drop("SET autocommit = 1").await.unwrap();
+    let list = json!([insert, insert]);
+    assert_eq!(http(node, "list", list).await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(rows(node).await, 4);
+    // A key in a value is none, and a read needs none.
+    conn.query_drop("UPDATE shop.total SET n = IF('/* idempotency-key: x */' = '', 1, n)").await.unwrap();
+    conn.query_drop("SELECT 1 /* idempotency-key: x */").await.unwrap();
+    // The session is as it was: it commits by itself.
+    assert_eq!(conn.query_first("SELECT @@in_transaction + 10 * @@autocommit").await.unwrap(), Some(10));
+
+    // The keys are on the slave, too, and a slave refuses writes as ever.
+    cluster.wait_equal().await;
+    let mut slave = cluster.slave(0).await;
+    assert_eq!(code(slave.query_drop(pay).await), Some(1290));
+
+    // Another account's key is another key; an old one is forgotten.
+    let mut app = cluster.master().await;
+    app.query_drop(pay).await.unwrap();
+    assert_eq!(rows(node).await, 5);
+    let mut server = Conn::new(node.server_opts()).await.unwrap();
+    server.query_drop("UPDATE towline_app.idempotency SET at = NOW() - INTERVAL 2 DAY").await.unwrap();
+    conn.query_drop(pay).await.unwrap();
+    assert_eq!(rows(node).await, 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_tries_at_once_and_a_crash_between_have_one_effect() {
+    let mut cluster = cluster().await;
+    client(&cluster.master).await.query_drop("DO 1").await.unwrap();
+    let node = Arc::new(cluster.master);
+    let tries = (0..8).map(|_| {
+        let node = node.clone();
+        tokio::spawn(async move {
+            let mut conn = client(&node).await;
+            for round in 0..10 {
+                let sql =
+                    format!("INSERT INTO shop.paid (amount) VALUES ({round}) /* idempotency-key: round-{round} */");
+                conn.query_drop(sql).await.unwrap();
+                assert_eq!(conn.affected_rows(), 1);
+                assert!(conn.last_insert_id().is_some());
+            }
+        })
+    });
+    for one in tries.collect::<Vec<_>>() {
+        one.await.unwrap();
+    }
+    assert_eq!(rows(&node).await, 10);
+    cluster.master = Arc::into_inner(node).expect("all tries have ended");
+
+    // The key is claimed, and the write waits for a row, when its connection or its node dies.
+    let add = "UPDATE shop.total SET n = n + 1 WHERE id = 1 /* idempotency-key: crash */";
+    for kills_node in [false, true] {
+        let mut server = Conn::new(cluster.master.server_opts()).await.unwrap();
+        server.query_drop("BEGIN").await.unwrap();
+        server.query_drop("SELECT * FROM shop.total FOR UPDATE").await.unwrap();
+        let mut conn = client(&cluster.master).await;
+        let write = tokio::spawn(async move { conn.query_drop(add).await });
+        let mut watcher = Conn::new(cluster.master.server_opts()).await.unwrap();
+        let id: u64 = eventually("the write waits for the row", async || {
+            let sql = "SELECT id FROM information_schema.processlist WHERE info LIKE 'UPDATE shop.total%'";
+            watcher.query_first(sql).await.unwrap().ok_or("it does not")
+        })
+        .await;
+        if kills_node {
+            cluster.master.kill().await;
+        }
+        watcher.query_drop(format!("KILL {id}")).await.unwrap();
+        assert!(write.await.unwrap().is_err());
+        server.query_drop("ROLLBACK").await.unwrap();
+        if kills_node {
+            cluster.master.restart().await;
+        }
+    }
+    for _ in 0..3 {
+        client(&cluster.master).await.query_drop(add).await.unwrap();
+    }
+    let n: Option<u64> = client(&cluster.master).await.query_first("SELECT n FROM shop.total").await.unwrap();
+    assert_eq!(n, Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_nobody_keeps_is_told() {
+    let node = super::master("").await;
+    let command = json!({"action": "query", "sql": "SELECT 1"});
+    let request = reqwest::Client::new().post(node.url("/master")).basic_auth(super::APP.0, Some(super::APP.1));
+    let (status, body) = answer(request.header("Idempotency-Key", "a").json(&command)).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(body["error"]["message"].as_str().unwrap().contains("layer `idempotency`"), "{body}");
+}

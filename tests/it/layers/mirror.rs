@@ -1,0 +1,100 @@
+//! Reads copied to a second server.
+
+use mysql_async::prelude::Queryable;
+use serde_json::json;
+use towline_middleware::Role;
+
+use super::{client, figure, http, master};
+use crate::support::{TestNode, TestServer, eventually};
+
+const COMPARED: &str = "towline_layer_mirror_compared_total";
+const DIFFERENT: &str = "towline_layer_mirror_different_total";
+
+const TYPES: [&str; 2] = [
+    "CREATE TABLE shop.kinds (id INT PRIMARY KEY, z INT(5) ZEROFILL, f FLOAT, d DOUBLE, p DECIMAL(10,2), a DATE, b DATETIME(6), \
+     c TIME(3), e TIMESTAMP NULL, y YEAR, t TEXT CHARACTER SET utf8mb4, x BLOB, u BIGINT UNSIGNED)",
+    "INSERT INTO shop.kinds VALUES (1, 7, 1.5, 1e100, 9.90, '2026-01-02', '2026-01-02 03:04:05.678', '-25:00:00.5', \
+     '2026-01-02 03:04:05', 2026, 'é', x'00ff', 18446744073709551615), \
+     (2, NULL, 0.1, -0.5, 0, NULL, '2026-01-02', '00:00:00', NULL, NULL, '', '', 0)",
+];
+
+/// A second server with what [`master`] has, and an account that reads.
+async fn second() -> TestServer {
+    let second = TestServer::start(Role::Master).await;
+    second
+        .run(&[
+            "CREATE USER reader@'%' IDENTIFIED BY 'reader'",
+            "GRANT SELECT ON *.* TO reader@'%'",
+            "CREATE DATABASE shop",
+            "CREATE TABLE shop.item (id INT PRIMARY KEY, name VARCHAR(40), n INT)",
+            "INSERT INTO shop.item VALUES (2, 'chair', 0), (1, 'lamp', 0)",
+            TYPES[0],
+            TYPES[1],
+        ])
+        .await;
+    second
+}
+
+fn layer(second: &TestServer, more: &str) -> String {
+    let socket = second.managed().socket().display().to_string().replace('/', "%2F");
+    format!("[[layer]]\nname = 'mirror'\nurl = 'mysql://reader:reader@localhost/?socket={socket}'\n{more}")
+}
+
+async fn compared(node: &TestNode, wanted: u64) {
+    eventually("all reads are compared", async || match figure(node, COMPARED).await {
+        found if found == wanted => Ok(()),
+        found => Err((found, node.log())),
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_are_compared_and_differences_told() {
+    let second = second().await;
+    let node = master(&layer(&second, "")).await;
+    let mut server = mysql_async::Conn::new(node.server_opts()).await.unwrap();
+    for sql in TYPES {
+        server.query_drop(sql).await.unwrap();
+    }
+    let mut conn = client(&node).await;
+    for sql in ["SELECT * FROM shop.item", "SELECT * FROM shop.kinds ORDER BY id", "SELECT a FROM shop.item"] {
+        let _: Result<Vec<mysql_async::Row>, _> = conn.query(sql).await;
+    }
+    let by_id = "SELECT * FROM shop.kinds WHERE id <> ?";
+    let _: Vec<mysql_async::Row> = conn.exec(by_id, (3,)).await.unwrap();
+    http(&node, by_id, json!([3])).await;
+    http(&node, "SELECT name FROM shop.item", json!([])).await;
+    conn.query_drop("USE shop").await.unwrap();
+    conn.query_drop("SET sql_mode = 'ANSI_QUOTES'").await.unwrap();
+    conn.query_drop("SELECT \"name\" FROM item").await.unwrap();
+    compared(&node, 7).await;
+    assert_eq!(figure(&node, DIFFERENT).await, 0, "{}", node.log());
+
+    // What can't be the same on two servers is not copied, nor what a transaction may see alone.
+    for sql in ["SELECT NOW(), n FROM item", "SELECT 1", "SELECT @@hostname", "BEGIN", "SELECT n FROM item", "COMMIT"] {
+        conn.query_drop(sql).await.unwrap();
+    }
+    second.run(&["UPDATE shop.item SET n = 1 WHERE id = 1"]).await;
+    conn.query_drop("SELECT id, n FROM shop.item WHERE id = 1").await.unwrap();
+    conn.query_drop("SELECT id, n FROM shop.item WHERE id = 2").await.unwrap();
+    compared(&node, 9).await;
+    assert_eq!(figure(&node, DIFFERENT).await, 1);
+    assert!(node.log().contains("in another way"), "{}", node.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_server_that_is_away_harms_nobody() {
+    let second = second().await;
+    let node = master(&layer(&second, "queue_max = 2\nconnections_max = 1")).await;
+    drop(second);
+    let mut conn = client(&node).await;
+    for _ in 0..200 {
+        assert_eq!(conn.query_first("SELECT n FROM shop.item WHERE id = 1").await.unwrap(), Some(0));
+    }
+    assert!(figure(&node, "towline_layer_mirror_dropped_total").await > 0);
+    eventually("a failure is counted", async || match figure(&node, "towline_layer_mirror_failed_total").await {
+        0 => Err(node.log()),
+        _ => Ok(()),
+    })
+    .await;
+}
