@@ -1,7 +1,7 @@
 //! What statements become.
 
 use serde_json::json;
-use towline_middleware::{Command, Front, Role, testing::conformance};
+use towline_middleware::{Front, Role, testing::conformance};
 
 use super::*;
 use crate::{classify::SqlClassifier, layers::tests::setup};
@@ -206,19 +206,4 @@ fn options_that_can_not_keep_tenants_apart_are_told() {
         let Err(error) = layer(&mut setup("tenant", options.clone())) else { panic!("{options} was taken") };
         assert!(error.to_string().contains(wanted), "{error}");
     }
-}
-
-#[tokio::test]
-async fn a_statement_prepared_under_other_tenants_is_prepared_again() {
-    let layer = || Tenant {
-        tenants: Tenants::new(&setup("tenant", options())).unwrap(),
-        number: fastrand::u64(..),
-        refused: setup("tenant", json!({})).counter("refused", "", &[]),
-    };
-    let session = session("acme", "shop");
-    let execute = Command::new(session, Bytes::from_static(b"\x17\x01\0\0\0\0\x01\0\0\0"));
-    let tenant = layer();
-    // An execute of nothing that is known here is the server's to refuse.
-    let owner = tenant.tenants.owner("acme").unwrap();
-    assert!(tenant.judge(&mut execute.clone(), owner).unwrap().is_none());
 }
