@@ -25,7 +25,7 @@ const WRITERS: u64 = 4;
 const NAMES: u64 = 3;
 
 /// What is there before the first fault.
-pub(super) const SCHEMA: [&str; 9] = [
+pub(super) const SCHEMA: [&str; 8] = [
     "CREATE DATABASE bank",
     "CREATE DATABASE side",
     "CREATE TABLE bank.account (id INT PRIMARY KEY, balance BIGINT NOT NULL)",
@@ -35,7 +35,6 @@ pub(super) const SCHEMA: [&str; 9] = [
     "CREATE TABLE bank.trail (k INT, item BIGINT)",
     "CREATE TABLE bank.bulk (id INT PRIMARY KEY, filling VARCHAR(200), at TIMESTAMP(6) DEFAULT CURRENT_TIMESTAMP(6))",
     "CREATE TABLE bank.doc (id INT PRIMARY KEY, body MEDIUMBLOB)",
-    "CREATE USER teller@'%' IDENTIFIED BY 'tells'",
 ];
 
 /// How the acknowledgement of a write is checked.
@@ -218,10 +217,11 @@ impl Client {
         }
     }
 
+    /// Not of databases: MariaDB makes their folder before the log entry, and does not take it back after a crash.
     fn schema_change(&mut self) -> String {
         let mut pick = || self.rng.u64(..NAMES);
         let (t, u, x) = (pick(), pick(), pick());
-        match self.rng.u8(..26) {
+        match self.rng.u8(..24) {
             0..3 => format!("CREATE TABLE IF NOT EXISTS side.t{t} (i INT PRIMARY KEY AUTO_INCREMENT, s VARCHAR(20))"),
             3..8 => format!("INSERT INTO side.t{t} (s) VALUES ('{x}'), ('{u}')"),
             8 => format!("CREATE OR REPLACE TABLE side.t{t} AS SELECT id AS i, 's' AS s FROM bank.account"),
@@ -242,8 +242,6 @@ impl Client {
             20 => format!("CREATE SEQUENCE IF NOT EXISTS side.s{t} START {x} CACHE 2"),
             21 => format!("INSERT INTO bank.trail (k, item) VALUES (-2, NEXTVAL(side.s{t}))"),
             22 => format!("ALTER SEQUENCE side.s{t} RESTART {x}"),
-            23 => format!("CREATE DATABASE other{t}"),
-            24 => format!("DROP DATABASE other{t}"),
             _ if t == 0 => format!("ALTER TABLE bank.account ADD COLUMN IF NOT EXISTS x{x} INT DEFAULT {u}"),
             _ if t == 1 => format!("ALTER TABLE bank.account DROP COLUMN IF EXISTS x{x}"),
             _ => "ALTER TABLE bank.list ENGINE = InnoDB".to_owned(),
