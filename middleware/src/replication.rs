@@ -20,7 +20,8 @@ pub enum Acknowledgement {
 
 /// The node's replication, as the fan-out layer sees it.
 pub trait Replication: Send + Sync + fmt::Debug {
-    /// The position of a commit in the master's history; none if the GTID is not of that history.
+    /// The position of a commit in the master's history; none if the GTID is not of that history, or as long as nothing is
+    /// known of it.
     fn position_of(&self, gtid: &str) -> Option<Position>;
 
     /// Whether a client's OK waits for slaves at all.
@@ -31,6 +32,16 @@ pub trait Replication: Send + Sync + fmt::Debug {
     /// # Cancel safety
     /// A dropped future only stops waiting.
     fn acknowledged(&self, position: Position) -> BoxFuture<'_, Acknowledgement>;
+
+    /// The same for a commit that [`position_of`](Self::position_of) tells no position of. A node that has only just started
+    /// may soon know it; one that never will must not call the commit acknowledged.
+    ///
+    /// # Cancel safety
+    /// As for [`acknowledged`](Self::acknowledged).
+    fn acknowledged_gtid<'a>(&'a self, gtid: &'a str) -> BoxFuture<'a, Acknowledgement> {
+        let reason = format!("Committed on the master as {gtid}, which replication does not follow");
+        Box::pin(async { Acknowledgement::Missing { reason, is_error: true } })
+    }
 
     /// A statement taken for a read has committed something.
     fn misclassified(&self, digest: u64);

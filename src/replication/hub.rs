@@ -499,6 +499,23 @@ impl Replication for Hub {
         })
     }
 
+    fn acknowledged_gtid<'a>(&'a self, gtid: &'a str) -> BoxFuture<'a, Acknowledgement> {
+        let HubOptions { ack_timeout, ack_on_timeout, .. } = self.shared.options;
+        Box::pin(async move {
+            // Clients may commit before a new process has asked the master who it is.
+            let told = tokio::time::timeout(ack_timeout, self.shared.ready()).await;
+            match told.ok().and_then(|()| self.position_of(gtid)) {
+                Some(position) => self.acknowledged(position).await,
+                None => Acknowledgement::Missing {
+                    reason: format!(
+                        "Committed on the master as {gtid}, but within {ack_timeout:?} replication knew no position of it"
+                    ),
+                    is_error: ack_on_timeout == AckOnTimeout::Error,
+                },
+            }
+        })
+    }
+
     fn misclassified(&self, digest: u64) {
         self.shared.options.classifier.learn_write(digest);
     }

@@ -91,7 +91,7 @@ impl Watch {
         if !self.replication.waits() {
             return;
         }
-        let Some(position) = completion.position else {
+        let Some(gtid) = &completion.gtid else {
             // Rows were changed, nothing is left to commit, and yet the binlog has nothing: no slave will ever have it.
             if self.plan.as_ref().is_some_and(|plan| plan.intent.may_write())
                 && completion.affected_rows > 0
@@ -102,7 +102,11 @@ impl Watch {
             }
             return;
         };
-        match self.replication.acknowledged(position).await {
+        let acknowledgement = match completion.position {
+            Some(position) => self.replication.acknowledged(position).await,
+            None => self.replication.acknowledged_gtid(gtid).await,
+        };
+        match acknowledgement {
             Acknowledgement::Given => {}
             Acknowledgement::Missing { reason, is_error: true } => {
                 *end = Final::Err(ServerError::new(3024, b"HY000", reason));
@@ -271,6 +275,13 @@ mod tests {
         assert!(matches!(end, Final::Err(error) if error.text() == "0 of 1"));
         let (end, _) = outcome(missing(false), Intent::Write, committed()).await;
         assert!(matches!(end, Final::Ok(completion) if completion.warnings == 1 && completion.info == "0 of 1"));
+    }
+
+    #[tokio::test]
+    async fn a_commit_without_a_position_is_not_acknowledged() {
+        let completion = Completion { gtid: Some("0-1-later".into()), ..Completion::default() };
+        let (end, _) = outcome(Some(Acknowledgement::Given), Intent::Write, completion).await;
+        assert!(matches!(end, Final::Err(error) if error.text().contains("0-1-later")));
     }
 
     #[tokio::test]
