@@ -7,11 +7,14 @@ use reqwest::RequestBuilder;
 use serde_json::json;
 use towline_middleware::Role;
 
-use crate::support::{
-    TestCluster, TestNode, TestServer, checksums, eventually,
-    front::TestFront,
-    http::TestHttp,
-    wire_client::{MODERN, Target, WireClient},
+use crate::{
+    matrix::{mysql_node, mysql_server},
+    support::{
+        TestCluster, TestNode, TestServer, checksums, eventually,
+        front::TestFront,
+        http::TestHttp,
+        wire_client::{MODERN, Target, WireClient},
+    },
 };
 
 /// An account that the server itself would refuse nothing.
@@ -379,4 +382,33 @@ async fn what_the_text_does_not_show_the_server_refuses() {
     assert_eq!(status["misclassified"], 2);
     client.disconnect().await.unwrap();
     untouched.check().await;
+}
+
+/// MySQL knows a variable by its name without accents and without spaces at its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_mysql_no_accent_takes_the_fence_down_or_hides_a_write() {
+    let options = ["--event-scheduler=OFF", "--log-bin-trust-function-creators=ON"];
+    let Some(mysql) = mysql_server(&options).await else { return };
+    let names = |role: Role| match role {
+        Role::Master => ["sql_l\u{f3}g_bin", "`sql_log_bin `", "sql_log_b\u{131}n"],
+        Role::Slave => ["transaction_re\u{e1}d_only", "`transaction_read_only `", "tr\u{e4}ns\u{e4}ction_read_only"],
+    };
+    for (role, variable) in [(Role::Master, "sql_log_bin"), (Role::Slave, "transaction_read_only")] {
+        let node = mysql_node(&mysql, role, "").await;
+        for name in names(role) {
+            let mut server = mysql.connect().await;
+            for value in [1, 0] {
+                server.query_drop(format!("SET SESSION {name} = {value}")).await.unwrap();
+                let found: Option<u8> = server.query_first(format!("SELECT @@session.{variable}")).await.unwrap();
+                assert_eq!(found, Some(value), "the server itself, by {name}");
+            }
+            let mut conn = node.connect("towline", "towline").await.unwrap();
+            for sql in [format!("SET SESSION {name} = 0"), format!("/*!50000 SET SESSION {name} = 0 */")] {
+                let error = conn.query_drop(&sql).await.expect_err(&sql);
+                assert!(matches!(&error, mysql_async::Error::Server(error) if error.code == 1290), "{sql}: {error}");
+            }
+            let program = format!("CREATE PROCEDURE p() SET SESSION {name} = 0");
+            conn.query_drop(&program).await.expect_err(&program);
+        }
+    }
 }
