@@ -45,6 +45,7 @@ metrics! {
     CAPTURE_RUNNING "gauge" "towline_capture_running" "Whether the master's binlog is being captured."
     RING_TRANSACTIONS "gauge" "towline_ring_transactions" "Transactions kept in memory for the slaves."
     RING_BYTES "gauge" "towline_ring_bytes" "Bytes of the transactions kept in memory."
+    WRONG_SECRETS "counter" "towline_wrong_secrets_total" "Requests for the cluster's own nodes and tools, pushes among them, without its secret."
     MISCLASSIFIED "counter" "towline_misclassified_total" "Statements taken for reads that the server has shown to be writes."
     UNLOGGED_WRITES "counter" "towline_unlogged_writes_total" "Writes whose OK had no GTID although an acknowledgement needs one."
     SLAVE_BEHIND "gauge" "towline_slave_behind_transactions" "How many transactions a slave lacks at most, by slave."

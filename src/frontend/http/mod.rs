@@ -34,7 +34,11 @@ mod sql_text;
 mod status;
 mod stream;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use mysql_async::Opts;
 use towline_middleware::{Position, Role};
@@ -143,6 +147,8 @@ struct Front {
     accounts: accounts::Accounts,
     forwarder: Option<forward::Forwarder>,
     probe: status::Probe,
+    /// Requests that were to know the cluster's secret and did not.
+    wrong_secrets: AtomicU64,
 }
 
 impl HttpFront {
@@ -160,7 +166,7 @@ impl HttpFront {
         let forwarder =
             writes_to.clone().map(|master| forward::Forwarder::new(master, *request_timeout)).transpose()?;
         let probe = status::Probe::new(state.mysql.clone());
-        Ok(Self(Arc::new(Front { state, accounts, forwarder, probe })))
+        Ok(Self(Arc::new(Front { state, accounts, forwarder, probe, wrong_secrets: AtomicU64::default() })))
     }
 
     fn role(&self) -> Role {

@@ -1,6 +1,6 @@
 //! What is read of a request before its command: who asks, and the body, each with its limits.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::atomic::Ordering, time::Duration};
 
 use axum::{
     body::Body,
@@ -58,7 +58,7 @@ impl HttpFront {
         }
     }
 
-    /// Lets those pass that know the cluster's secret.
+    /// Lets those pass that know the cluster's secret, and counts the others.
     ///
     /// # Errors
     /// It is missing or wrong.
@@ -66,7 +66,10 @@ impl HttpFront {
         let Some(secret) = &self.options().secret else { return Ok(()) };
         match Authorization::of(headers) {
             Authorization::Bearer(given) if given.as_bytes().ct_eq(secret.reveal().as_bytes()).into() => Ok(()),
-            _ => Err(HttpError::WrongSecret),
+            _ => {
+                self.0.wrong_secrets.fetch_add(1, Ordering::Relaxed);
+                Err(HttpError::WrongSecret)
+            }
         }
     }
 

@@ -1,6 +1,9 @@
 //! `/healthz`, `/readyz`, `/status` and `/metrics`: whether a node lives, can serve, and how it fares.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Json,
@@ -117,6 +120,7 @@ pub(super) async fn metrics(State(front): State<HttpFront>) -> Response {
     page.put(&metrics::MYSQL_UP, &[], u64::from(front.0.probe.ask().await.is_ok()));
     page.put(&metrics::SESSIONS, &[("front", "mysql")], state.mysql_front.1.get() as u64);
     page.put(&metrics::SESSIONS, &[("front", "http")], front.0.accounts.open_sessions() as u64);
+    page.put(&metrics::WRONG_SECRETS, &[], front.0.wrong_secrets.load(Ordering::Relaxed));
     page.put(&metrics::MISCLASSIFIED, &[], state.sessions.classifier.misclassified());
     let Position { epoch, seq } = front.position();
     page.put(&metrics::EPOCH, &[], epoch.0);

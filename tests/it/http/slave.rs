@@ -27,6 +27,9 @@ async fn pushes_are_applied_and_answered() {
         let (status, body) = answer(request).await;
         assert!(matches!(status.as_u16(), 400 | 401), "a stranger's push: {status} {body}");
     }
+    // The others don't say that they are a node's.
+    let (_, metrics) = answer(http.bare(Method::GET, "/metrics")).await;
+    assert!(metrics.as_str().unwrap().contains("\ntowline_wrong_secrets_total 1\n"), "{metrics}");
     let (status, body) = answer(post().bearer_auth(secret)).await;
     assert_eq!((status, &body["applied"]["gtid"]), (StatusCode::OK, &json!(changes.at.gtid)), "{body}");
     let (status, body) = answer(post().bearer_auth(secret)).await;
