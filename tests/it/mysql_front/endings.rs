@@ -20,11 +20,13 @@ async fn connect_with_id(target: &Target, capabilities: u32) -> (WireClient, u32
     (client, id)
 }
 
-/// Waits until so many connections of the test's account run a statement that begins so.
+/// Waits until so many connections of the test's account run a statement that begins so. One that sleeps does so only
+/// after its columns are sent: what ends it before that gives another reply.
 async fn running(server: &TestServer, statement: &str, count: u64) {
     let mut observer = server.connect().await;
     let sql = format!(
-        "SELECT COUNT(*) FROM information_schema.processlist WHERE user = '{}' AND info LIKE \"{statement}%\"",
+        "SELECT COUNT(*) FROM information_schema.processlist WHERE user = '{}' AND info LIKE \"{statement}%\" \
+         AND (info NOT LIKE 'SELECT SLEEP%' OR state = 'User sleep')",
         APP.0
     );
     eventually(&format!("{count} connections run {statement}"), async || {
