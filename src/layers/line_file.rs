@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel},
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 /// Where lines go and how many files are kept.
@@ -29,6 +30,9 @@ impl LineFileOptions {
         OpenOptions::new().create(true).append(true).open(&self.path)
     }
 }
+
+/// For how long what follows a first line gathers, to be written with it. A queue must have room for so much.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// A file of lines. Dropped, it writes what waits.
 #[derive(Debug)]
@@ -75,7 +79,10 @@ fn write<T>(mut output: Output, waiting: &Receiver<T>, line: impl Fn(&T, &mut Ve
             // Nothing waits: what is written may be seen.
             Err(TryRecvError::Empty) => {
                 failed = report(output.flush(), failed, &output.options.path);
-                waiting.recv().ok()
+                let next = waiting.recv().ok();
+                // While this thread sleeps nobody has to wake it: that took a busy node more time than the lines did.
+                thread::sleep(GATHER);
+                next
             }
         };
         let Some(next) = next else { break };
