@@ -40,8 +40,6 @@ pub(super) struct Assembler {
     format: Option<Arc<Format>>,
     open: Option<Open>,
     ready: Option<Captured>,
-    /// How many transactions without their end stood before the one that is open.
-    abandoned: usize,
     /// While a transaction is read again: its changes are handed on at once.
     again: Option<Again>,
 }
@@ -50,8 +48,8 @@ pub(super) struct Assembler {
 struct Again {
     /// Which changes the transaction itself took back.
     without: Vec<Range<usize>>,
-    /// How many transactions without their end stand before it.
-    abandoned: usize,
+    /// Which file it begins in. One of the same number that the master never finished stands in an earlier file.
+    file: String,
     changes: VecDeque<Change>,
 }
 
@@ -59,6 +57,8 @@ struct Again {
 #[derive(Debug)]
 struct Open {
     gtid: Gtid,
+    /// The binlog file that it begins in.
+    file: String,
     /// Those that are held.
     changes: Vec<Change>,
     rows: StatementRows,
@@ -68,7 +68,7 @@ struct Open {
     /// How many were held when they were last counted.
     counted: usize,
     savepoints: Vec<Savepoint>,
-    /// Which changes it has taken back.
+    /// Which changes it has taken back; no two of these meet.
     taken_back: Vec<Range<usize>>,
     /// The tables of the row changes that were let go since there are too many; none while all are held.
     let_go: Option<BTreeSet<(String, String)>>,
@@ -83,9 +83,10 @@ struct Savepoint {
 }
 
 impl Open {
-    fn new(gtid: Gtid) -> Self {
+    fn new(gtid: Gtid, file: String) -> Self {
         Self {
             gtid,
+            file,
             changes: Vec::new(),
             rows: StatementRows::default(),
             bytes: 0,
@@ -115,7 +116,10 @@ impl Open {
         let Some(n) = self.savepoints.iter().position(|known| known.name.eq_ignore_ascii_case(name)) else {
             return false;
         };
-        self.taken_back.push(self.savepoints[n].made..self.made);
+        let first = self.savepoints[n].made;
+        // What was taken back since then is taken back with the rest.
+        self.taken_back.retain(|range| range.start < first);
+        self.taken_back.push(first..self.made);
         self.changes.truncate(self.savepoints[n].held);
         self.counted = self.changes.len();
         self.savepoints.truncate(n + 1);
@@ -146,15 +150,14 @@ impl Assembler {
             format: None,
             open: None,
             ready: None,
-            abandoned: 0,
             again: None,
         }
     }
 
     /// An assembler that hands the changes of the next transaction on, which is known to be a streamed one.
     pub(super) fn rereading(options: &CaptureOptions, source: Source, streamed: &Streamed) -> Self {
-        let Streamed { without, abandoned, .. } = streamed;
-        let again = Again { without: without.clone(), abandoned: *abandoned, changes: VecDeque::new() };
+        let Streamed { without, file, .. } = streamed.clone();
+        let again = Again { without, file, changes: VecDeque::new() };
         Self { again: Some(again), ..Self::new(options, source) }
     }
 
@@ -210,7 +213,7 @@ impl Assembler {
         }
         if let Some(again) = &mut self.again {
             let numbered = (first..).zip(open.changes.drain(..));
-            let is_it = self.abandoned == again.abandoned;
+            let is_it = open.file == again.file;
             let stays = |n: usize| is_it && !again.without.iter().any(|range| range.contains(&n));
             again.changes.extend(numbered.filter(|(n, _)| stays(*n)).map(|(_, change)| change));
             open.counted = 0;
@@ -223,7 +226,6 @@ impl Assembler {
         self.format = Some(Arc::new(format::described(event, || self.place(event))?));
         // A server that died while it wrote leaves the beginning of a transaction; it was never committed.
         if let Some(open) = self.open.take() {
-            self.abandoned += 1;
             tracing::warn!(
                 gtid = open.gtid.text,
                 "the binlog holds a transaction without its end; the master never committed it"
@@ -270,7 +272,7 @@ impl Assembler {
         if gtid.group == Group::Xa {
             return Err(CaptureError::Unsupported { place, event: "an XA transaction", mend: XA_MEND });
         }
-        self.open = Some(Open::new(gtid));
+        self.open = Some(Open::new(gtid, self.file.clone()));
         Ok(())
     }
 
@@ -412,8 +414,9 @@ impl Assembler {
         let has_rows = open.let_go.is_some() || open.changes.iter().any(is_rows);
         let format = if has_rows { self.format.clone() } else { None };
         let has_schema_change = open.changes.iter().any(|change| !is_rows(change));
-        let (without, abandoned) = (open.taken_back, std::mem::take(&mut self.abandoned));
-        let streamed = open.let_go.map(|tables| Streamed { tables, has_schema_change, without, abandoned });
+        let (without, file) = (open.taken_back, open.file);
+        let count = open.made - without.iter().map(ExactSizeIterator::len).sum::<usize>();
+        let streamed = open.let_go.map(|tables| Streamed { tables, has_schema_change, without, count, file });
         self.ready = Some(Captured {
             transaction: Transaction {
                 position: Position { epoch: self.epoch, seq: Sequence(open.gtid.seq) },

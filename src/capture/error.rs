@@ -143,6 +143,19 @@ pub enum CaptureError {
         /// The number of the transaction before.
         last: u64,
     },
+    /// A transaction that was read once more did not come with the changes that it had.
+    #[error(
+        "{gtid} had {first} changes when it was read from the master's binlog, and {second} when it was read again, so it \
+         is applied nowhere. Restart the master's node; if that does not help the slaves need a snapshot from after it"
+    )]
+    ReadOtherwise {
+        /// Which.
+        gtid: String,
+        /// How many changes it had.
+        first: usize,
+        /// How many came the second time.
+        second: usize,
+    },
     /// An event that no server could apply.
     #[error(
         "the binlog holds an event of more than {limit} bytes behind {place}, which no server takes: \

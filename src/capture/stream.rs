@@ -15,6 +15,7 @@ use super::{
     flavor::Source,
     format,
 };
+use crate::replication::protocol::Family;
 
 /// How often the server says that it is alive while there is nothing to send.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -38,6 +39,7 @@ pub(super) struct EventStream {
     /// What the start was, for errors.
     after: String,
     options: CaptureOptions,
+    source: Source,
     /// The file that the last event stood in.
     file: String,
     /// The file behind a torn one, where reading is to go on.
@@ -54,7 +56,8 @@ impl EventStream {
     /// Connects and asks for the events after `options.from`. Also tells whose transactions they are.
     pub(super) async fn open(options: &CaptureOptions) -> Result<(Self, Source), CaptureError> {
         let (events, after, source) = connect(options, None).await?;
-        Ok((Self { events, after, options: options.clone(), file: String::new(), resume_in: None }, source))
+        let (options, file) = (options.clone(), String::new());
+        Ok((Self { events, after, options, source, file, resume_in: None }, source))
     }
 
     /// The next event. Errors have no [`Place`]: the caller knows it.
@@ -70,14 +73,14 @@ impl EventStream {
             let event = match tokio::time::timeout(SILENCE_MAX, self.events.next()).await {
                 Err(_) => return Err(CaptureError::Silent(SILENCE_MAX)),
                 Ok(None) => return Err(CaptureError::Ended),
-                // A server that died while it wrote leaves a part of an event and goes on in a new file. It takes no reader
-                // past that by GTID. That nothing but this part is missing the new file says by what it begins after.
-                Ok(Some(Err(error))) if is_torn(&error) && format::following(&self.file).is_some() => {
+                Ok(Some(Err(error))) => {
+                    self.resume_in = self.following(&error);
+                    if self.resume_in.is_none() {
+                        return Err(self.read_error(error));
+                    }
                     tracing::warn!(file = self.file, "a binlog file ends within an event, where the server has died");
-                    self.resume_in = format::following(&self.file);
                     continue;
                 }
-                Ok(Some(Err(error))) => return Err(self.read_error(error)),
                 Ok(Some(Ok(event))) => whole(&event)?,
             };
             if event.kind() == kind::ROTATE {
@@ -85,6 +88,13 @@ impl EventStream {
             }
             return Ok(event);
         }
+    }
+
+    /// The file to go on in, where the server can't read the end of this one. A MariaDB server that died while it wrote
+    /// leaves a part of an event and goes on in a new file, and it takes no reader past that by GTID. That nothing but this
+    /// part is missing the new file says by what it begins after. MySQL cuts such a part off when it starts.
+    fn following(&self, error: &mysql_async::Error) -> Option<String> {
+        if self.source.family() == Family::MariaDb && is_torn(error) { format::following(&self.file) } else { None }
     }
 
     fn read_error(&self, error: mysql_async::Error) -> CaptureError {

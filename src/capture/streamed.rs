@@ -17,15 +17,17 @@ pub struct Streamed {
     pub(super) has_schema_change: bool,
     /// Which of its changes it took back itself, by a rollback to a savepoint.
     pub(super) without: Vec<Range<usize>>,
-    /// How many transactions that the master never finished stand before it in the binlog.
-    pub(super) abandoned: usize,
+    /// How many changes it has without those.
+    pub(super) count: usize,
+    /// The binlog file that it begins in.
+    pub(super) file: String,
 }
 
 impl Streamed {
     /// About how many bytes it takes in memory besides itself.
     pub(crate) fn memory(&self) -> usize {
         let tables: usize = self.tables.iter().map(|(database, table)| 64 + database.len() + table.len()).sum();
-        tables + size_of_val(self.without.as_slice())
+        tables + size_of_val(self.without.as_slice()) + self.file.len()
     }
 
     pub(super) fn changed<'a>(&'a self, tables: &'a mut Vec<(&'a str, &'a str)>) -> Changed<'a> {
@@ -43,6 +45,10 @@ pub struct Rereading {
     stream: EventStream,
     assembler: Assembler,
     gtid: String,
+    /// How many changes it must have.
+    count: usize,
+    /// How many were handed on.
+    found: usize,
 }
 
 impl Rereading {
@@ -53,22 +59,28 @@ impl Rereading {
     pub async fn open(options: &CaptureOptions, gtid: &str, streamed: &Streamed) -> Result<Self, CaptureError> {
         let (stream, source) = EventStream::open(options).await?;
         let assembler = Assembler::rereading(options, source, streamed);
-        Ok(Self { stream, assembler, gtid: gtid.to_owned() })
+        Ok(Self { stream, assembler, gtid: gtid.to_owned(), count: streamed.count, found: 0 })
     }
 
-    /// Its next change; none at its end.
+    /// Its next change; none at its end, when all that it must have were handed on.
     ///
     /// # Errors
-    /// As [`Capture::next`](super::Capture::next).
+    /// As [`Capture::next`](super::Capture::next), and [`CaptureError::ReadOtherwise`].
     pub async fn next(&mut self) -> Result<Option<Change>, CaptureError> {
         loop {
             if let Some(change) = self.assembler.pop_change() {
+                self.found += 1;
                 return Ok(Some(change));
             }
             if let Some(end) = self.assembler.pop() {
-                let detail = format!("{} follows in its place", end.transaction.gtid);
-                let is_it = end.transaction.gtid == self.gtid;
-                return is_it.then_some(None).ok_or(CaptureError::Forked { after: self.gtid.clone(), detail });
+                let (gtid, next) = (self.gtid.clone(), end.transaction.gtid);
+                return match (self.count, self.found) {
+                    _ if next != gtid => {
+                        Err(CaptureError::Forked { after: gtid, detail: format!("{next} follows in its place") })
+                    }
+                    (first, second) if first != second => Err(CaptureError::ReadOtherwise { gtid, first, second }),
+                    _ => Ok(None),
+                };
             }
             let event = self.stream.next().await.map_err(|error| error.at(self.assembler.last_place()))?;
             self.assembler.push(event)?;

@@ -1,17 +1,22 @@
 //! The binlog of a real server, read into transactions.
 
-use std::time::Duration;
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::Path,
+    time::Duration,
+};
 
 use mysql_async::{Conn, Opts, prelude::Queryable};
 use tokio::time::timeout;
 use towline::{
-    capture::{Capture, CaptureError, CaptureOptions, Captured, Rereading},
+    capture::{Capture, CaptureError, CaptureOptions, Captured, Rereading, Streamed},
     managed::{ManagedOptions, ManagedServer},
     replication::protocol::{Action, Change, Mark, RowsChange, SchemaChange, Transaction},
 };
 use towline_middleware::{Epoch, Role};
 
-use crate::support::{TestServer, copy_template};
+use crate::support::{Mysql9, TestServer, copy_template};
 
 /// How long one transaction may take to come.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -85,7 +90,7 @@ impl Tail {
         let (path,): (String,) = self.conn.query_first("SELECT @@log_bin_basename").await.unwrap().unwrap();
         let row: mysql_async::Row = self.conn.query_first("SHOW MASTER STATUS").await.unwrap().unwrap();
         let file: String = row.get(0).unwrap();
-        std::fs::read(std::path::Path::new(&path).with_file_name(file)).unwrap()
+        fs::read(Path::new(&path).with_file_name(file)).unwrap()
     }
 }
 
@@ -428,53 +433,131 @@ async fn a_binlog_that_no_longer_reaches_back_asks_for_a_snapshot() {
     }
 }
 
+/// Starts the server of a folder.
+async fn start(folder: &Path) -> ManagedServer {
+    ManagedServer::start(ManagedOptions::new(folder, Role::Master)).await.unwrap()
+}
+
+async fn run(server: &ManagedServer, statements: &[&str]) {
+    let mut conn = Conn::new(server.opts()).await.unwrap();
+    for sql in statements {
+        conn.query_drop(*sql).await.unwrap();
+    }
+}
+
+/// All transactions of a server; those above the limit are read a second time.
+async fn all_of(server: &ManagedServer, transaction_bytes_max: usize) -> Result<Vec<Transaction>, CaptureError> {
+    let mut conn = Conn::new(server.opts()).await.unwrap();
+    let last: Option<String> = conn.query_first("SELECT @@gtid_binlog_pos").await.unwrap();
+    let mut options = CaptureOptions { transaction_bytes_max, ..options(server.opts(), Mark::default()) };
+    let mut capture = Capture::open(&options).await?;
+    let mut all = Vec::new();
+    while Some(&options.from.gtid) != last.as_ref() {
+        let Captured { mut transaction, streamed, .. } = timeout(DEADLINE, capture.next()).await.unwrap()?;
+        if let Some(streamed) = streamed {
+            let mut changes = Rereading::open(&options, &transaction.gtid, &streamed).await?;
+            while let Some(change) = timeout(DEADLINE, changes.next()).await.unwrap()? {
+                transaction.changes.push(change);
+            }
+        }
+        options.from = Mark { position: transaction.position, gtid: transaction.gtid.clone() };
+        all.push(transaction);
+    }
+    Ok(all)
+}
+
+const THREE: [&str; 3] = ["CREATE DATABASE shop", "CREATE TABLE shop.t (i INT)", "INSERT INTO shop.t VALUES (1)"];
+/// What a transaction begins with: the first 30 bytes of a GTID event of 42.
+const TORN: [u8; 30] = {
+    let mut torn = [0; 30];
+    torn[4] = 162;
+    torn[5] = 1;
+    torn[9] = 42;
+    torn
+};
+
+fn append(file: &Path, bytes: &[u8]) {
+    File::options().append(true).open(file).unwrap().write_all(bytes).unwrap();
+}
+
 /// Whoever starts before the torn place is not read past it by the server itself.
 #[tokio::test]
 async fn a_part_of_an_event_that_a_dying_server_has_left_is_passed_over_unless_more_is_missing() {
     let folder = tempfile::tempdir().unwrap();
     copy_template(folder.path()).await;
     let file = folder.path().join("mariadb/binlog.000001");
-    let start = async || ManagedServer::start(ManagedOptions::new(folder.path(), Role::Master)).await.unwrap();
-    let captured = async |server: &ManagedServer, transaction_bytes_max, inserts: &[&str]| {
-        let mut conn = Conn::new(server.opts()).await.unwrap();
-        for sql in inserts {
-            conn.query_drop(*sql).await.unwrap();
-        }
-        let last: Option<String> = conn.query_first("SELECT @@gtid_binlog_pos").await.unwrap();
-        let mut options = CaptureOptions { transaction_bytes_max, ..options(server.opts(), Mark::default()) };
-        let mut capture = Capture::open(&options).await?;
-        let mut count = 0;
-        while Some(&options.from.gtid) != last.as_ref() {
-            let Captured { transaction, streamed, .. } = timeout(DEADLINE, capture.next()).await.unwrap()?;
-            if let Some(streamed) = streamed {
-                let mut changes = Rereading::open(&options, &transaction.gtid, &streamed).await?;
-                assert!(changes.next().await?.is_some());
-            }
-            options.from = Mark { position: transaction.position, gtid: transaction.gtid };
-            count += 1;
-        }
-        Ok::<_, CaptureError>(count)
-    };
-
-    let server = start().await;
-    let made = ["CREATE DATABASE shop", "CREATE TABLE shop.t (i INT)", "INSERT INTO shop.t VALUES (1)"];
-    assert_eq!(captured(&server, usize::MAX, &made).await.unwrap(), 3);
+    let server = start(folder.path()).await;
+    run(&server, &THREE).await;
+    assert_eq!(all_of(&server, usize::MAX).await.unwrap().len(), 3);
     server.stop().await;
-    let mut bytes = std::fs::read(&file).unwrap();
-    // What a transaction begins with: the first 30 bytes of a GTID event of 42.
-    let torn = [&[0; 4][..], &[162, 1, 0, 0, 0, 42, 0, 0, 0], &[0; 17]].concat();
-    std::fs::write(&file, [&bytes[..], &torn].concat()).unwrap();
-    let server = start().await;
-    assert_eq!(captured(&server, usize::MAX, &["INSERT INTO shop.t VALUES (2)"]).await.unwrap(), 4);
-    assert_eq!(captured(&server, 1, &[]).await.unwrap(), 4, "read a second time, too");
+    let bytes = fs::read(&file).unwrap();
+    append(&file, &TORN);
+    let server = start(folder.path()).await;
+    run(&server, &["INSERT INTO shop.t VALUES (2)"]).await;
+    let all = all_of(&server, usize::MAX).await.unwrap();
+    assert_eq!(all.len(), 4);
+    assert_eq!(all_of(&server, 1).await.unwrap(), all, "read a second time, too");
     server.stop().await;
 
     // A committed transaction is cut, and not only what comes behind it.
-    bytes.truncate(bytes.len() - 40);
-    std::fs::write(&file, &bytes).unwrap();
-    let error = captured(&start().await, usize::MAX, &[]).await.expect_err("a transaction is missing");
+    fs::write(&file, &bytes[..bytes.len() - 40]).unwrap();
+    let error = all_of(&start(folder.path()).await, usize::MAX).await.expect_err("a transaction is missing");
     assert!(matches!(error, CaptureError::BinlogGone { .. }), "{error}");
     assert!(error.to_string().contains("begins after number 3"), "{error}");
+}
+
+/// Appends what the last transaction of a file begins with, as one of the next number; if it is to be torn, with a half of
+/// its row event only.
+fn append_begun(file: &Path, torn: bool) {
+    const HEADER: usize = 19;
+    const CRC: usize = 4;
+    let bytes = fs::read(file).unwrap();
+    let all = events(&bytes[4..]);
+    let from = all.iter().rposition(|event| event[4] == 162).expect("a GTID");
+    let rows = from + all[from..].iter().position(|event| event[4] == 23).expect("rows");
+    let mut gtid = all[from].to_vec();
+    let number = u64::from_le_bytes(gtid[HEADER..HEADER + 8].try_into().unwrap()) + 1;
+    gtid[HEADER..HEADER + 8].copy_from_slice(&number.to_le_bytes());
+    let content = gtid.len() - CRC;
+    let crc = crc32fast::hash(&gtid[..content]);
+    gtid[content..].copy_from_slice(&crc.to_le_bytes());
+    let begun = [gtid, all[from + 1..=rows].concat()].concat();
+    append(file, &begun[..begun.len() - if torn { all[rows].len() / 2 } else { 0 }]);
+}
+
+/// Whoever starts before it passes it, and whoever starts behind it does not.
+#[tokio::test]
+async fn what_a_dying_server_has_left_of_a_transaction_is_not_taken_for_the_one_behind_it() {
+    let folder = tempfile::tempdir().unwrap();
+    copy_template(folder.path()).await;
+    let mut server = start(folder.path()).await;
+    run(&server, &THREE).await;
+    for (torn, file) in [(false, "mariadb/binlog.000001"), (true, "mariadb/binlog.000002")] {
+        server.stop().await;
+        append_begun(&folder.path().join(file), torn);
+        server = start(folder.path()).await;
+        run(&server, &["INSERT INTO shop.t VALUES (2), (3)"]).await;
+        let all = all_of(&server, usize::MAX).await.unwrap();
+        assert!(all.iter().all(|transaction| transaction.changes.len() == 1), "{all:?}");
+        assert_eq!(all_of(&server, 1).await.unwrap(), all, "{file}");
+    }
+}
+
+/// MySQL itself cuts off what it has left when it died: what is torn after all stops capture.
+#[tokio::test]
+async fn a_part_of_an_event_in_mysqls_binlog_is_an_error() {
+    let Some(server) = Mysql9::start_with(&[]).await else { return };
+    server.run(&["CREATE DATABASE shop", "FLUSH BINARY LOGS", "CREATE TABLE shop.t (i INT)"]).await;
+    let mut conn = server.connect().await;
+    let files: Vec<(String, u64, String)> = conn.query("SHOW BINARY LOGS").await.unwrap();
+    append(&server.data_dir().join(&files[files.len() - 2].0), &TORN);
+    let mut capture = Capture::open(&options(server.opts(), Mark::default())).await.unwrap();
+    let error = loop {
+        if let Err(error) = timeout(DEADLINE, capture.next()).await.expect("an answer") {
+            break error;
+        }
+    };
+    assert!(error.to_string().contains("truncated") && !error.is_transient(), "{error}");
 }
 
 #[tokio::test]
@@ -521,10 +604,14 @@ async fn a_transaction_above_the_limit_is_not_held_and_reads_the_same_a_second_t
             "INSERT INTO t SELECT REPEAT('z', 1000), seq FROM seq_1_to_3000",
             "INSERT INTO plain VALUES (1)",
             "ROLLBACK TO here",
+            "INSERT INTO t VALUES ('again', 0)",
+            "INSERT INTO plain VALUES (2)",
+            "ROLLBACK TO here",
             "INSERT INTO t VALUES ('last', 0)",
         ],
         &["CREATE TABLE made AS SELECT * FROM t"],
     ];
+    let mut other: Option<Streamed> = None;
     for statements in cases {
         let before = tail.at.clone();
         let statements = [&["BEGIN"], statements, &["COMMIT"]].concat();
@@ -542,6 +629,17 @@ async fn a_transaction_above_the_limit_is_not_held_and_reads_the_same_a_second_t
                 let mut changes = Rereading::open(&options, &transaction.gtid, left_out).await.unwrap();
                 while let Some(change) = timeout(DEADLINE, changes.next()).await.unwrap().unwrap() {
                     transaction.changes.push(change);
+                }
+                // As if it had been another the first time.
+                if let Some(other) = other.replace(left_out.clone()) {
+                    let mut changes = Rereading::open(&options, &transaction.gtid, &other).await.unwrap();
+                    let error = loop {
+                        match timeout(DEADLINE, changes.next()).await.unwrap() {
+                            Ok(change) => assert!(change.is_some(), "it ended as if it were whole"),
+                            Err(error) => break error,
+                        }
+                    };
+                    assert!(matches!(error, CaptureError::ReadOtherwise { .. }), "{error}");
                 }
                 streamed += 1;
             }
