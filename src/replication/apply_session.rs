@@ -296,10 +296,12 @@ impl ApplySession {
                 let mut answers = self.conn.query_iter(text).await?;
                 answers.next().await?;
                 let has_moved = answers.affected_rows() == 1;
-                answers.drop_result().await?;
+                let rows = answers.drop_result().await;
+                // Rows that are here already fail: not they are what is wrong then.
                 if !has_moved {
                     return Err(ApplyError::Moved);
                 }
+                rows?;
                 FailPoint::RowsWritten.pass();
                 self.write(rest).await?;
             }

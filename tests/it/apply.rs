@@ -127,6 +127,25 @@ async fn a_batch_that_fails_in_the_middle_moves_the_position_to_just_before_it()
     }
 }
 
+/// Its rows are here then, and fail: that is no reason to stop.
+#[tokio::test]
+async fn a_transaction_that_someone_else_has_applied_is_not_a_fault_of_the_data() {
+    let (mut changes, mut slave) = tokio::join!(Changes::start(), Slave::start());
+    slave.apply(&changes.make(&TABLE).await).await;
+    let batch = changes.make(&["INSERT INTO shop.t VALUES (1, 1)"]).await;
+    let last = mark(&batch.transactions[0]);
+    slave.run("INSERT INTO shop.t VALUES (1, 1)").await;
+    let moved = format!("UPDATE towline.position SET seq = {}, gtid = '{}'", last.position.seq, last.gtid);
+    slave.run(&moved).await;
+    let refusal = slave.refusal(&batch).await;
+    assert_eq!(refusal.refusal, PushRefusal::Unavailable, "{refusal:?}");
+    eventually("it knows where it stands", async || match slave.refusal(&batch).await {
+        NotApplied { refusal: PushRefusal::Position, at: Some(at), .. } if at == last => Ok(()),
+        refusal => Err(refusal),
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_client_that_holds_a_lock_is_ended_and_the_whole_batch_applied() {
     let (mut changes, mut slave) =
