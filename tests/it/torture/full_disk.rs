@@ -31,12 +31,14 @@ async fn cluster(master_is_small: bool) -> Option<TestCluster> {
     let cluster = TestCluster::of(master, vec![first, second]).await;
     let mut client = cluster.master().await;
     client.query_drop("CREATE DATABASE shop").await.unwrap();
-    client.query_drop("CREATE TABLE shop.t (id INT PRIMARY KEY AUTO_INCREMENT, filling LONGBLOB)").await.unwrap();
+    client.query_drop("CREATE TABLE shop.t (id INT PRIMARY KEY, filling LONGBLOB)").await.unwrap();
     cluster.wait_equal().await;
     Some(cluster)
 }
 
-const MEGABYTE: &str = "INSERT INTO shop.t (filling) VALUES (REPEAT(RANDOM_BYTES(1024), 1024))";
+fn megabyte(id: u32) -> String {
+    format!("INSERT INTO shop.t VALUES ({id}, REPEAT(RANDOM_BYTES(1024), 1024))")
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slave_without_room_goes_on_when_there_is_some_and_the_others_do_not_wait() {
@@ -44,8 +46,8 @@ async fn a_slave_without_room_goes_on_when_there_is_some_and_the_others_do_not_w
     let [full, other] = &cluster.slaves[..] else { panic!("two slaves") };
     full.fill_disk();
     let mut client = cluster.master().await;
-    for _ in 0..20 {
-        client.query_drop(MEGABYTE).await.unwrap();
+    for id in 0..20 {
+        client.query_drop(megabyte(id)).await.unwrap();
     }
     let master = checksums(&cluster.master).await.unwrap();
     eventually("the other slave", async || match checksums(other).await.unwrap() {
@@ -66,22 +68,29 @@ async fn a_slave_without_room_goes_on_when_there_is_some_and_the_others_do_not_w
 async fn a_master_without_room_loses_nothing_that_it_has_acknowledged() {
     let Some(cluster) = cluster(true).await else { return };
     let mut client = cluster.master().await;
-    let mut acknowledged = 0_u64;
+    let mut acknowledged = Vec::new();
+    for id in 0..5 {
+        client.query_drop(megabyte(id)).await.unwrap();
+        acknowledged.push(id);
+    }
     cluster.master.fill_disk();
-    for _ in 0..20 {
-        match timeout(Duration::from_secs(1), client.query_drop(MEGABYTE)).await {
-            Ok(Ok(())) => acknowledged += 1,
+    for id in 5..25 {
+        match timeout(Duration::from_secs(1), client.query_drop(megabyte(id))).await {
+            Ok(Ok(())) => acknowledged.push(id),
             Ok(Err(_)) => {}
             // The server waits for room, and this session with it.
             Err(_) => break,
         }
     }
-    assert!(acknowledged < 20, "its disk was not full");
+    assert!(acknowledged.len() < 25, "its disk was not full");
     cluster.master.clear_disk();
     cluster.master.kill_server();
     let mut client = eventually("the master", async || cluster.master.connect(CLIENT.0, CLIENT.1).await).await;
-    client.query_drop(MEGABYTE).await.unwrap();
+    client.query_drop(megabyte(25)).await.unwrap();
+    acknowledged.push(25);
     cluster.wait_equal().await;
-    let found: Option<u64> = client.query_first("SELECT COUNT(*) FROM shop.t").await.unwrap();
-    assert!(found > Some(acknowledged), "{acknowledged} were acknowledged before the last one, {found:?} are there");
+    let whole: Vec<u32> = client.query("SELECT id FROM shop.t WHERE LENGTH(filling) = 1 << 20").await.unwrap();
+    for id in &acknowledged {
+        assert!(whole.contains(id), "{acknowledged:?} were acknowledged, {whole:?} are there");
+    }
 }

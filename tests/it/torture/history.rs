@@ -23,7 +23,7 @@ pub(super) struct Sight {
 /// What has happened.
 #[derive(Debug, Default)]
 pub(super) struct History {
-    /// Acknowledged items, by list and place; with the number of their transaction.
+    /// Acknowledged items, by list and place; with the number of their transaction where that became known.
     acknowledged: BTreeMap<(u64, u64), (u64, Option<u64>)>,
     /// Not looked at yet.
     sights: Vec<Sight>,
@@ -39,10 +39,16 @@ pub(super) fn fingerprint(n: u64, item: u64) -> u32 {
 }
 
 impl History {
-    pub(super) fn acknowledged(&mut self, appended: Appended, seq: Option<u64>) {
-        let Appended { k, n, item } = appended;
-        if let Some((other, _)) = self.acknowledged.insert((k, n), (item, seq)) {
+    pub(super) fn acknowledged(&mut self, Appended { k, n, item }: &Appended) {
+        if let Some((other, _)) = self.acknowledged.insert((*k, *n), (*item, None)) {
             self.violated(format!("{item} and {other} were both acknowledged at {n} in list {k}"));
+        }
+    }
+
+    /// The transaction of an acknowledged item has this number.
+    pub(super) fn numbered(&mut self, Appended { k, n, .. }: &Appended, number: u64) {
+        if let Some((_, seq)) = self.acknowledged.get_mut(&(*k, *n)) {
+            *seq = Some(number);
         }
     }
 
@@ -128,7 +134,9 @@ fn the_judge_finds_what_is_wrong() {
     let judged = |told: &[(u64, u64, u64)], seq, list: (u64, u64, u32)| {
         let mut history = History::default();
         for (n, item, seq) in told {
-            history.acknowledged(Appended { k: 1, n: *n, item: *item }, Some(*seq));
+            let appended = Appended { k: 1, n: *n, item: *item };
+            history.acknowledged(&appended);
+            history.numbered(&appended, *seq);
         }
         history.saw(Sight { slave: 0, seq, lists: vec![list] });
         history.judge(&master);

@@ -180,12 +180,15 @@ impl Client {
         }
         conn.query_drop("COMMIT").await?;
         let appended = Appended { k, n, item };
+        // Before anything that may fail.
+        self.shared.history.lock().unwrap().acknowledged(&appended);
         if self.rng.u8(..8) == 0 {
             self.check_promise(&appended).await;
         }
         let gtid: Option<String> = conn.query_first("SELECT @@last_gtid").await?;
-        let seq = gtid.and_then(|gtid| gtid.rsplit('-').next()?.parse().ok());
-        self.shared.history.lock().unwrap().acknowledged(appended, seq);
+        if let Some(seq) = gtid.and_then(|gtid| gtid.rsplit('-').next()?.parse().ok()) {
+            self.shared.history.lock().unwrap().numbered(&appended, seq);
+        }
         Ok(())
     }
 
