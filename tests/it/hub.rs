@@ -15,6 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
+use futures_util::FutureExt;
 use mysql_async::{Conn, prelude::Queryable};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -308,6 +309,38 @@ async fn an_ok_waits_for_as_many_slaves_as_wanted() {
     assert_eq!(hub.position_of("0-1-1"), None, "nothing is known before the master was reached");
     eventually("the master is reached", async || hub.position_of("0-1-7").ok_or("not yet")).await;
     assert_eq!(hub.position_of("9-1-7"), None, "another domain");
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_commit_waits_for_its_slaves_although_the_master_is_not_known_yet() {
+    let (master, a) = tokio::join!(TestServer::start(Role::Master), Slave::start());
+    master.run(&SHOP).await;
+    let options = HubOptions { ack: Ack::All, ack_on_timeout: AckOnTimeout::Error, ..options(&master, &[&a]) };
+    let hub = Hub::start(options.clone()).unwrap();
+    assert_equal(&master, &hub, &[&a]).await;
+    hub.stop().await;
+
+    // The next one can't read who the master is.
+    let (mut locker, mut session) = (master.connect().await, master.connect().await);
+    run(&mut locker, &["LOCK TABLES towline.cluster WRITE"]).await;
+    run(&mut session, &["INSERT INTO shop.t (n) VALUES (1)"]).await;
+    let gtid: Option<String> = session.query_first("SELECT @@last_gtid").await.unwrap();
+    let gtid = gtid.unwrap();
+    let hub = Hub::start(HubOptions { ack_timeout: Duration::from_millis(100), ..options.clone() }).unwrap();
+    assert_eq!(hub.position_of(&gtid), None);
+    let Acknowledgement::Missing { reason, is_error } = hub.acknowledged_gtid(&gtid).await else {
+        panic!("nothing is known of the slave")
+    };
+    assert!(is_error && reason.contains("knew no position"), "{reason}");
+    hub.stop().await;
+
+    let hub = Hub::start(options).unwrap();
+    let mut waiting = hub.acknowledged_gtid(&gtid);
+    assert_eq!((&mut waiting).now_or_never(), None);
+    run(&mut locker, &["UNLOCK TABLES"]).await;
+    assert_eq!(waiting.await, Acknowledgement::Given);
+    assert!(a.applier.progress().mark.position >= hub.position_of(&gtid).unwrap());
     hub.stop().await;
 }
 
