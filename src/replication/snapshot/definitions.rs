@@ -16,9 +16,10 @@ pub(crate) enum DefinitionError {
     #[error(transparent)]
     MySql(#[from] mysql_async::Error),
     #[error(
-        "{0} uses the engine {1}, which knows no moments: run `ALTER TABLE {0} ENGINE=InnoDB`, or move it to another server"
+        "{0} uses the engine {1}, of which no moment can be read for certain: run `ALTER TABLE {0} ENGINE=InnoDB`, or move it \
+         to another server"
     )]
-    NotTransactional(String, String),
+    OtherEngine(String, String),
 }
 
 /// A sequence of MariaDB's.
@@ -50,9 +51,8 @@ pub(super) async fn read(conn: &mut Conn, plan: &mut Plan) -> Result<Vec<Sequenc
                 plan.before.push(plain(&database, create));
                 sequences.push(Sequence { database, place });
             }
-            _ if !matches!(engine.as_str(), "InnoDB" | "ROCKSDB") => {
-                return Err(DefinitionError::NotTransactional(place, engine));
-            }
+            // Others know no moments, or, as MyRocks, do not tell whether a table was put in the place of another.
+            _ if engine != "InnoDB" => return Err(DefinitionError::OtherEngine(place, engine)),
             _ => {
                 let create = show(conn, &format!("TABLE {place}"), 1).await?;
                 plan.before.push(plain(&database, create));

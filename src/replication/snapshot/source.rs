@@ -18,11 +18,12 @@ use tokio::{
 use super::{
     Plan, RowsLine, RowsQuestion, TablePlan,
     definitions::{self, DefinitionError},
-    identity::{Identity, InnodbTables},
+    identity::{self, Identity, InnodbTables},
     leave_log, literal, quoted,
 };
 use crate::replication::{
     NO_LIMITS,
+    back_off::BackOff,
     hub::Shared,
     protocol::{Binary, Family},
 };
@@ -37,6 +38,9 @@ const LEASE: Duration = Duration::from_secs(600);
 const ALIVE_EVERY: Duration = Duration::from_secs(10);
 /// A statement is closed when it has so many bytes.
 const STATEMENT_BYTES: usize = 1 << 20;
+/// How often a connection beside the sessions is tried: a server that has no room for it for a moment is no reason to lose
+/// the snapshot.
+const TRIES: u32 = 8;
 /// How long the server may wait for the schema changes and commits that are under way, in seconds.
 const LOCK_WAIT_SECONDS: u32 = 10;
 
@@ -115,15 +119,32 @@ impl Live {
             read?;
             drop(reading);
         } else {
-            Conn::new(self.mysql.clone()).await?.query_drop(format!("KILL QUERY {id}")).await?;
+            if let Err(error) = self.end_query(id).await {
+                tracing::debug!(%error, "rows that nobody waits for are read to their end");
+            }
             or_killed(reading.await)?;
-            // It may have come too late for the query, and then is for whatever comes next.
+            // The end may have come too late for the query, and then is for whatever comes next.
             or_killed(session.query_drop("DO 0").await.map_err(ReadError::from))?;
         }
         // The table is free for schema changes again.
         session.query_drop("ROLLBACK TO SAVEPOINT before_table").await?;
         self.sessions.lock().push(session);
         Ok(())
+    }
+
+    async fn end_query(&self, session: u32) -> mysql_async::Result<()> {
+        self.connect_beside().await?.query_drop(format!("KILL QUERY {session}")).await
+    }
+
+    async fn connect_beside(&self) -> mysql_async::Result<Conn> {
+        let mut back_off = BackOff::new();
+        for _ in 1..TRIES {
+            match Conn::new(self.mysql.clone()).await {
+                Ok(conn) => return Ok(conn),
+                Err(_) => sleep(back_off.wait()).await,
+            }
+        }
+        Conn::new(self.mysql.clone()).await
     }
 
     async fn read_rows(
@@ -135,9 +156,10 @@ impl Live {
         let table = &self.plan.tables[question.table];
         let rows = session.exec_iter(select(table, &question.after), ()).await?;
         // The session holds the table in its place from here on.
-        let mut beside = Conn::new(self.mysql.clone()).await?;
-        let now = InnodbTables::read(&mut beside, self.plan.family == Some(Family::MariaDb)).await?;
-        if now.identity(table) != self.identities[question.table] {
+        let mut beside = self.connect_beside().await?;
+        let is_mariadb = self.plan.family == Some(Family::MariaDb);
+        let now = InnodbTables::read(&mut beside, is_mariadb, &identity::prefix(table)).await?;
+        if !self.identities[question.table].is_still(&now.identity(table)) {
             return Err(ReadError::Replaced);
         }
         Ok(send_rows(rows, table, lines).await?)
@@ -180,7 +202,7 @@ impl Snapshots {
         definitions::accounts(&mut accounts, is_mariadb, &mut plan.before).await?;
         let mut reader = Conn::new(opts.clone()).await?;
         let sequences = definitions::read(&mut reader, &mut plan).await?;
-        let tables = InnodbTables::read(&mut reader, is_mariadb).await?;
+        let tables = InnodbTables::read(&mut reader, is_mariadb, "").await?;
         let identities = plan.tables.iter().map(|table| tables.identity(table)).collect();
         for lock in locks(is_mariadb).commits {
             guard.query_drop(*lock).await?;

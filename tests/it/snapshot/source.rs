@@ -75,6 +75,49 @@ async fn rows_of_a_table_that_was_put_in_the_place_of_another_never_travel() {
     }
 }
 
+#[tokio::test]
+async fn a_snapshot_outlives_new_tables_and_a_server_without_room() {
+    let (master, http) = TestHttp::master().await;
+    let mut conn = master.connect().await;
+    master
+        .run(&[
+            "CREATE DATABASE `ä`",
+            "CREATE TABLE `ä`.`ä b` (i INT PRIMARY KEY)",
+            "INSERT INTO `ä`.`ä b` VALUES (1)",
+            "CREATE TABLE `ä`.`ä c` (i INT PRIMARY KEY)",
+        ])
+        .await;
+    let plan = begin(&http).await;
+    // The first can't be told by its name from the one that is read.
+    master.run(&["CREATE TABLE `ä`.`ö b` (i INT)", "CREATE TABLE `ä`.`日本` (i INT)", "DROP TABLE `ä`.`ä c`"]).await;
+    let lines = rows(&http, &plan, "ä b").await;
+    assert_eq!((lines.len(), &lines[1]), (2, &json!("end")), "{lines:?}");
+
+    master.run(&["SET GLOBAL max_connections = 10"]).await;
+    let mut held = Vec::new();
+    while let Ok(conn) = Conn::new(master.opts()).await {
+        held.push(conn);
+    }
+    let before = refused(&mut conn).await;
+    let let_go = async {
+        eventually("a connection that is refused", async || match refused(&mut conn).await {
+            now if now > before => Ok(()),
+            now => Err(now),
+        })
+        .await;
+        held.clear();
+    };
+    let (lines, ()) = tokio::join!(rows(&http, &plan, "ä b"), let_go);
+    assert_eq!((lines.len(), &lines[1]), (2, &json!("end")), "{lines:?}");
+}
+
+/// How many connections the server had no room for.
+async fn refused(conn: &mut Conn) -> u64 {
+    let row: Option<(String, u64)> =
+        conn.query_first("SHOW GLOBAL STATUS LIKE 'Connection_errors_max_connections'").await.unwrap();
+    row.unwrap().1
+}
+
 /// A connection that writes until it is told to stop, and for each statement gives its number in the binlog and what it
 /// has written.
 async fn write(
