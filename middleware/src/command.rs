@@ -265,6 +265,11 @@ impl Command {
         Some((types, self.payload.slice(5..)))
     }
 
+    /// The prepared statement that an execute of either kind runs.
+    pub(crate) fn runs(&self) -> Option<&Arc<Prepared>> {
+        self.prepared.as_ref().filter(|_| matches!(self.kind, CommandKind::Execute | CommandKind::BulkExecute))
+    }
+
     fn executed(&self) -> Option<&Arc<Prepared>> {
         self.prepared.as_ref().filter(|_| self.kind == CommandKind::Execute)
     }

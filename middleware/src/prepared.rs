@@ -26,6 +26,8 @@ pub struct Prepared {
     told: Mutex<Bytes>,
     /// A parameter's value was sent by itself, and is not in the execute.
     has_long_data: AtomicBool,
+    /// The execute that runs has got past all that may answer in the server's place.
+    is_sent: AtomicBool,
 }
 
 impl Prepared {
@@ -36,6 +38,7 @@ impl Prepared {
             types: Mutex::default(),
             told: Mutex::default(),
             has_long_data: AtomicBool::new(false),
+            is_sent: AtomicBool::new(false),
         }
     }
 
@@ -59,6 +62,22 @@ impl Prepared {
 
     pub(crate) fn set_long_data(&self, yes: bool) {
         self.has_long_data.store(yes, Relaxed);
+    }
+
+    /// An execute of either kind goes to the server, which forgets long data with it.
+    pub(crate) fn sends(&self) {
+        self.is_sent.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_sent(&self) -> bool {
+        self.is_sent.load(Relaxed)
+    }
+
+    /// An execute has been answered: with what went to the server, its long data has gone.
+    pub(crate) fn answered(&self) {
+        if self.is_sent.swap(false, Relaxed) {
+            self.set_long_data(false);
+        }
     }
 
     pub(crate) fn has_long_data(&self) -> bool {

@@ -141,14 +141,16 @@ mod tests {
     #[tokio::test]
     async fn a_refused_execute_leaves_no_long_data_at_the_server() {
         let refuse: Arc<dyn UserLayer> = Arc::new(from_fn(async |command: Command, next: Next| {
-            if command.kind() == CommandKind::Execute && command.payload().get(5) == Some(&1) {
-                return Ok(Reply::err(ServerError::refused("not with a cursor")));
+            let has_cursor = command.kind() == CommandKind::Execute && command.payload().get(5) == Some(&1);
+            if has_cursor || command.kind() == CommandKind::BulkExecute {
+                return Ok(Reply::err(ServerError::refused("not in this form")));
             }
             next.run(command).await
         }));
         let prepared = Reply::new(Head::Prepared { statement_id: 1, parameters: 1 }, [], None);
         let ok = || Reply::ok(Completion::default());
-        let router = testing::FakeRouter::new([prepared, Reply::none(), ok(), Reply::none(), ok()]);
+        let router =
+            testing::FakeRouter::new([prepared, Reply::none(), ok(), Reply::none(), ok(), Reply::none(), ok()]);
         let session = testing::session(Role::Master);
         let mut service = stack(Role::Master, vec![("refuse".to_owned(), refuse)]).session(&session, router.clone());
         for (packet, calls) in [
@@ -157,7 +159,9 @@ mod tests {
             // Refused; the statement is reset in its place.
             (b"\x17\x01\0\0\0\x01\x01\0\0\0\0\0", 3),
             (b"\x18\x01\0\0\0\0\0long", 4),
-            (b"\x17\x01\0\0\0\0\x01\0\0\0\0\0", 5),
+            (b"\xfa\x01\0\0\0\x80\0\xfd\0\0\x01x", 5),
+            (b"\x18\x01\0\0\0\0\0long", 6),
+            (b"\x17\x01\0\0\0\0\x01\0\0\0\0\0", 7),
         ] {
             let command = Command::new(session.clone(), Bytes::from_static(packet));
             service.ready().await.expect("a session").call(command).await.expect("a reply");

@@ -253,8 +253,7 @@ impl<F: Future<Output = Result<Reply, Error>>> Future for ClassifyFuture<F> {
         let this = self.project();
         let reply = ready!(this.inner.poll(cx))?;
         if let Some(statement) = this.executing.take() {
-            // The server forgets long data with each execute.
-            statement.set_long_data(false);
+            statement.answered();
         }
         if let (Head::Prepared { statement_id, parameters }, Some((statements, statement))) =
             (reply.head(), this.preparing.take())

@@ -202,7 +202,12 @@ where
                 }
                 GuardFuture::Refused { reply: future::ready(Ok(Reply::err(error))) }
             }
-            None => GuardFuture::Passed { doubt: self.doubt(&command), inner: self.inner.call(command) },
+            None => {
+                if let Some(prepared) = command.runs() {
+                    prepared.sends();
+                }
+                GuardFuture::Passed { doubt: self.doubt(&command), inner: self.inner.call(command) }
+            }
         }
     }
 }

@@ -10,8 +10,8 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{
-            AtomicBool, AtomicU64,
-            Ordering::{Acquire, Relaxed, Release},
+            AtomicU64,
+            Ordering::{Acquire, Release},
         },
     },
     task::{Context, Poll},
@@ -23,8 +23,8 @@ use tokio::sync::watch;
 use tower::{Layer, Service, util::BoxService};
 
 use crate::{
-    BoxSessionService, Command, CommandKind, Error, LayerError, Prepared, Reply, Router, Session, UserLayer,
-    setup::Hooks,
+    BoxSessionService, Command, CommandKind, Error, Intent, LayerError, Plan, Prepared, Reply, Router, Session,
+    UserLayer, setup::Hooks,
 };
 
 /// A layer at its place.
@@ -177,7 +177,6 @@ impl<S: Router> Layer<S> for UserLayers {
             number: 0,
             _use: watch::Sender::new(()).subscribe(),
             inner: Arc::new(Mutex::new(inner)),
-            has_executed: Arc::default(),
             boxed: None,
             session: None,
         };
@@ -194,8 +193,6 @@ pub struct User<S> {
     _use: watch::Receiver<()>,
     /// Each generation is built around it anew.
     inner: Arc<Mutex<S>>,
-    /// Whether an execute has gone past the layers since this was last taken back.
-    has_executed: Arc<AtomicBool>,
     boxed: Option<BoxSessionService>,
     session: Option<Arc<Session>>,
 }
@@ -211,8 +208,7 @@ impl<S: Router> User<S> {
             self.boxed = None;
             return;
         }
-        let innermost: BoxSessionService =
-            BoxService::new(Sealed { inner: self.inner.clone(), has_executed: self.has_executed.clone() });
+        let innermost: BoxSessionService = BoxService::new(Sealed { inner: self.inner.clone() });
         self.boxed = Some(layers.iter().rev().fold(innermost, |inner, layer| layer.wrap(inner)));
     }
 
@@ -231,7 +227,6 @@ impl<S> fmt::Debug for User<S> {
 /// since a layer has answered an earlier command.
 struct Sealed<S> {
     inner: Arc<Mutex<S>>,
-    has_executed: Arc<AtomicBool>,
 }
 
 fn lock<S>(inner: &Mutex<S>) -> std::sync::MutexGuard<'_, S> {
@@ -249,9 +244,6 @@ impl<S: Router> Service<Command> for Sealed<S> {
     }
 
     fn call(&mut self, mut command: Command) -> S::Future {
-        if command.kind() == CommandKind::Execute {
-            self.has_executed.store(true, Relaxed);
-        }
         if command.plan().is_none() {
             command.classify();
         }
@@ -282,19 +274,15 @@ impl<S: Router> Service<Command> for User<S> {
         }
         match &mut self.boxed {
             Some(boxed) => {
-                let long_data = command
-                    .prepared()
-                    .filter(|prepared| command.kind() == CommandKind::Execute && prepared.has_long_data());
-                let Some(prepared) = long_data.cloned() else {
+                let Some(prepared) = command.runs().filter(|prepared| prepared.has_long_data()).cloned() else {
                     return UserFuture::Boxed { inner: boxed.call(command) };
                 };
-                self.has_executed.store(false, Relaxed);
                 let reset = reset(&command);
                 let answer = boxed.call(command);
-                let (inner, has_executed) = (self.inner.clone(), self.has_executed.clone());
+                let inner = self.inner.clone();
                 let answered = async move {
                     let reply = answer.await?;
-                    if !has_executed.load(Relaxed) {
+                    if !prepared.is_sent() {
                         forget_long_data(&inner, &prepared, reset).await?;
                     }
                     Ok(reply)
@@ -310,7 +298,10 @@ impl<S: Router> Service<Command> for User<S> {
 fn reset(execute: &Command) -> Command {
     let mut payload = execute.payload().slice(..5.min(execute.payload().len())).to_vec();
     payload[0] = CommandKind::ResetStatement.to_byte();
-    Command::new(execute.session().clone(), payload.into())
+    let mut reset = Command::new(execute.session().clone(), payload.into());
+    // A slave's guard refuses what has no plan.
+    reset.classified(Arc::new(Plan::bare(Intent::SessionState, "command byte")));
+    reset
 }
 
 /// A server forgets a parameter's long data when it has executed the statement. Where a layer has answered in its place,
