@@ -31,7 +31,7 @@ pub(crate) fn learn_collation(session: &Session, id: u16) {
 /// The part of MySQL's statement that both roles have.
 macro_rules! report_to_mysql_fence {
     () => {
-        "session_track_system_variables=\
+        "session_track_schema=1,session_track_system_variables=\
          IF(@@session_track_system_variables='*','*',CONCAT_WS(',',NULLIF(@@session_track_system_variables,''),\
          IF(FIND_IN_SET('character_set_client',REPLACE(@@session_track_system_variables,' ','')),NULL,\
          'character_set_client'),\
@@ -58,19 +58,21 @@ impl Fence {
         }
     }
 
-    /// The one statement that puts it up. It also has the server report what classification hangs on, from the start:
-    /// a variable that is set is reported, be it to the value that it has. A client may have taken these off the list;
-    /// `*` is every variable and takes no other beside it, and MySQL takes no name twice. MariaDB tells of its sql_mode
-    /// by the status flags, MySQL only by reports.
+    /// The one statement that puts it up. It also has the server report what classification and layers hang on: the
+    /// default schema, and variables, these from the start: one that is set is reported, be it to the value that it has.
+    /// A client may have taken these off the list; `*` is every variable and takes no other beside it, and MySQL takes no
+    /// name twice. MariaDB tells of its sql_mode by the status flags, MySQL only by reports.
     pub(crate) fn statement(self, mariadb: bool) -> &'static str {
         match (self, mariadb) {
             (Self::ReportCommits, true) => {
-                "SET SESSION session_track_system_variables=IF(@@session_track_system_variables='*','*',\
+                "SET SESSION session_track_schema=1,\
+                 session_track_system_variables=IF(@@session_track_system_variables='*','*',\
                  CONCAT_WS(',',NULLIF(@@session_track_system_variables,''),'character_set_client,last_gtid')),\
                  character_set_client=@@character_set_client"
             }
             (Self::ReadOnly, true) => {
-                "SET SESSION tx_read_only=1,session_track_system_variables=IF(@@session_track_system_variables='*','*',\
+                "SET SESSION tx_read_only=1,session_track_schema=1,\
+                 session_track_system_variables=IF(@@session_track_system_variables='*','*',\
                  CONCAT_WS(',',NULLIF(@@session_track_system_variables,''),'character_set_client')),\
                  character_set_client=@@character_set_client"
             }
