@@ -27,7 +27,7 @@ mod shape;
 mod tests;
 mod verdict;
 
-pub(crate) use protected::{contains_ignoring_case, contains_name};
+pub(crate) use protected::{contains_ignoring_case, contains_name, is_name};
 
 use std::{
     collections::HashSet,

@@ -75,10 +75,9 @@ pub(super) fn logging_reason(name: &[u8]) -> String {
 
 /// Why a stored program that names this is refused, if it is.
 pub(super) fn hides_writes_in_program(name: &[u8]) -> Option<String> {
-    let name = name.trim_ascii_end();
     TELLING
         .iter()
-        .find(|telling| begins_with(name, telling.as_bytes(), true))
+        .find(|telling| is_name(name, telling.as_bytes()))
         .map(|telling| format!("a stored program that sets {telling} could hide writes from replication"))
 }
 
@@ -101,8 +100,14 @@ pub(super) fn hides_writes_in_doubt(sql: &[u8]) -> Option<String> {
     ))
 }
 
-/// Whether a text may have this name, which has an underscore, in it as the server reads names: in any case, and on
-/// MySQL (utf8mb3_general_ci) with or without accents.
+/// Whether this whole name may be that one as the server reads names: in any case, on MySQL (utf8mb3_general_ci) with or
+/// without accents, and with spaces at its end.
+pub(crate) fn is_name(found: &[u8], name: &[u8]) -> bool {
+    begins_with(found.trim_ascii_end(), name, true)
+}
+
+/// Whether a text may have this name in it as the server reads names (see [`is_name`]). Only a name with an underscore is
+/// ever found: it is what is looked for.
 pub(crate) fn contains_name(text: &[u8], name: &[u8]) -> bool {
     // No letter is an underscore without its accent, so there is one: in a long text only they are looked at.
     let Some(anchor) = name.iter().position(|byte| *byte == b'_') else { return false };
@@ -185,6 +190,10 @@ mod tests {
         for text in [&b"sql_l\xf6g_bin"[..], b"sql_l\xf6\xf0_bin", b"sql_log_bi\x81\x30\x8b\x38 = 0"] {
             assert!(contains_name(text, b"sql_log_bin"), "{text:?}");
         }
+        for (found, name) in [("Tenant\u{ed}d", "tenantid"), ("\u{212a}unde ", "kunde"), ("\u{212a}UND\u{e9}", "kunde")]
+        {
+            assert!(is_name(found.as_bytes(), name.as_bytes()), "{found}");
+        }
         assert!(hides_writes_in_program(b"sql_log_bin ").is_some());
         assert!(hides_writes_in_program("sql_log_b\u{ed}n".as_bytes()).is_some());
     }
@@ -204,6 +213,7 @@ mod tests {
             assert_eq!(hides_writes_in_doubt(text.as_bytes()), None);
             assert!(!contains_name(text.as_bytes(), b"session_track"));
         }
+        assert!(!is_name("tenant\u{ed}ds".as_bytes(), b"tenantid") && !is_name(b"tenanti", b"tenantid"));
         assert!(hides_writes_in_program(b"sql_log_bin_of_mine").is_none());
     }
 

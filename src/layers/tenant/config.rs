@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::Deserialize;
 use towline_middleware::{LayerProblem, LayerSetup};
 
-use crate::classify::contains_name;
+use crate::classify::is_name;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,7 +56,10 @@ enum InvalidTenant {
     NeitherOrBoth { index: usize },
     #[error("tenant[{index}]: `{text}` has more than letters, digits, `_`, `-`, `.` and `:`, or nothing")]
     Value { index: usize, text: String },
-    #[error("tenant[{index}]: `{text}` and `{other}` are the same to a column that leaves case out of account")]
+    #[error(
+        "tenant[{index}]: `{text}` and `{other}` are the same to a column of numbers, or to one that leaves case out of \
+         account"
+    )]
     SameValue { index: usize, text: String, other: String },
 }
 
@@ -105,7 +108,6 @@ const METADATA: &[&str] = &[
     "routines",
     "schema_privileges",
     "schemata",
-    "session_status",
     "session_variables",
     "statistics",
     "table_constraints",
@@ -154,7 +156,7 @@ impl Tenants {
             let text = owner.value().unwrap_or_default();
             let is_same = |other: &&Owner| {
                 let other = other.value().unwrap_or_default();
-                other != text && other.eq_ignore_ascii_case(text)
+                other != text && (other.eq_ignore_ascii_case(text) || is_same_number(other, text))
             };
             if let Some(other) = owners.values().find(is_same) {
                 let (text, other) = (text.to_owned(), other.value().unwrap_or_default().to_owned());
@@ -200,10 +202,9 @@ impl Tenants {
         self.shared.iter().any(|(own_schema, own)| own_schema == schema && own == table)
     }
 
-    /// Whether this may name the tenant's column: in any case, and where it is not all ASCII in any letters.
+    /// Whether this may name the tenant's column.
     pub(super) fn is_column(&self, name: &[u8]) -> bool {
-        let own = self.column.as_bytes();
-        if name.is_ascii() { name.eq_ignore_ascii_case(own) } else { contains_name(name, own) }
+        is_name(name, self.column.as_bytes())
     }
 }
 
@@ -220,6 +221,16 @@ fn owner(index: usize, value: Option<ValueOption>, schema: Option<String>) -> Re
     }
     // Always in quotes: compared with a number, a text of letters would be 0, and `7a` would be 7.
     Ok(Owner::Value { literal: format!("'{text}'"), value: text })
+}
+
+/// Whether two texts are one number, as `7` and `07` are.
+fn is_same_number(one: &str, other: &str) -> bool {
+    let whole = |text: &str| text.parse::<i128>().ok();
+    let number = |text: &str| text.parse::<f64>().ok().filter(|number| number.is_finite());
+    match (whole(one), whole(other)) {
+        (Some(one), Some(other)) => one == other,
+        _ => number(one).is_some_and(|one| number(other) == Some(one)),
+    }
 }
 
 fn is_plain(text: &str, signs: &str) -> bool {

@@ -58,14 +58,28 @@ impl Rewrite<'_> {
     fn set(&mut self, at: usize, end: usize) -> Result<usize, Refusal> {
         let text = self.text;
         let behind = self.assignments(at, end)?;
-        let is_there = (at..behind).any(|at| {
-            text.is_sign(at + 1, &["=", ":="]) && text.name(at).is_some_and(|name| self.tenants.is_column(&name))
-        });
-        if !is_there {
+        if !self.sets_column(at, behind) {
             let set = format!("`{}` = {}, ", self.tenants.column, self.owner.literal());
             self.insert(text.start_of(at), set);
         }
         Ok(behind)
+    }
+
+    /// Whether one of these assignments is that of the tenant's column. What comes back stands behind RETURNING.
+    fn sets_column(&self, mut at: usize, end: usize) -> bool {
+        let (text, mut begins) = (self.text, true);
+        while at < end && !text.is(at, "RETURNING") {
+            let mut last = at;
+            while text.kind(last + 1) == Kind::Dot {
+                last += 2;
+            }
+            if begins && text.name(last).is_some_and(|name| self.tenants.is_column(&name)) {
+                return true;
+            }
+            begins = text.kind(at) == Kind::Comma;
+            at = if text.kind(at) == Kind::Open { text.close(at) + 1 } else { at + 1 };
+        }
+        false
     }
 
     /// From the columns on, to behind the rows, or to the query, which `tail` looks through.
@@ -102,8 +116,28 @@ impl Rewrite<'_> {
                 "leave the tenant's column out, name the columns of the SELECT, and use no UNION",
             ));
         }
+        if self.orders_by_number(at, end) {
+            return Err(Refusal::form("an INSERT of rows in order by the number of a column", "name the column"));
+        }
         self.insert(text.start_of(list), format!("{literal}, "));
         Ok(at)
+    }
+
+    /// Whether GROUP BY or ORDER BY names a column by its number, which another column in front of it would shift.
+    fn orders_by_number(&self, mut at: usize, end: usize) -> bool {
+        let (text, mut is_by, mut begins) = (self.text, false, false);
+        while at < end {
+            let is_open = text.kind(at) == Kind::Open;
+            if begins && text.kind(at) == Kind::Number {
+                return true;
+            }
+            let is_limit = text.is_any(at, &["HAVING", "WINDOW", "LIMIT", "OFFSET"]);
+            is_by = (is_by || text.is(at, "BY")) && !is_limit;
+            at = if is_open && !begins { text.close(at) } else { at };
+            begins = is_by && (text.is(at, "BY") || text.kind(at) == Kind::Comma || begins && is_open);
+            at += 1;
+        }
+        false
     }
 
     /// Which of the columns is the tenant's, counted from 0.
@@ -143,12 +177,11 @@ impl Rewrite<'_> {
     /// Behind the rows: ON DUPLICATE KEY UPDATE, or what comes back.
     fn tail(&mut self, at: usize, table: (String, String)) -> Result<(), Refusal> {
         let (text, end) = (self.text, self.text.end());
-        let is_update = |at: &usize| text.is(*at, "DUPLICATE") && text.is(at + 1, "KEY") && text.is(at + 2, "UPDATE");
-        let Some(update) = (at..end).find(is_update) else { return self.scope(at, end) };
-        self.scope(at, update)?;
+        let Some(duplicates) = (at..end).find(|at| self.begins_duplicates(*at)) else { return self.scope(at, end) };
+        self.scope(at, duplicates)?;
         self.keyed = Some(table);
-        let behind = self.assignments(update + 3, end)?;
-        if behind < end && !text.is(behind, "RETURNING") {
+        let behind = self.assignments(duplicates + 4, end)?;
+        if !text.is(duplicates + 3, "UPDATE") || behind < end {
             return Err(Refusal::unknown(text, behind, "ON DUPLICATE KEY UPDATE"));
         }
         Ok(())

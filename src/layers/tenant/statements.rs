@@ -7,43 +7,11 @@ use super::{
     tables::{Condition, From, Rewrite},
 };
 
-/// What SHOW may show: none of it is made of rows.
-const SHOWN: &[&str] = &[
-    "CHARACTER",
-    "CHARSET",
-    "COLLATION",
-    "COLUMNS",
-    "CREATE",
-    "DATABASES",
-    "ENGINES",
-    "EVENTS",
-    "EXTENDED",
-    "FIELDS",
-    "FULL",
-    "FUNCTION",
-    "GLOBAL",
-    "GRANTS",
-    "INDEX",
-    "INDEXES",
-    "KEYS",
-    "LOCAL",
-    "PLUGINS",
-    "PRIVILEGES",
-    "PROCEDURE",
-    "SCHEMAS",
-    "SESSION",
-    "STATUS",
-    "STORAGE",
-    "TABLE",
-    "TABLES",
-    "TRIGGERS",
-    "VARIABLES",
-];
-
 impl Rewrite<'_> {
     /// Rewrites the whole statement.
     pub(super) fn statement(&mut self) -> Result<(), Refusal> {
         let (text, end) = (self.text, self.text.end());
+        self.refuse_forbidden()?;
         let at = if text.is(0, "WITH") { self.with()? } else { 0 };
         let is_with = at > 0;
         if text.is(at, "SELECT") || text.kind(at) == Kind::Open {
@@ -78,14 +46,8 @@ impl Rewrite<'_> {
             () if text.is(0, "BEGIN") => end == 1 || text.is(1, "WORK") && end == 2,
             () if text.is_any(0, &["START", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE"]) => !has_query,
             () if text.is(0, "USE") => end == 2,
-            () if text.is(0, "SHOW") => text.is_any(1, SHOWN) && !has_query,
-            () if text.is_any(0, &["DESCRIBE", "DESC", "EXPLAIN"]) => {
-                // A table, perhaps a schema before it, and perhaps a column behind it.
-                (2..=5).contains(&end)
-                    && (1..end).all(|at| matches!(text.kind(at), Kind::Word | Kind::Name | Kind::Quoted | Kind::Dot))
-                    && !text.is_any(1, &["TABLE", "FOR", "ANALYZE"])
-                    && !has_query
-            }
+            () if text.is(0, "SHOW") => self.shows_no_rows() && !has_query,
+            () if text.is_any(0, &["DESCRIBE", "DESC", "EXPLAIN"]) => self.describes_table() && !has_query,
             () => false,
         };
         if !is_allowed {
@@ -96,8 +58,12 @@ impl Rewrite<'_> {
             return self.schema_may_be(&name.unwrap_or_default());
         }
         self.calls_own_functions(0)?;
-        // SHOW TABLE STATUS and its like name no rows.
-        if text.is(0, "SHOW") { Ok(()) } else { self.scope(0, end) }
+        if text.is(0, "SET") {
+            self.sets_own_session()?;
+        }
+        // SHOW TABLE STATUS and its like name no rows, but a condition behind them may ask for some.
+        let first = if text.is(0, "SHOW") { (0..end).find(|at| text.kind(*at) == Kind::Open) } else { Some(0) };
+        self.scope(first.unwrap_or(end), end)
     }
 
     /// Whether the tenant may make this the default schema.
@@ -199,12 +165,18 @@ impl Rewrite<'_> {
             at = self.step(at)?;
         }
         let mut from = From::default();
+        let changes = std::mem::replace(&mut self.changes, false);
         if at < end && text.is(at, "FROM") {
             from = self.tables(at + 1, end)?;
             at = from.end;
+            let goes_on = text.is(at, "ON") && !self.begins_duplicates(at);
+            if at < end && (goes_on || text.is(at, "USING") || text.kind(at) == Kind::Comma) {
+                return Err(Refusal::unknown(text, at, "a list of tables"));
+            }
         }
         let condition = self.condition(at, end)?;
         self.filter_query(&from, condition)?;
+        self.changes = changes;
         at = condition.end;
         while at < end && !self.begins_other_query(at) {
             if text.is_any(at, &["FROM", "WHERE", "SELECT", "JOIN"]) {
@@ -238,7 +210,7 @@ impl Rewrite<'_> {
     /// Behind UPDATE.
     fn update(&mut self, at: usize) -> Result<(), Refusal> {
         let (text, end) = (self.text, self.text.end());
-        let from = self.tables(text.skip(at, &["LOW_PRIORITY", "IGNORE"]), end)?;
+        let from = self.changed_tables(text.skip(at, &["LOW_PRIORITY", "IGNORE"]), end)?;
         if !text.is(from.end, "SET") {
             return Err(Refusal::unknown(text, from.end, "UPDATE"));
         }
@@ -246,10 +218,20 @@ impl Rewrite<'_> {
         self.change(&from, at)
     }
 
-    /// `a = 1, b = …`; returns the place behind. The tenant's column may only become what it is.
+    /// The tables of an UPDATE or DELETE. What WITH has named is none of them: no server changes it, and where one takes
+    /// the name for a table's after all, its rows are anybody's.
+    fn changed_tables(&mut self, at: usize, end: usize) -> Result<From, Refusal> {
+        self.changes = true;
+        let from = self.tables(at, end);
+        self.changes = false;
+        from
+    }
+
+    /// `a = 1, b = …`; returns the place behind. The tenant's column may only become what it is. RETURNING ends nothing:
+    /// to MySQL it is a name.
     pub(super) fn assignments(&mut self, mut at: usize, end: usize) -> Result<usize, Refusal> {
         let text = self.text;
-        while at < end && !self.ends_tables(at) && !text.is(at, "RETURNING") {
+        while at < end && !self.ends_tables(at) {
             if self.owner.value().is_some()
                 && text.is_sign(at + 1, &["=", ":="])
                 && let Some(name) = text.name(at)
@@ -295,7 +277,7 @@ impl Rewrite<'_> {
         if text.is(at, "FROM") {
             let ends = |at: &usize| text.is_any(*at, &["USING", "WHERE", "ORDER", "LIMIT", "RETURNING"]);
             let Some(using) = (at..end).find(ends).filter(|at| text.is(*at, "USING")) else {
-                let from = self.tables(at + 1, end)?;
+                let from = self.changed_tables(at + 1, end)?;
                 if from.members != 1 {
                     return Err(Refusal::unknown(text, from.end, "DELETE"));
                 }
@@ -309,7 +291,7 @@ impl Rewrite<'_> {
             self.targets(at, from)?;
             at = from;
         }
-        let from = self.tables(at + 1, end)?;
+        let from = self.changed_tables(at + 1, end)?;
         self.change(&from, from.end)
     }
 

@@ -23,6 +23,8 @@ pub(super) struct Rewrite<'a> {
     pub(super) with_names: Vec<Cow<'a, [u8]>>,
     /// Tables that were replaced by what is chosen of them.
     derived: Vec<(String, String)>,
+    /// Whether the tables that are read now are those of an UPDATE or DELETE, of which it may change rows.
+    pub(super) changes: bool,
     /// Whether rows are kept out.
     pub(super) filters: bool,
     /// The parameters, counted from 0, that must be the tenant's own value.
@@ -68,6 +70,13 @@ struct TableRef {
     table: String,
 }
 
+/// A name that is put into the text again: in other character sets the bytes of an edit could be other names.
+fn utf8(name: &[u8]) -> Result<&str, Refusal> {
+    std::str::from_utf8(name).map_err(|_| {
+        Refusal::form("a name of a table, or in the place of one, that is no UTF-8", "write it in letters of ASCII")
+    })
+}
+
 /// Words that begin a join, besides LEFT and RIGHT, which are functions too.
 const JOINS: [&str; 5] = ["JOIN", "INNER", "CROSS", "NATURAL", "STRAIGHT_JOIN"];
 
@@ -82,6 +91,7 @@ impl<'a> Rewrite<'a> {
             edits: Vec::new(),
             with_names: Vec::new(),
             derived: Vec::new(),
+            changes: false,
             filters: false,
             own_parameters: Vec::new(),
             keyed: None,
@@ -205,6 +215,9 @@ impl<'a> Rewrite<'a> {
             (at, has_more) = (self.names(at + 1)?, true);
         }
         let (behind, alias) = self.alias(at)?;
+        if let Some(alias) = alias {
+            utf8(text.bytes(alias))?;
+        }
         at = behind;
         while text.is_any(at, &["USE", "IGNORE", "FORCE"]) && text.is_any(at + 1, &["INDEX", "KEY"]) {
             at = text.skip(at + 2, &["FOR", "JOIN", "ORDER", "GROUP", "BY"]);
@@ -226,22 +239,27 @@ impl<'a> Rewrite<'a> {
         schema: Option<&[u8]>,
         name: &[u8],
     ) -> Result<Option<(String, String)>, Refusal> {
-        let is_new = self.with_names.iter().any(|own| **own == *name) || name.eq_ignore_ascii_case(b"dual");
-        if schema.is_none() && is_new {
+        let is_with_name = self.with_names.iter().any(|own| **own == *name);
+        if schema.is_none() && is_with_name && self.changes {
+            return Err(Refusal::form("a change of what WITH has named", "give it a name that no table has"));
+        }
+        if schema.is_none() && (is_with_name || self.text.is(at, "DUAL")) {
             return Ok(None);
         }
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let (asked_schema, table) = (schema.map_or_else(|| self.session.schema().to_string(), text), text(name));
-        match self.owner {
-            Owner::Schema(own) if schema.is_none() || asked_schema == *own => {
-                if asked_schema != *own {
-                    self.insert(self.text.start_of(at), format!("`{own}`."));
-                }
-                Ok(None)
+        if let Owner::Schema(own) = self.owner
+            && schema.is_none_or(|schema| schema == own.as_bytes())
+        {
+            if schema.is_none() && *self.session.schema() != **own {
+                self.insert(self.text.start_of(at), format!("`{own}`."));
             }
-            Owner::Value { .. } if self.tenants.is_divided(&asked_schema, &table) => Ok(Some((asked_schema, table))),
-            _ if self.tenants.is_shared(&asked_schema, &table) => Ok(None),
-            _ => Err(Refusal::Table { schema: asked_schema, table }),
+            return Ok(None);
+        }
+        let asked = schema.map(utf8).transpose()?.map_or_else(|| self.session.schema().to_string(), str::to_owned);
+        let table = utf8(name)?.to_owned();
+        match self.owner {
+            Owner::Value { .. } if self.tenants.is_divided(&asked, &table) => Ok(Some((asked, table))),
+            _ if self.tenants.is_shared(&asked, &table) => Ok(None),
+            _ => Err(Refusal::Table { schema: asked, table }),
         }
     }
 
@@ -283,17 +301,24 @@ impl<'a> Rewrite<'a> {
             || self.begins_other_query(at)
             || is_followed("FOR", &["UPDATE", "SHARE"])
             || is_followed("LOCK", &["IN"])
-            || is_followed("ON", &["DUPLICATE"])
+            || self.begins_duplicates(at)
             || is_followed("FETCH", &["FIRST", "NEXT"])
             || (text.is(at, "OFFSET") && matches!(text.kind(at + 1), Kind::Number | Kind::Parameter))
             || (text.is(at, "WINDOW") && text.is(at + 2, "AS") && text.kind(at + 3) == Kind::Open)
     }
 
-    /// Whether UNION or its like stands here.
+    /// Whether ON DUPLICATE KEY stands here. A column may be called `duplicate`, but no name is KEY.
+    pub(super) fn begins_duplicates(&self, at: usize) -> bool {
+        let text = self.text;
+        text.is(at, "ON") && text.is(at + 1, "DUPLICATE") && text.is(at + 2, "KEY")
+    }
+
+    /// Whether UNION or its like stands here. A table or a column may be called `intersect`.
     pub(super) fn begins_other_query(&self, at: usize) -> bool {
         let text = self.text;
         let next = text.skip(at + 1, &["ALL", "DISTINCT"]);
-        let is_query = text.is(next, "SELECT") || text.kind(next) == Kind::Open;
+        let is_within = text.is(next + 1, "SELECT") || text.kind(next + 1) == Kind::Open;
+        let is_query = text.is(next, "SELECT") || text.kind(next) == Kind::Open && is_within;
         text.is_any(at, &["UNION", "EXCEPT", "INTERSECT"]) && is_query
     }
 
@@ -327,7 +352,7 @@ impl<'a> Rewrite<'a> {
 
     /// `WHERE t.tenant_id = '…' AND (…)`: inner joins mean the same wherever a condition stands.
     fn filter_condition(&mut self, from: &From, condition: Condition) {
-        let filters: Vec<_> = from.tables.iter().map(|table| self.equals(table, "=")).collect();
+        let filters: Vec<_> = from.tables.iter().map(|table| self.equals(from, table, "=")).collect();
         if !filters.is_empty() {
             self.put_condition(filters.join(" AND "), "(", ")", condition);
         }
@@ -337,8 +362,8 @@ impl<'a> Rewrite<'a> {
     /// are for indexes; unlike an equality no server carries them into what they stand beside.
     fn guard_condition(&mut self, from: &From, condition: Condition) {
         let table = &from.tables[0];
-        let bounds = format!("{} AND {}", self.equals(table, ">="), self.equals(table, "<="));
-        let open = format!("IF({}, (", self.equals(table, "="));
+        let bounds = format!("{} AND {}", self.equals(from, table, ">="), self.equals(from, table, "<="));
+        let open = format!("IF({}, (", self.equals(from, table, "="));
         self.put_condition(bounds, &open, "), FALSE)", condition);
     }
 
@@ -353,14 +378,19 @@ impl<'a> Rewrite<'a> {
         }
     }
 
-    fn equals(&self, table: &TableRef, sign: &str) -> String {
+    fn equals(&self, from: &From, table: &TableRef, sign: &str) -> String {
         let text = self.text;
         let name = match table.alias {
             Some(alias) => text.bytes(alias),
             None => &text.sql()[text.start_of(table.first)..text.end_of(table.last)],
         };
+        // `item` beside `other.item` is told apart by its schema.
+        let is_like = |other: &&TableRef| other.alias.is_none() && other.table.eq_ignore_ascii_case(&table.table);
+        let is_whole = table.alias.is_some() || table.first < table.last;
+        let is_alone = from.tables.iter().filter(is_like).count() == 1;
+        let schema = if is_whole || is_alone { String::new() } else { format!("`{}`.", table.schema) };
         let (column, value) = (&self.tenants.column, self.owner.literal());
-        format!("{}.`{column}` {sign} {value}", String::from_utf8_lossy(name))
+        format!("{schema}{}.`{column}` {sign} {value}", String::from_utf8_lossy(name))
     }
 
     /// Puts the tenant's rows in the place of a table. Where conditions compute, a limit keeps servers from taking them

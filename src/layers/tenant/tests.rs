@@ -8,7 +8,7 @@ use crate::{classify::SqlClassifier, layers::tests::setup};
 
 fn options() -> serde_json::Value {
     json!({
-        "tables": ["shop.item", "shop.line"],
+        "tables": ["shop.item", "shop.line", "u.item"],
         "shared": ["shop.country"],
         "except": ["admin"],
         "tenant": [{"user": "acme", "value": "acme"}, {"user": "own", "schema": "own"}],
@@ -98,6 +98,28 @@ fn statements_become_those_of_one_tenant() {
         ("INSERT INTO item (id, name) VALUES (1, 'a'), (2, NOW())", {
             "INSERT INTO item (`tenant_id`, id, name) VALUES ('acme', 1, 'a'), ('acme', 2, NOW())".to_owned()
         }),
+        ("INSERT INTO item (id) VALUES (1) ON DUPLICATE KEY UPDATE n = 1 RETURNING id, (SELECT MAX(n) FROM line)", {
+            format!(
+                "INSERT INTO item (`tenant_id`, id) VALUES ('acme', 1) ON DUPLICATE KEY UPDATE n = 1 RETURNING id, (SELECT \
+                 MAX(n) FROM line WHERE line.{T})"
+            )
+        }),
+        ("INSERT item SET id = 1, n = IF(1, tenant_id = 'acme', 0) RETURNING tenant_id = 'acme'", {
+            "INSERT item SET `tenant_id` = 'acme', id = 1, n = IF(1, tenant_id = 'acme', 0) RETURNING tenant_id = 'acme'"
+                .to_owned()
+        }),
+        ("SELECT item.* FROM country JOIN (SELECT 1 AS duplicate) d ON duplicate, item", {
+            format!("SELECT item.* FROM country JOIN (SELECT 1 AS duplicate) d ON duplicate, item WHERE item.{T}")
+        }),
+        ("SELECT shop.item.id FROM item, u.item", {
+            format!("SELECT shop.item.id FROM item, u.item WHERE `shop`.item.{T} AND u.item.{T}")
+        }),
+        ("SELECT item.* FROM (SELECT 1) intersect (a), item", {
+            format!("SELECT item.* FROM (SELECT 1) intersect (a), item WHERE item.{T}")
+        }),
+        ("WITH x AS (SELECT 1) DELETE FROM item WHERE id IN (SELECT * FROM x)", {
+            format!("WITH x AS (SELECT 1) DELETE FROM item WHERE item.{T} AND (id IN (SELECT * FROM x))")
+        }),
         ("INSERT INTO item () VALUES ()", "INSERT INTO item (`tenant_id`) VALUES ('acme')".to_owned()),
         ("INSERT INTO item (tenant_id, id) VALUES ('acme', 1)", {
             "INSERT INTO item (tenant_id, id) VALUES ('acme', 1)".to_owned()
@@ -109,11 +131,20 @@ fn statements_become_those_of_one_tenant() {
                  ON DUPLICATE KEY UPDATE n = 1"
             )
         }),
+        ("INSERT INTO item (id) SELECT id FROM country ORDER BY FIELD(id, 3, 1), id LIMIT 2, 3", {
+            "INSERT INTO item (`tenant_id`, id) SELECT 'acme', id FROM country ORDER BY FIELD(id, 3, 1), id LIMIT 2, 3"
+                .to_owned()
+        }),
         ("SET @a = (SELECT MAX(id) FROM item)", {
             let item = format!("(SELECT * FROM item WHERE {T} LIMIT 18446744073709551615) AS item");
             format!("SET @a = (SELECT MAX(id) FROM {item})")
         }),
         ("SHOW CREATE TABLE item", "SHOW CREATE TABLE item".to_owned()),
+        ("SHOW FULL TABLES", "SHOW FULL TABLES".to_owned()),
+        ("DESCRIBE shop.item name", "DESCRIBE shop.item name".to_owned()),
+        ("SET NAMES latin1, SESSION a = 1, @@session.b = 2, @c := (1, 2)", {
+            "SET NAMES latin1, SESSION a = 1, @@session.b = 2, @c := (1, 2)".to_owned()
+        }),
     ] {
         assert_eq!(rewritten("acme", "shop", sql).as_deref(), Ok(&*wanted), "{sql}");
     }
@@ -177,6 +208,43 @@ fn what_is_not_known_is_refused() {
         "INSERT INTO country (id name)",
         "SELECT 1 FROM country JOIN item USING (SELECT 1)",
         "SHOW FULL PROCESSLIST",
+        "SHOW GLOBAL STATUS",
+        "SHOW STATUS LIKE 'Handler%'",
+        "SHOW CREATE USER CURRENT_USER()",
+        "SHOW GRANTS FOR admin",
+        "SHOW TABLES WHERE EXISTS (TABLE item LIMIT 1)",
+        "SELECT * FROM information_schema.session_status",
+        "SELECT @@warning_count",
+        "SELECT @@session.`error_count`",
+        "SELECT id FROM item LIMIT ROWS EXAMINED 2",
+        "SELECT /*+ SET_VAR(max_join_size = 2) */ id FROM item",
+        "SET GLOBAL max_connections = 1",
+        "SET @a = 1, @@global.max_connections = 1",
+        "SET PERSIST max_connections = 1",
+        "SET @@persist_only.max_connections = 1",
+        "SET PASSWORD = 'x'",
+        "SET DEFAULT ROLE a FOR b",
+        "SET RESOURCE GROUP a",
+        "SET SESSION AUTHORIZATION b",
+        "SET autocommit = 1, SESSION max_join_size = 2",
+        "SET sql_big_selects = 0",
+        "SELECT LOAD_FILE('/etc/passwd')",
+        "SELECT name INTO OUTFILE '/tmp/x' FROM item",
+        "SELECT name FROM item INTO DUMPFILE '/tmp/x'",
+        "SELECT NEXT VALUE FOR s",
+        "SELECT PREVIOUS VALUE FOR s",
+        "SELECT s.nextval",
+        "SELECT LASTVAL(s)",
+        "EXPLAIN DELETE FROM item",
+        "EXPLAIN PARTITIONS DELETE FROM item",
+        "SELECT * FROM `dual`",
+        "WITH item AS (SELECT 1) UPDATE item SET n = 1",
+        "WITH item AS (SELECT 1) DELETE FROM item",
+        "SELECT id FROM item FORCE INDEX FOR ORDER BY (name) JOIN country ON item.n + 1 = 2",
+        "INSERT INTO item (id, n) SELECT id, item FROM line ORDER BY 2",
+        "INSERT INTO item (id, n) SELECT id, item FROM line GROUP BY id, (2)",
+        "INSERT INTO item (id) VALUES (1) ON DUPLICATE KEY UPDATE n = returning, tenant_id = 'b'",
+        "INSERT INTO item (id) VALUES (1) ON DUPLICATE KEY UPDATE n = 1 RETURNING id LIMIT 1",
         "INSERT INTO item VALUES (1, 'b')",
         "INSERT INTO item (id, tenant_id) VALUES (1, 'acme'), (2, 'b')",
         "INSERT INTO item (id, tenant_id) VALUES (1, 'acme' 'b')",
@@ -194,9 +262,26 @@ fn what_is_not_known_is_refused() {
 }
 
 #[test]
+fn names_are_read_as_a_server_reads_them() {
+    let options = json!({"column": "tenantid", "tables": ["shop.item"], "tenant": [{"user": "a", "value": 7}]});
+    let tenants = Tenants::new(&setup("tenant", options)).unwrap();
+    for name in ["tenantid", "TenantId ", "tenant\u{ed}d"] {
+        assert!(tenants.is_column(name.as_bytes()), "{name}");
+    }
+    // What is no UTF-8 can't be put into the text again.
+    let tenants = Tenants::new(&setup("tenant", self::options())).unwrap();
+    let refused = setup("tenant", json!({})).counter("refused", "", &[]);
+    let tenant = Tenant { tenants, number: 1, refused };
+    let sql = Bytes::from_static(b"SELECT \xe9.* FROM item \xe9, item \xef\xbf\xbd");
+    let owner = tenant.tenants.owner("acme").unwrap();
+    assert!(tenant.rewrite(&sql, owner, &session("acme", "shop")).is_err());
+}
+
+#[test]
 fn options_that_can_not_keep_tenants_apart_are_told() {
     for (options, wanted) in [
         (json!({"tenant": [{"user": "a", "value": "x"}, {"user": "b", "value": "X"}]}), "the same to a column"),
+        (json!({"tenant": [{"user": "a", "value": 7}, {"user": "b", "value": "07.0"}]}), "the same to a column"),
         (json!({"tenant": [{"user": "a", "value": "x' OR ''='"}]}), "more than letters"),
         (json!({"tenant": [{"user": "a"}]}), "either `value` or `schema`"),
         (json!({"tenant": [{"user": "a", "value": 1}, {"user": "a", "value": 2}]}), "twice"),

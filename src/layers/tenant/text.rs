@@ -119,6 +119,8 @@ impl<'a> Text<'a> {
                 Kind::Word if self.is_any(at, &["UPDATE", "FROM", "WHERE", "HAVING"]) => {
                     (counts, chosen_at) = (true, depth);
                 }
+                // FORCE INDEX FOR ORDER BY stands before conditions.
+                Kind::Word if at > 0 && self.is(at - 1, "FOR") => {}
                 Kind::Word if depth == chosen_at && self.is_any(at, &["SET", "GROUP", "ORDER", "LIMIT"]) => {
                     counts = false;
                 }

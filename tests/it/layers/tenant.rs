@@ -3,10 +3,15 @@
 use mysql_async::{Conn, prelude::Queryable};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use towline::wire::capability::mariadb;
 use towline_middleware::Role;
 
 use super::code;
-use crate::support::{TestNode, http::answer};
+use crate::support::{
+    TestNode,
+    http::answer,
+    wire_client::{MODERN, Target, WireClient},
+};
 
 const LAYER: &str = "
 [[layer]]
@@ -170,6 +175,13 @@ async fn no_statement_reaches_another_tenants_rows() {
     assert_eq!(text(&mut a, slow, false).await, "");
     let slow = "UPDATE item SET n = 1 WHERE IF(name LIKE '%beta', SLEEP(20), 0) = 1";
     assert_eq!(text(&mut a, slow, false).await, "");
+    // The bytes of a name in another character set are not those of the replacement character.
+    let own = Target::Front(node.mysql_front());
+    let mut raw = WireClient::connect(&own, MODERN, ("a", "secret"), "t").await;
+    raw.run("SET NAMES latin1").await;
+    let reply = raw.command(b"\x03SELECT \xe9.* FROM item \xe9, item \xef\xbf\xbd").await;
+    assert_eq!(reply[0].error_code(), Some(1227), "{reply:?}");
+    assert_eq!(raw.command(b"\x0a").await[0].error_code(), Some(1227), "COM_PROCESS_INFO");
     // A locking read locks, as it would without the layer.
     a.query_drop("BEGIN").await.unwrap();
     a.query_drop("SELECT * FROM item WHERE id = 1 FOR UPDATE").await.unwrap();
@@ -308,7 +320,70 @@ const ATTACKS: &[&str] = &[
     "SELECT * FROM country fetch, item",
     "SELECT NEXT VALUE FOR item",
     "SELECT \"name\" FROM \"item\"",
+    "SELECT item.* FROM country JOIN (SELECT 1 AS duplicate) d ON duplicate, item",
+    "SELECT item.* FROM (SELECT 1) intersect (a), item",
+    "INSERT INTO note (id, text) VALUES (1, 'x') ON DUPLICATE KEY UPDATE text = 'x' RETURNING (SELECT GROUP_CONCAT(name) FROM item)",
+    "INSERT INTO note (id, text) VALUES (1, 'x') ON DUPLICATE KEY UPDATE text = 'x' RETURNING id, (SELECT GROUP_CONCAT(name) FROM item)",
+    "INSERT INTO note (id, text) VALUES (1, 'x') ON DUPLICATE KEY UPDATE text = returning, tenant_id = 'beta'",
+    "SELECT item.id FROM item FORCE INDEX FOR ORDER BY (name) JOIN country ON (@s := CONCAT(IFNULL(@s, ''), name)) = ''",
+    "INSERT INTO note (`tenant_\u{ed}d`, id) VALUES ('beta', 3)",
+    "SHOW FULL PROCESSLIST",
+    "SET PASSWORD = 'x'",
+    "SET GLOBAL general_log = 0",
+    "SELECT LOAD_FILE('/etc/hostname')",
+    "SELECT name INTO OUTFILE 'tenant' FROM item",
+    "SHOW SESSION STATUS LIKE 'Handler%'",
+    "SELECT id FROM item WHERE name > '' LIMIT ROWS EXAMINED 2",
+    "SELECT NEXTVAL(item)",
+    "SELECT PREVIOUS VALUE FOR t.item",
+    "WITH item AS (SELECT 1) UPDATE item SET name = 'stolen'",
+    "WITH item AS (SELECT 1) DELETE FROM item",
+    "EXPLAIN DELETE FROM item",
+    "SELECT * FROM `dual`",
+    "INSERT INTO item (id, n) SELECT id + 1000, item FROM line GROUP BY 2",
 ];
+
+/// Attacks that need more than one command.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_state_of_a_session_opens_another_tenants_rows() {
+    let node = node().await;
+    let mut server = Conn::new(node.server_opts()).await.unwrap();
+    // The node's own question for keys is not cut off.
+    let mut a = client(&node, "a").await;
+    a.query_drop("SET sql_select_limit = 0").await.unwrap();
+    let replace = "REPLACE INTO item (id, name) VALUES (2, 'stolen')";
+    assert_eq!(code(a.query_drop(replace).await), Some(1227));
+    a.query_drop("REPLACE INTO note (id, text) VALUES (1, 'new')").await.unwrap();
+    server.query_drop("ALTER TABLE t.note DROP PRIMARY KEY, ADD UNIQUE (tenant_id(2), id)").await.unwrap();
+    assert_eq!(code(a.query_drop("REPLACE INTO note (id, text) VALUES (1, 'newer')").await), Some(1227));
+
+    // Nobody learns how many rows of others a condition has looked at.
+    let mut a = client(&node, "a").await;
+    assert_eq!(text(&mut a, "SELECT id FROM item WHERE name = 0 ORDER BY id", false).await, "1|3");
+    assert_eq!(a.get_warnings(), 0);
+    let count = text(&mut a, "SHOW VARIABLES LIKE 'warning_count'", false).await;
+    assert_eq!(count, "warning_count,0");
+
+    // The node goes on to know the default schema.
+    a.query_drop("SET session_track_schema = OFF").await.unwrap();
+    a.query_drop("USE c").await.unwrap();
+    assert_eq!(code(a.query_drop("SELECT * FROM item").await), Some(1227));
+
+    // What was sent for an execute that the node refuses is not used by the next.
+    let own = Target::Front(node.mysql_front());
+    let capabilities = u64::from(MODERN) | u64::from(mariadb::STMT_BULK_OPERATIONS) << 32;
+    let mut raw = WireClient::connect(&own, capabilities, ("a", "secret"), "t").await;
+    let prepared = raw.command(b"\x16INSERT INTO item (id, tenant_id) VALUES (?, ?)").await;
+    let id = &prepared[0].payload[1..5];
+    raw.send(0, &[&b"\x18"[..], id, &[1, 0], b"beta"].concat()).await;
+    let bulk = [&b"\xfa"[..], id, &[128, 0, 3, 0, 0xfd, 0, 0, 50, 0, 0, 0, 0, 4], b"beta"].concat();
+    assert_eq!(raw.command(&bulk).await[0].error_code(), Some(1227));
+    let single = [&b"\x17"[..], id, &[0, 1, 0, 0, 0, 0, 1, 3, 0, 0xfd, 0, 51, 0, 0, 0, 5], b"alpha"].concat();
+    let reply = raw.command(&single).await;
+    assert_eq!(reply[0].error_code(), None, "{reply:?}");
+    let owners: Vec<String> = server.query("SELECT tenant_id FROM t.item WHERE id >= 50").await.unwrap();
+    assert_eq!(owners, ["alpha"]);
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_is_prepared_again_when_the_tenants_have_changed() {
