@@ -51,8 +51,8 @@ use self::{
     verdict::Verdict,
 };
 
-/// Templates are cut off behind this.
-const TEMPLATE_BYTES_MAX: usize = 64 * 1024;
+/// Templates, and so texts without their literals, are cut off behind this.
+pub(crate) const TEMPLATE_BYTES_MAX: usize = 64 * 1024;
 /// A text whose literals must be looked at has no more tokens than this.
 const TOKENS_MAX: usize = 4096;
 /// Longer texts with executable comments are not looked through.

@@ -1,6 +1,6 @@
 //! The layers that come with a node, and the place to add others.
 //!
-//! Each is one file, named as in the configuration. They are here and not in `towline_middleware` since they need the
+//! Each is one file or folder, named as in the configuration. They are here and not in `towline_middleware` since they need the
 //! database or the files of the node; what they are made of is what any other crate has, too.
 
 mod audit;
@@ -81,6 +81,8 @@ impl Default for Layers {
             .order("rules", "mirror", "the second server would be asked what a rule has changed or denied")
             .order("mask", "mirror", "masked values would count as differences")
             .order("cache", "mirror", "what is answered from memory would be asked again")
+            .order("mirror", "idempotency", "what a key needs at the server would end the copying of its session")
+            .order("limit", "idempotency", "within the transaction of a key a write passes every limit")
             .order("rules", "idempotency", "a write is known again by the text that was run")
             .order("tenant", "idempotency", "a write is known again by the text that was run")
             .order("cache", "idempotency", "what a key needs at the server would keep the cache from its session")

@@ -14,7 +14,8 @@ pub(super) type Table = (String, String);
 /// Engines whose every change is in the binlog, or done by its rows.
 const ENGINES: [&str; 4] = ["InnoDB", "Aria", "MyISAM", "ROCKSDB"];
 /// Schemas whose tables change by themselves, or never travel.
-const OWN_SCHEMAS: [&str; 5] = ["information_schema", "performance_schema", "mysql", "sys", "towline"];
+pub(in crate::layers) const OWN_SCHEMAS: [&str; 5] =
+    ["information_schema", "performance_schema", "mysql", "sys", "towline"];
 
 /// Asks the server with the node's own account.
 #[derive(Clone, Debug)]

@@ -33,7 +33,7 @@ use towline_middleware::{
     Listening, Next, Part, Reply, Role, UserLayer, from_fn, status,
 };
 
-pub(super) use self::text::is_steady;
+pub(super) use self::{catalog::OWN_SCHEMAS, text::is_steady};
 use self::{
     catalog::{Catalog, Table},
     store::{Found, Key, Store, Stored},

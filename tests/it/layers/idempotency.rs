@@ -5,6 +5,7 @@ use std::sync::Arc;
 use mysql_async::{Conn, prelude::Queryable};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use towline_middleware::Position;
 
 use super::code;
 use crate::support::{TestCluster, TestNode, eventually, http::answer};
@@ -59,6 +60,7 @@ async fn a_write_that_is_tried_again_has_one_effect() {
     for conn in [&mut conn, &mut other] {
         conn.query_drop(pay).await.unwrap();
         assert_eq!((conn.affected_rows(), conn.last_insert_id()), first);
+        assert_eq!(conn.query_first("SELECT LAST_INSERT_ID()").await.unwrap(), first.1);
     }
     // Prepared: by its text and parameters.
     let add = "UPDATE shop.total SET n = n + ? WHERE id = 1 /* idempotency-key: prepared-1 */";
@@ -77,8 +79,9 @@ async fn a_write_that_is_tried_again_has_one_effect() {
         let key = if *command == insert { "http-1" } else { "http-2" };
         let (status, first) = http(node, key, command.clone()).await;
         assert_eq!(status, StatusCode::OK, "{first}");
-        assert!(first["position"].is_string(), "{first}");
         let (_, again) = http(node, key, command.clone()).await;
+        let position = |answer: &Value| answer["position"].as_str().and_then(|text| text.parse::<Position>().ok());
+        assert!(position(&first).is_some() && position(&again) > position(&first), "{first}, {again}");
         assert_eq!(again["last_insert_id"], first["last_insert_id"]);
         assert_eq!((&again["affected_rows"], &first["affected_rows"]), (&json!(1), &json!(1)));
     }
@@ -100,6 +103,9 @@ async fn a_write_that_is_tried_again_has_one_effect() {
         "INSERT INTO shop.paid (amount) VALUES (6) /* idempotency-key: rows */ RETURNING id",
         "CREATE TABLE shop.t (id INT) /* idempotency-key: ddl */",
         "CALL shop.p() /* idempotency-key: call */",
+        "INSERT INTO shop.paid (amount) VALUES (ROW_COUNT()) /* idempotency-key: count */",
+        "PREPARE s FROM 'INSERT INTO shop.paid (amount) VALUES (6) /* idempotency-key: text */'",
+        "EXECUTE IMMEDIATE 'INSERT INTO shop.paid (amount) VALUES (6) /* idempotency-key: text */'",
     ] {
         assert_eq!(code(conn.query_drop(sql).await), Some(1235), "{sql}");
     }
@@ -110,6 +116,10 @@ async fn a_write_that_is_tried_again_has_one_effect() {
         conn.query_drop("ROLLBACK").await.unwrap();
     }
     conn.query_drop("SET autocommit = 1").await.unwrap();
+    conn.query_drop("LOCK TABLES shop.paid WRITE").await.unwrap();
+    let locked = "DELETE FROM shop.paid /* idempotency-key: locked */";
+    assert_eq!(code(conn.query_drop(locked).await), Some(1235));
+    conn.query_drop("UNLOCK TABLES").await.unwrap();
     let list = json!([insert, insert]);
     assert_eq!(http(node, "list", list).await.0, StatusCode::BAD_REQUEST);
     assert_eq!(rows(node).await, 4);
@@ -124,14 +134,50 @@ async fn a_write_that_is_tried_again_has_one_effect() {
     let mut slave = cluster.slave(0).await;
     assert_eq!(code(slave.query_drop(pay).await), Some(1290));
 
-    // Another account's key is another key; an old one is forgotten.
+    // Another account's key is another key, which no account can lock.
     let mut app = cluster.master().await;
+    app.query_drop("SET innodb_lock_wait_timeout = 1").await.unwrap();
+    conn.query_drop("BEGIN").await.unwrap();
+    conn.query_drop("CALL towline_app.keep('a', 1, 0, '')").await.unwrap();
     app.query_drop(pay).await.unwrap();
+    conn.query_drop("ROLLBACK").await.unwrap();
     assert_eq!(rows(node).await, 5);
+    // An old one is forgotten.
     let mut server = Conn::new(node.server_opts()).await.unwrap();
     server.query_drop("UPDATE towline_app.idempotency SET at = NOW() - INTERVAL 2 DAY").await.unwrap();
     conn.query_drop(pay).await.unwrap();
     assert_eq!(rows(node).await, 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_waits_for_another_and_sees_it() {
+    let node = super::master(LAYER).await;
+    let mut conn = super::client(&node).await;
+    conn.query_drop("SET innodb_snapshot_isolation = ON").await.unwrap();
+    let mut server = Conn::new(node.server_opts()).await.unwrap();
+    let mut watcher = Conn::new(node.server_opts()).await.unwrap();
+    let add = "UPDATE shop.item SET n = n + 1 WHERE id = 1 /* idempotency-key: waits */";
+    // As a new key, and as one that has expired.
+    for wanted in [2, 4] {
+        server.query_drop("BEGIN").await.unwrap();
+        server.query_drop("UPDATE shop.item SET n = n + 1 WHERE id = 1").await.unwrap();
+        let commit = async {
+            write_waits(&mut watcher).await;
+            server.query_drop("COMMIT").await
+        };
+        tokio::try_join!(conn.query_drop(add), commit).unwrap();
+        assert_eq!(watcher.query_first("SELECT n FROM shop.item WHERE id = 1").await.unwrap(), Some(wanted));
+        watcher.query_drop("UPDATE towline_app.idempotency SET at = NOW() - INTERVAL 2 DAY").await.unwrap();
+    }
+}
+
+/// Waits until an UPDATE with a key waits for its row, and gives its connection.
+async fn write_waits(watcher: &mut Conn) -> u64 {
+    eventually("the write waits for the row", async || {
+        let sql = "SELECT id FROM information_schema.processlist WHERE info LIKE 'UPDATE shop.%idempotency-key%'";
+        watcher.query_first(sql).await.unwrap().ok_or("it does not")
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,11 +213,7 @@ async fn two_tries_at_once_and_a_crash_between_have_one_effect() {
         let mut conn = client(&cluster.master).await;
         let write = tokio::spawn(async move { conn.query_drop(add).await });
         let mut watcher = Conn::new(cluster.master.server_opts()).await.unwrap();
-        let id: u64 = eventually("the write waits for the row", async || {
-            let sql = "SELECT id FROM information_schema.processlist WHERE info LIKE 'UPDATE shop.total%'";
-            watcher.query_first(sql).await.unwrap().ok_or("it does not")
-        })
-        .await;
+        let id = write_waits(&mut watcher).await;
         if kills_node {
             cluster.master.kill().await;
         }
@@ -197,4 +239,33 @@ async fn a_key_that_nobody_keeps_is_told() {
     let (status, body) = answer(request.header("Idempotency-Key", "a").json(&command)).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert!(body["error"]["message"].as_str().unwrap().contains("layer `idempotency`"), "{body}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_have_planted_is_not_run() {
+    let node = super::master("").await;
+    let mut server = Conn::new(node.server_opts()).await.unwrap();
+    for sql in [
+        "CREATE DATABASE towline_app",
+        "CREATE PROCEDURE towline_app.claim (a BLOB, b BLOB, c INT) SQL SECURITY INVOKER DELETE FROM shop.item",
+        "CREATE USER ''@'%' IDENTIFIED BY 'nobody'",
+    ] {
+        server.query_drop(sql).await.unwrap();
+    }
+    let reload = async |layer: &str| {
+        node.write_layers(layer);
+        let (status, body) = answer(reqwest::Client::new().post(node.url("/admin/reload"))).await;
+        (status, body["error"]["message"].as_str().unwrap_or_default().to_owned())
+    };
+    for (layer, wanted) in [(LAYER, "`towline_app`.`claim`"), (&*format!("{LAYER}ttl_s = 0"), "`ttl_s`")] {
+        let (status, message) = reload(layer).await;
+        assert!(status == StatusCode::BAD_REQUEST && message.contains(wanted), "{message}");
+    }
+    server.query_drop("DROP PROCEDURE towline_app.claim").await.unwrap();
+    assert_eq!(reload(LAYER).await, (StatusCode::OK, String::new()));
+
+    // What is granted to the account without a name is granted to everybody.
+    let mut nobody = node.connect("whoever", "nobody").await.unwrap();
+    let refused = nobody.query_drop("DELETE FROM shop.item /* idempotency-key: a */").await;
+    assert!(refused.unwrap_err().to_string().contains("anonymous"));
 }

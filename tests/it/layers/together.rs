@@ -39,10 +39,10 @@ tenant = [{{ user = 'a', value = 'a' }}, {{ user = 'b', value = 'b' }}]
 [[layer]]
 name = 'cache'
 [[layer]]
-name = 'idempotency'
-[[layer]]
 name = 'mirror'
 url = '{second}'
+[[layer]]
+name = 'idempotency'
 [[layer]]
 name = 'timeout'
 read_ms = 60000
