@@ -14,9 +14,10 @@ use super::{
     site::{ACCOUNT, Site},
 };
 
-/// Clients that write as sysbench's `oltp_write_only` does: four rows in a transaction.
-#[derive(Clone, Copy, Debug)]
+/// Clients that write as one of sysbench's loads does.
+#[derive(Clone, Debug)]
 pub(crate) struct Sysbench {
+    pub(crate) workload: String,
     pub(crate) threads: u32,
     pub(crate) table_size: u32,
 }
@@ -55,7 +56,7 @@ impl Sysbench {
 
     async fn run(&self, port: u16, threads: u32, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new("sysbench");
-        command.arg("oltp_write_only").args(["--mysql-host=127.0.0.1", "--mysql-db=sbtest", "--db-ps-mode=disable"]);
+        command.arg(&self.workload).args(["--mysql-host=127.0.0.1", "--mysql-db=sbtest", "--db-ps-mode=disable"]);
         command.arg(format!("--mysql-port={port}")).arg(format!("--mysql-user={ACCOUNT}"));
         command.arg(format!("--mysql-password={ACCOUNT}")).args(["--mysql-ignore-errors=1213,1205,1020", "--tables=4"]);
         command.arg(format!("--table-size={}", self.table_size)).arg(format!("--threads={threads}")).args(arguments);

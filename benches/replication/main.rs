@@ -40,6 +40,9 @@ struct Options {
     /// Clients that write.
     #[arg(long, default_value_t = 16)]
     threads: u32,
+    /// What they do: one of sysbench's loads that write.
+    #[arg(long, default_value = "oltp_write_only")]
+    workload: String,
     /// Rows whose way is timed, 20 ms apart.
     #[arg(long, default_value_t = 200)]
     samples: u32,
@@ -92,7 +95,7 @@ async fn main() -> Result<()> {
     let options = Options::parse();
     let started = std::time::Instant::now();
     let mut site = Site::start(&options.program, options.log_slave_updates).await?;
-    let sysbench = Sysbench { threads: options.threads, table_size: options.table_size };
+    let sysbench = Sysbench { workload: options.workload, threads: options.threads, table_size: options.table_size };
     sysbench.prepare(site.master_port()).await?;
     site.keep_beginning().await?;
     let mut report = Report::default();
@@ -115,6 +118,7 @@ async fn main() -> Result<()> {
             site.follow(cell.way, cell.through_front).await?;
             let port = if cell.through_front { site.front_port() } else { site.master_port() };
             sysbench.write(port, Duration::from_secs(2)).await?;
+            site.wait_equal().await?;
             site.measure_load(cell.name, &mut report, sysbench.write(port, Duration::from_secs(options.seconds)))
                 .await?;
             site.leave().await?;

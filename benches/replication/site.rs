@@ -268,7 +268,10 @@ impl Site {
         let now = self.cpu();
         report.add(super::report::TPS, name, written.per_second);
         report.add("slave behind at most, tx", name, behind_most as f64);
-        report.add("slave has all after, s", name, ended.elapsed().as_secs_f64());
+        let after = ended.elapsed().as_secs_f64();
+        report.add("slave has all after, s", name, after);
+        let seconds = written.transactions / written.per_second;
+        report.add("master, tx/s, until the slave has all", name, written.transactions / (seconds + after));
         for (n, measurement) in ["CPU of the master's server, us/tx", SLAVE_CPU, OUTSIDE_CPU].into_iter().enumerate() {
             report.add(measurement, name, (now[n] - before[n]) / written.transactions);
         }
@@ -297,7 +300,8 @@ impl Site {
         })
     }
 
-    async fn wait_equal(&self) -> Result<()> {
+    /// Waits until the slave has all.
+    pub(crate) async fn wait_equal(&self) -> Result<()> {
         self.wait_for(sequence(&self.newest().await?)?).await
     }
 
