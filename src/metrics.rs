@@ -51,6 +51,8 @@ metrics! {
     SLAVE_BEHIND "gauge" "towline_slave_behind_transactions" "How many transactions a slave lacks at most, by slave."
     SLAVE_LAG_SECONDS "gauge" "towline_slave_lag_seconds" "Age of the oldest transaction that a slave lacks, by slave."
     SLAVE_STREAMING "gauge" "towline_slave_streaming" "Whether a slave gets the newest transactions from memory, by slave."
+    SLAVE_BINLOG_LEFT_SECONDS "gauge" "towline_slave_binlog_left_seconds" "Seconds until the master's server is due to purge the binlog that a slave needs next, by slave; absent while it needs none of the past."
+    SLAVE_WARNINGS "gauge" "towline_slave_warnings" "What is about to go wrong with a slave: how many warnings /status has of it, by slave."
     SLAVE_PUSHED "counter" "towline_slave_pushed_transactions_total" "Transactions that a slave has confirmed, by slave."
     SLAVE_DIFFERING_TABLES "gauge" "towline_slave_differing_tables" "Tables in which a slave was found to differ when it was last verified, by slave."
     APPLY_REFUSED "counter" "towline_apply_refused_total" "Pushes refused, by why."
@@ -117,6 +119,8 @@ impl Page {
         each(&SLAVE_BEHIND, |slave| slave.behind);
         each(&SLAVE_LAG_SECONDS, |slave| slave.lag_seconds);
         each(&SLAVE_STREAMING, |slave| Some(u64::from(slave.state == SlaveState::Streaming)));
+        each(&SLAVE_BINLOG_LEFT_SECONDS, |slave| slave.binlog_left_seconds);
+        each(&SLAVE_WARNINGS, |slave| Some(slave.warnings.len() as u64));
         each(&SLAVE_PUSHED, |slave| Some(slave.pushed));
     }
 

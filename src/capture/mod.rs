@@ -27,6 +27,7 @@ use std::sync::Arc;
 pub use error::{CaptureError, Place};
 pub(crate) use flavor::Source;
 use mysql_async::Opts;
+pub(crate) use stream::begun_at;
 pub use streamed::{Rereading, Streamed};
 use towline_middleware::{Changed, Epoch};
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use mysql_async::{BinlogStream, BinlogStreamRequest, Conn, GnoInterval, OptsBuilder, Sid, prelude::Queryable};
+use mysql_async::{BinlogStream, BinlogStreamRequest, Conn, GnoInterval, Opts, OptsBuilder, Sid, prelude::Queryable};
 use mysql_common::{
     binlog::{consts::EventType, events},
     proto::{MySerialize, codec::error::PacketCodecError},
@@ -155,6 +155,25 @@ async fn connect(options: &CaptureOptions, file: Option<&str>) -> Result<(Binlog
     conn.query_drop(setup).await.map_err(CaptureError::Connect)?;
     let events = conn.get_binlog_stream(request).await.map_err(CaptureError::Connect)?;
     Ok((events, after, source))
+}
+
+/// When the server began a binlog file, in seconds since 1970 (UTC).
+///
+/// # Errors
+/// When the file can't be read, or is none.
+pub(crate) async fn begun_at(opts: Opts, file: &str) -> Result<u64, CaptureError> {
+    let mut conn = Conn::new(opts).await.map_err(CaptureError::Connect)?;
+    let server_id = unused_server_id(&mut conn).await?;
+    let request = BinlogStreamRequest::new(server_id).with_filename(file.as_bytes()).with_pos(FILE_START);
+    let mut events = conn.get_binlog_stream(request.with_non_blocking()).await.map_err(CaptureError::Connect)?;
+    loop {
+        let event = tokio::time::timeout(SILENCE_MAX, events.next()).await;
+        let event = event.map_err(|_| CaptureError::Silent(SILENCE_MAX))?.ok_or(CaptureError::Ended)?;
+        let header = event.map_err(CaptureError::Connection)?.header();
+        if header.event_type_raw() == EventType::FORMAT_DESCRIPTION_EVENT as u8 {
+            return Ok(header.timestamp().into());
+        }
+    }
 }
 
 fn is_torn(error: &mysql_async::Error) -> bool {

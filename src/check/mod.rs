@@ -2,11 +2,13 @@
 //!
 //! [`run`] reads everything from the server itself and changes nothing. Each requirement becomes one [`Line`], with the
 //! very line of `my.cnf` or statement that mends it: `settings` compares variables, `log` reads what else concerns the
-//! master's binlog, `rights` and `accounts` look at who may do what, `hosts` at who may come through the node.
+//! master's binlog, `rights` and `accounts` look at who may do what, `hosts` at who may come through the node, and
+//! `neighbours` asks the other nodes.
 
 mod accounts;
 mod hosts;
 mod log;
+mod neighbours;
 mod rights;
 mod server;
 mod settings;
@@ -17,10 +19,15 @@ use mysql_async::Opts;
 use towline_middleware::Role;
 
 use self::server::Server;
-use crate::{config::Limits, tls::Connector};
+use crate::{
+    config::{Cluster, Limits},
+    tls::Connector,
+};
 
 /// How long connecting and all questions together may take.
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// How long another node may take to answer; all are asked at a time.
+const NEIGHBOUR_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the check of a server found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,13 +153,15 @@ pub struct Target<'a> {
     pub proxy_protocol: bool,
     /// How long clients may take to log in.
     pub handshake_timeout: Duration,
+    /// The node's part of a cluster, to compare with the servers of the other nodes; none compares with nothing.
+    pub cluster: Option<&'a Cluster>,
 }
 
 impl<'a> From<&'a Opts> for Target<'a> {
-    /// In clear, without the PROXY protocol, and with the configuration's default of a time for the login.
+    /// In clear, without the PROXY protocol and other nodes, and with the configuration's default of a time for the login.
     fn from(opts: &'a Opts) -> Self {
         let handshake_timeout = Limits::default().handshake_timeout;
-        Self { opts, tls: None, proxy_protocol: false, handshake_timeout }
+        Self { opts, tls: None, proxy_protocol: false, handshake_timeout, cluster: None }
     }
 }
 
@@ -176,6 +185,9 @@ async fn ask(role: Role, target: Target<'_>) -> Result<(Opts, Report), CheckErro
     lines.extend(rights::check(role, &mut server).await?);
     lines.extend(accounts::check(&mut server).await?);
     lines.extend(hosts::check(target, &mut server).await?);
+    if let Some(cluster) = target.cluster {
+        lines.extend(neighbours::check(role, cluster, &mut server).await?);
+    }
     let version = server.version.clone();
     server.disconnect().await;
     Ok((opts, Report { version, lines }))

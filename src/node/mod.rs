@@ -73,6 +73,9 @@ use crate::{
 /// How many transactions one push carries: above it a bigger batch no longer measured faster.
 const BATCH_TRANSACTIONS_MAX: usize = 1000;
 
+/// How often a master looks for what is about to go wrong with its slaves.
+const OUTLOOK_INTERVAL: Duration = Duration::from_secs(10);
+
 /// How many clients may wait to be accepted. Where the queue overflows, the system may let a client believe that it is
 /// connected and forget it (SYN cookies), and a client of MySQL's protocol says nothing until it is greeted. The system's
 /// own limit, `net.core.somaxconn`, is the same unless it was changed.
@@ -363,6 +366,7 @@ impl Replicating {
                 batch_transactions_max: BATCH_TRANSACTIONS_MAX,
                 transaction_bytes_max: cluster.transaction_buffer_bytes_max.get(),
                 push_timeout: cluster.push_timeout,
+                outlook_interval: OUTLOOK_INTERVAL,
                 verify_interval: Some(cluster.verify_interval).filter(|interval| !interval.is_zero()),
                 verify_stops_slave: cluster.verify_stops_slave,
                 classifier,

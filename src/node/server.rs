@@ -60,6 +60,8 @@ impl Server {
                 tls: self.tls.as_ref(),
                 proxy_protocol: self.proxy_protocol,
                 handshake_timeout: self.handshake_timeout,
+                // They may start later.
+                cluster: None,
             };
             let report = match check::run(role, target).await {
                 Ok((opts, report)) => {

@@ -462,6 +462,9 @@ impl Worker {
                 }
                 Err(answer)
             }
+            Err(Failure::Stopped(_)) if self.drop_outgrown_session().await => {
+                Err(self.refuse(PushRefusal::Unavailable, &"this server takes longer packets by now: try again"))
+            }
             Err(Failure::Stopped(stop)) => {
                 tracing::error!(position = %stop.mark.position, gtid = stop.mark.gtid, tables = ?stop.tables, code = stop.code,
                     error = stop.error, "this slave has stopped: a change can't be applied");
@@ -476,6 +479,16 @@ impl Worker {
                 Err(answer)
             }
         }
+    }
+
+    /// What was too long for the session may fit a new one.
+    async fn drop_outgrown_session(&mut self) -> bool {
+        let Some(session) = &mut self.session else { return false };
+        let outgrown = session.is_outgrown().await.unwrap_or(false);
+        if outgrown {
+            self.session = None;
+        }
+        outgrown
     }
 
     fn note_out_of_reach(&self, error: &str) {

@@ -197,6 +197,12 @@ impl ApplySession {
         Ok(())
     }
 
+    /// Whether the server's limit was raised since the session was opened, which keeps the one that it had.
+    pub(crate) async fn is_outgrown(&mut self) -> mysql_async::Result<bool> {
+        let packet: Option<usize> = self.conn.query_first("SELECT @@global.max_allowed_packet").await?;
+        Ok(packet.is_some_and(|packet| packet.saturating_sub(PACKET_MARGIN) > self.statement_bytes_max))
+    }
+
     /// Which server it is with.
     pub(crate) fn family(&self) -> Family {
         if self.is_mariadb { Family::MariaDb } else { Family::MySql }

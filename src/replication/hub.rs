@@ -15,7 +15,7 @@ use mysql_async::{Conn, Opts, prelude::Queryable};
 use parking_lot::Mutex;
 use reqwest::{Client, Url, header::HeaderValue};
 use serde::Serialize;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use towline_middleware::{
     Acknowledgement, BoxFuture, ChangeFeed, Classifier, Epoch, Position, Replication, Sequence, Step,
@@ -25,6 +25,7 @@ use super::{
     acks::{Acks, Missing},
     back_off::BackOff,
     encoded::Encoded,
+    outlook,
     progress::now_seconds,
     protocol::{Family, Mark},
     push::PushTarget,
@@ -69,6 +70,8 @@ pub struct HubOptions {
     pub transaction_bytes_max: usize,
     /// How long a slave may take to answer a push, and ten times as long to take one change of a streamed transaction.
     pub push_timeout: Duration,
+    /// How often it is looked for what is about to go wrong with a slave.
+    pub outlook_interval: Duration,
     /// How often all slaves are compared with the master; none for never.
     pub verify_interval: Option<Duration>,
     /// Whether a slave that differs gets no more changes until it is resumed.
@@ -201,6 +204,7 @@ impl Hub {
             state: Mutex::new(HubState::Starting),
             slaves: Mutex::default(),
             registration: tokio::sync::Mutex::default(),
+            registered: Notify::new(),
             verifying: tokio::sync::Mutex::default(),
             verified: Mutex::default(),
             snapshots: Snapshots::default(),
@@ -213,6 +217,10 @@ impl Hub {
         hub.tasks.spawn(async move {
             let stop = capturing.shared.stop.clone();
             stop.run_until_cancelled(capturing.capture_forever()).await;
+        });
+        let watching = Arc::clone(&hub.shared);
+        hub.tasks.spawn(async move {
+            watching.stop.run_until_cancelled(outlook::watch(&watching)).await;
         });
         if let Some(every) = hub.shared.options.verify_interval {
             let verifying = hub.clone();
@@ -470,6 +478,7 @@ impl Hub {
             slave
         };
         self.tasks.spawn(sender::run(Arc::clone(shared), slave));
+        shared.registered.notify_one();
     }
 }
 
@@ -542,6 +551,8 @@ pub(crate) struct Shared {
     slaves: Mutex<BTreeMap<String, Arc<Slave>>>,
     /// Held while the table of slaves and `slaves` are changed together.
     registration: tokio::sync::Mutex<()>,
+    /// Told when there is a new slave.
+    pub(super) registered: Notify,
     /// Held while the slaves are verified.
     pub(super) verifying: tokio::sync::Mutex<()>,
     /// What that found last.
@@ -599,6 +610,10 @@ impl Shared {
     /// How long a slave may take for one change of a streamed transaction, and to commit it.
     pub(super) fn change_timeout(&self) -> Duration {
         self.options.push_timeout * 10
+    }
+
+    pub(super) fn outlook_interval(&self) -> Duration {
+        self.options.outlook_interval
     }
 
     /// How to log in to the master's MySQL.

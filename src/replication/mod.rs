@@ -2,6 +2,7 @@
 //!
 //! On the master [`hub`] captures transactions into a `ring`, each `encoded` once; a `sender` per slave takes them from
 //! there, or from the binlog by `catch_up`, and pushes them, one that is too long for memory by `stream_push`; `acks` tells when enough slaves have one.
+//! `outlook` warns of what is about to go wrong with a slave, by its [`server_facts`] and what binlog is `retained`.
 //! `verify` compares what the slaves hold with what the master holds, by the numbers that `digest` makes of tables.
 //! A new slave gets its data by a [`snapshot`].
 //! On the slave [`apply`] takes batches; `apply_batch` decides whether one is the next and cuts it into groups,
@@ -19,13 +20,16 @@ pub mod digest;
 mod encoded;
 pub mod hub;
 pub(crate) mod json_lines;
+mod outlook;
 pub mod progress;
 pub mod protocol;
 mod push;
 pub mod registration;
+mod retained;
 mod ring;
 mod schema_change;
 mod sender;
+pub mod server_facts;
 pub mod slave_status;
 pub mod snapshot;
 mod stream_push;

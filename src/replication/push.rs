@@ -13,6 +13,7 @@ use super::{
     digest::Question,
     json_lines::NDJSON,
     protocol::{Applied, NotApplied},
+    server_facts::ServerFacts,
 };
 
 /// Why a push got no answer that means anything. Whether it was applied is not known.
@@ -24,6 +25,14 @@ pub(crate) enum PushError {
     /// The answer is none of the protocol's: another program is there, or the secret is wrong.
     #[error("it answered {status}: {text}")]
     Answer { status: StatusCode, text: String },
+}
+
+impl PushError {
+    /// An answer that is none of the protocol's.
+    pub(crate) fn foreign(status: StatusCode, text: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(text).chars().take(ANSWER_TEXT_MAX).collect();
+        Self::Answer { status, text }
+    }
 }
 
 /// A slave's `POST /slave`.
@@ -74,8 +83,17 @@ impl PushTarget {
         .await
     }
 
+    /// Asks what the slave's server is like.
+    pub(crate) async fn server(&self) -> Result<ServerFacts, PushError> {
+        let request = self.client.get(format!("{}/server", self.url)).timeout(FACTS_TIMEOUT);
+        ServerFacts::ask(self.authorized(request)).await
+    }
+
     fn request(&self, url: &str) -> RequestBuilder {
-        let request = self.client.post(url);
+        self.authorized(self.client.post(url))
+    }
+
+    fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
         match &self.authorization {
             Some(authorization) => request.header(AUTHORIZATION, authorization),
             None => request,
@@ -84,6 +102,17 @@ impl PushTarget {
 }
 
 async fn answered(request: RequestBuilder) -> Result<Result<Applied, NotApplied>, PushError> {
+    let (status, text) = answer(request).await?;
+    let answer = if status.is_success() {
+        serde_json::from_slice(&text).map(Ok)
+    } else {
+        serde_json::from_slice(&text).map(Err)
+    };
+    answer.map_err(|_| PushError::foreign(status, &text))
+}
+
+/// Sends a request and reads the beginning of its answer, which is longer than any of the protocol's.
+pub(crate) async fn answer(request: RequestBuilder) -> Result<(StatusCode, Vec<u8>), PushError> {
     let mut response = request.send().await.map_err(PushError::Http)?;
     let status = response.status();
     let mut text = Vec::new();
@@ -93,21 +122,15 @@ async fn answered(request: RequestBuilder) -> Result<Result<Applied, NotApplied>
             break;
         }
     }
-    let answer = if status.is_success() {
-        serde_json::from_slice(&text).map(Ok)
-    } else {
-        serde_json::from_slice(&text).map(Err)
-    };
-    answer.map_err(|_| {
-        let text: String = String::from_utf8_lossy(&text).chars().take(ANSWER_TEXT_MAX).collect();
-        PushError::Answer { status, text }
-    })
+    Ok((status, text))
 }
 
 /// One that moves is not cut; whether it moves is watched change by change.
 const LONGEST_STREAM: Duration = Duration::from_secs(24 * 3600);
 /// A table without a number for a key is hashed in one piece.
 const DIGEST_TIMEOUT: Duration = Duration::from_secs(3600);
+/// What a node tells of its server it knows, or asks for in a moment.
+const FACTS_TIMEOUT: Duration = Duration::from_secs(5);
 /// No answer of the protocol is so long.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// How many characters of a foreign answer are shown.

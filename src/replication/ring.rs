@@ -71,6 +71,11 @@ impl Ring {
         Following::Here(self.entries.range(start..).take_while(|entry| batch.admits(entry)).map(Arc::clone).collect())
     }
 
+    /// Whether it holds all that follows `mark`.
+    pub(crate) fn reaches(&self, mark: &Mark) -> bool {
+        self.place(mark).is_ok()
+    }
+
     /// The transaction right after `mark`, if the ring holds both.
     pub(crate) fn next_after(&self, mark: &Mark) -> Option<&Encoded> {
         self.place(mark).ok().and_then(|start| self.entries.get(start)).map(AsRef::as_ref)

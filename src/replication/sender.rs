@@ -14,6 +14,7 @@ use super::{
     catch_up::CatchUp,
     encoded::{BatchHead, Encoded, body},
     hub::Shared,
+    outlook::Outlook,
     protocol::{Mark, NotApplied, PushRefusal, VERSION},
     push::PushTarget,
     ring::Following,
@@ -36,6 +37,7 @@ pub(crate) struct Slave {
     /// What holds its sender back.
     pub(crate) gate: watch::Sender<Gate>,
     seen: Mutex<Seen>,
+    outlook: Mutex<Outlook>,
 }
 
 /// What holds a sender back.
@@ -60,7 +62,27 @@ impl Slave {
     pub(crate) fn new(id: String, url: String, ack_id: AckId, removed: CancellationToken) -> Self {
         let state = SlaveState::Connecting;
         let seen = Seen { state, mark: None, committed_at: 0, pushed: 0, last_error: None };
-        Self { id, url, ack_id, removed, gate: watch::Sender::default(), seen: Mutex::new(seen) }
+        let gate = watch::Sender::default();
+        Self { id, url, ack_id, removed, gate, seen: Mutex::new(seen), outlook: Mutex::default() }
+    }
+
+    /// Where it stood when it last said so.
+    pub(crate) fn mark(&self) -> Option<Mark> {
+        self.seen.lock().mark.clone()
+    }
+
+    /// What is about to go wrong with it.
+    pub(crate) fn outlook(&self) -> Outlook {
+        self.outlook.lock().clone()
+    }
+
+    /// Records what is about to go wrong with it, and reports each warning once.
+    pub(crate) fn set_outlook(&self, outlook: Outlook) {
+        let mut known = self.outlook.lock();
+        for warning in outlook.warnings.iter().filter(|warning| !known.warnings.contains(warning)) {
+            tracing::warn!(slave = self.id, url = self.url, warning, "a slave may soon be unable to follow");
+        }
+        *known = outlook;
     }
 
     /// How pushing to it goes.
@@ -77,6 +99,7 @@ impl Slave {
             true => 0,
             false => now.saturating_sub(next(mark).unwrap_or(seen.committed_at)),
         });
+        let Outlook { max_allowed_packet, binlog_left_seconds, warnings } = self.outlook();
         SlaveStatus {
             id: self.id.clone(),
             url: self.url.clone(),
@@ -86,6 +109,9 @@ impl Slave {
             lag_seconds: lag_seconds.filter(|lag| *lag < now),
             pushed: seen.pushed,
             last_error: seen.last_error.clone(),
+            max_allowed_packet,
+            binlog_left_seconds,
+            warnings,
         }
     }
 }

@@ -27,6 +27,13 @@ pub struct SlaveStatus {
     pub pushed: u64,
     /// What last went wrong, even if it is well again.
     pub last_error: Option<String>,
+    /// Its server's limit of a packet in bytes, when it last said so.
+    pub max_allowed_packet: Option<u64>,
+    /// Seconds until the master's server is due to purge the binlog that it needs next. None where nothing is to be
+    /// purged, or it needs no file of the past.
+    pub binlog_left_seconds: Option<u64>,
+    /// What is about to go wrong with it, and how that is mended.
+    pub warnings: Vec<String>,
 }
 
 /// How pushing to a slave goes.

@@ -334,9 +334,16 @@ async fn what_can_not_be_applied_exactly_once_stops_the_slave() {
 
     let (mut changes, slave) = tokio::join!(Changes::start(), Slave::start_with(&["--max-allowed-packet=1M"], |_| ()));
     slave.apply(&changes.make(&["CREATE DATABASE shop", "CREATE TABLE shop.big (b LONGBLOB)"]).await).await;
-    let refusal = slave.refusal(&changes.make(&["INSERT INTO shop.big VALUES (REPEAT('x', 2000000))"]).await).await;
+    let big = changes.make(&["INSERT INTO shop.big VALUES (REPEAT('x', 2000000))"]).await;
+    let refusal = slave.refusal(&big).await;
     assert_eq!(refusal.refusal, PushRefusal::Stopped);
     assert!(refusal.message.contains("max_allowed_packet"), "{}", refusal.message);
+
+    // Raised as the message says: the session is not the one that had the old limit.
+    slave.server.run(&["SET GLOBAL max_allowed_packet = 1073741824"]).await;
+    slave.applier.resume().await;
+    assert_eq!(slave.refusal(&big).await.refusal, PushRefusal::Unavailable);
+    slave.apply(&big).await;
 }
 
 #[tokio::test]

@@ -3,10 +3,14 @@
 use std::time::Duration;
 
 use mysql_async::{Opts, OptsBuilder};
-use towline::check::{self, CheckError, Outcome, Report, Target};
+use serde_json::json;
+use towline::{
+    check::{self, CheckError, Outcome, Report, Target},
+    config::{Cluster, Secret},
+};
 use towline_middleware::Role;
 
-use crate::support::TestServer;
+use crate::support::{TestServer, eventually, http::TestHttp};
 
 async fn report(role: Role, opts: &Opts) -> Report {
     check::run(role, opts.into()).await.unwrap_or_else(|error| panic!("{error}")).1
@@ -104,6 +108,58 @@ async fn assert_complains(role: Role, argument: &str, name: &str, fails: bool, s
     assert_eq!((*found, *failed), (name, fails), "{argument}");
     assert!(text.contains(says), "{argument}: {text}");
     assert_eq!(report.passed(), !fails);
+}
+
+/// A node's part of the cluster, with the slaves or the master that it is told of.
+fn cluster(neighbours: serde_json::Value) -> Cluster {
+    let secret = Secret::try_from("a secret of the tests".to_owned()).unwrap();
+    Cluster { secret: Some(secret), ..serde_json::from_value(neighbours).unwrap() }
+}
+
+#[tokio::test]
+async fn a_slave_that_rows_of_the_masters_do_not_fit_is_told_by_either_side() {
+    const NAME: &str = "rows of the master's fit the slave's max_allowed_packet";
+    let with_secret = |options: &mut towline::frontend::http::HttpOptions| options.secret = cluster(json!({})).secret;
+    let (master_server, master) = TestHttp::start(Role::Master, with_secret).await;
+    let (slave_server, slave) = TestHttp::start(Role::Slave, with_secret).await;
+    let (master_url, slave_url) = (format!("http://{}", master.addr), format!("http://{}", slave.addr));
+    let told = async |role, server: &TestServer, cluster: &Cluster| {
+        let opts = server.opts();
+        let (_, report) = check::run(role, Target { cluster: Some(cluster), ..Target::from(&opts) }).await.unwrap();
+        assert!(report.passed(), "{report}");
+        report.lines.into_iter().filter(|line| line.name == NAME).map(|line| line.to_string()).collect::<Vec<_>>()
+    };
+    let of_master = cluster(json!({"slaves": [&slave_url]}));
+    let of_slave = cluster(json!({"master": &master_url}));
+    let ok = [format!("ok       {NAME}")];
+    assert_eq!(told(Role::Master, &master_server, &of_master).await, ok);
+    assert_eq!(told(Role::Slave, &slave_server, &of_slave).await, ok);
+    assert_eq!(told(Role::Slave, &slave_server, &cluster(json!({}))).await, [""; 0], "there is nobody to compare with");
+
+    slave_server.run(&["SET GLOBAL max_allowed_packet = 16777216"]).await;
+    for (role, server, cluster) in [(Role::Master, &master_server, &of_master), (Role::Slave, &slave_server, &of_slave)]
+    {
+        // A node asks its server no oftener than once a second.
+        let line = eventually("a warning", async || match &told(role, server, cluster).await[..] {
+            [line] if line.starts_with("warning") => Ok(line.clone()),
+            other => Err(format!("{role:?}: {other:?}")),
+        })
+        .await;
+        for says in ["is 16777216, the master's 268435456", "`SET GLOBAL max_allowed_packet = 1073741824`"] {
+            assert!(line.contains(says), "{says} is not in {line}");
+        }
+    }
+
+    // One that has registered itself, and is down.
+    let register = master.bare(reqwest::Method::POST, "/admin/slaves").bearer_auth("a secret of the tests");
+    let down = format!("http://127.0.0.1:{}", crate::support::server::free_port());
+    let registered = register.json(&json!({"id": "down", "url": &down})).send().await.unwrap();
+    assert!(registered.status().is_success(), "{registered:?}");
+    let told = told(Role::Master, &master_server, &of_master).await;
+    let [by_file, by_itself] = &told[..] else { panic!("{told:?}") };
+    let (shortage, unknown) = if by_file.contains(&down) { (by_itself, by_file) } else { (by_file, by_itself) };
+    assert!(shortage.contains(&slave_url) && shortage.contains("16777216"), "{shortage}");
+    assert!(unknown.contains(&format!("the slave {down} could not be asked")), "{unknown}");
 }
 
 #[tokio::test]

@@ -13,10 +13,10 @@ use axum::{
     body::Bytes,
     http::{HeaderMap, StatusCode, header::AUTHORIZATION},
     response::{IntoResponse, Response},
-    routing::post,
+    routing::{get, post},
 };
 use futures_util::FutureExt;
-use mysql_async::{Conn, prelude::Queryable};
+use mysql_async::{Conn, Opts, prelude::Queryable};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{net::TcpListener, task::JoinHandle};
 use towline::{
@@ -25,6 +25,7 @@ use towline::{
         apply::{Applier, ApplyOptions},
         hub::{Hub, HubOptions, HubState},
         protocol::{Batch, Family},
+        server_facts::ServerFacts,
         slave_status::{SlaveState, SlaveStatus},
     },
 };
@@ -45,21 +46,24 @@ enum Fault {
 }
 
 /// A slave: its MySQL, its applier and the HTTP in front of it.
-struct Slave {
-    server: TestServer,
+pub(crate) struct Slave {
+    pub(crate) server: TestServer,
     applier: Applier,
-    url: String,
+    pub(crate) url: String,
     fault: Arc<AtomicU8>,
     http: JoinHandle<()>,
 }
 
 impl Slave {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let server = TestServer::start(Role::Slave).await;
         let applier = Applier::start(ApplyOptions::new(server.opts()));
         let fault = Arc::<AtomicU8>::default();
         let state = (applier.clone(), Arc::clone(&fault), Arc::<AtomicU64>::default());
-        let router = Router::new().route("/slave", post(move |headers, body| take_push(state.clone(), headers, body)));
+        let asked = (applier.clone(), server.opts());
+        let router = Router::new()
+            .route("/slave", post(move |headers, body| take_push(state.clone(), headers, body)))
+            .route("/slave/server", get(move || tell_server(asked.clone())));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let http = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -101,9 +105,20 @@ async fn take_push(
     }
 }
 
+async fn tell_server((applier, opts): (Applier, Opts)) -> Json<ServerFacts> {
+    let mut conn = Conn::new(opts).await.unwrap();
+    let packet: Option<u64> = conn.query_first("SELECT @@global.max_allowed_packet").await.unwrap();
+    let progress = applier.progress();
+    Json(ServerFacts { cluster: progress.cluster, mark: Some(progress.mark), max_allowed_packet: packet.unwrap() })
+}
+
 fn options(master: &TestServer, slaves: &[&Slave]) -> HubOptions {
+    options_of(master.opts(), slaves)
+}
+
+pub(crate) fn options_of(mysql: Opts, slaves: &[&Slave]) -> HubOptions {
     HubOptions {
-        mysql: master.opts(),
+        mysql,
         secret: Some(SECRET.into()),
         slaves: slaves.iter().map(|slave| slave.url.clone()).collect(),
         ack: Ack::None,
@@ -114,6 +129,7 @@ fn options(master: &TestServer, slaves: &[&Slave]) -> HubOptions {
         batch_transactions_max: 1000,
         transaction_bytes_max: 64 << 20,
         push_timeout: Duration::from_secs(10),
+        outlook_interval: Duration::from_millis(100),
         verify_interval: None,
         verify_stops_slave: false,
         classifier: Arc::new(ByFirstWord),
@@ -127,7 +143,7 @@ async fn run(session: &mut Conn, statements: &[&str]) {
     }
 }
 
-const SHOP: [&str; 3] = [
+pub(crate) const SHOP: [&str; 3] = [
     "CREATE DATABASE shop",
     "CREATE TABLE shop.t (i INT AUTO_INCREMENT PRIMARY KEY, n INT)",
     "CREATE TABLE shop.keyless (i INT, s VARCHAR(20))",

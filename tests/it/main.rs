@@ -16,6 +16,7 @@ mod managed;
 mod matrix;
 mod mysql_front;
 mod node;
+mod outlook;
 mod readme;
 mod round_trip;
 mod snapshot;

@@ -9,6 +9,7 @@
 //! | `/master`, `/slave` | commands of clients; on a slave also the master's pushes |
 //! | `/healthz`, `/readyz` | whether the process lives, and whether it can serve |
 //! | `/status`, `/metrics` | how it fares, as JSON and for Prometheus |
+//! | `/slave/server`, `/admin/server` | what other nodes must know of this one's server |
 //! | `/admin/…` | the master's list of slaves, and snapshots for them; a slave's applier |
 
 mod accounts;

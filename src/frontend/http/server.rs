@@ -118,13 +118,17 @@ fn router(front: HttpFront, routes: Routes) -> Router {
     if routes != Routes::Administration {
         router = match front.role() {
             Role::Master => router.route("/master", any(master)),
-            Role::Slave => router.route("/slave", any(slave)).route("/slave/digest", axum::routing::post(digest)),
+            Role::Slave => router
+                .route("/slave", any(slave))
+                .route("/slave/digest", axum::routing::post(digest))
+                .route("/slave/server", get(status::server)),
         };
     }
     if routes != Routes::Clients {
         router = router
             .route("/status", get(status::status))
             .route("/metrics", get(status::metrics))
+            .route("/admin/server", get(status::server))
             .route("/admin/slaves", get(admin::list_slaves).post(admin::register_slave).delete(admin::remove_slave))
             .route("/admin/slaves/pause", axum::routing::post(admin::pause_slave))
             .route("/admin/slaves/resume", axum::routing::post(admin::resume_slave))

@@ -1,4 +1,5 @@
-//! `/healthz`, `/readyz`, `/status` and `/metrics`: whether a node lives, can serve, and how it fares.
+//! `/healthz`, `/readyz`, `/status`, `/metrics`, and what other nodes ask: whether a node lives, can serve, and how it
+//! fares.
 
 use std::{
     sync::atomic::Ordering,
@@ -8,7 +9,7 @@ use std::{
 use axum::{
     Json,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use mysql_async::{Conn, Opts, prelude::Queryable};
@@ -16,10 +17,10 @@ use serde_json::json;
 use tokio::sync::Mutex;
 use towline_middleware::{Position, layers::trace::CommandCounts};
 
-use super::{HttpFront, NodeReplication};
+use super::{HttpError, HttpFront, NodeReplication};
 use crate::{
     metrics::{self, Page},
-    replication::{hub::HubState, progress::ApplyState},
+    replication::{hub::HubState, progress::ApplyState, server_facts::ServerFacts},
 };
 
 /// How long an answer of MySQL's counts: however often a node is asked, MySQL is asked no oftener.
@@ -27,11 +28,11 @@ const PROBE_AGE_MAX: Duration = Duration::from_secs(1);
 /// How long MySQL may take to answer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Finds out whether MySQL answers.
+/// Finds out whether MySQL answers, and what its longest packet is.
 #[derive(Debug)]
 pub(super) struct Probe {
     mysql: Opts,
-    last: Mutex<Option<(Instant, Result<(), String>)>>,
+    last: Mutex<Option<(Instant, Result<u64, String>)>>,
 }
 
 impl Probe {
@@ -39,8 +40,8 @@ impl Probe {
         Self { mysql, last: Mutex::new(None) }
     }
 
-    /// What MySQL answers now, or answered a moment ago; an error says why it does not.
-    async fn ask(&self) -> Result<(), String> {
+    /// Its `max_allowed_packet` now or a moment ago; an error says why it does not answer.
+    async fn ask(&self) -> Result<u64, String> {
         // Held while asking, so that many who ask at a time share one answer.
         let mut last = self.last.lock().await;
         if let Some((at, answer)) = &*last
@@ -48,7 +49,7 @@ impl Probe {
         {
             return answer.clone();
         }
-        let answer = match tokio::time::timeout(PROBE_TIMEOUT, self.ping()).await {
+        let answer = match tokio::time::timeout(PROBE_TIMEOUT, self.max_allowed_packet()).await {
             Ok(answer) => answer.map_err(|error| error.to_string()),
             Err(_) => Err(format!("no answer within {PROBE_TIMEOUT:?}")),
         };
@@ -56,10 +57,11 @@ impl Probe {
         answer
     }
 
-    async fn ping(&self) -> mysql_async::Result<()> {
+    async fn max_allowed_packet(&self) -> mysql_async::Result<u64> {
         let mut conn = Conn::new(self.mysql.clone()).await?;
-        conn.ping().await?;
-        conn.disconnect().await
+        let bytes: Option<u64> = conn.query_first("SELECT @@global.max_allowed_packet").await?;
+        conn.disconnect().await?;
+        Ok(bytes.unwrap_or_default())
     }
 }
 
@@ -87,7 +89,12 @@ pub(super) async fn status(State(front): State<HttpFront>) -> Response {
         "role": front.role(),
         "version": env!("CARGO_PKG_VERSION"),
         "position": front.position(),
-        "mysql": {"port": mysql_front.port(), "up": mysql.is_ok(), "error": mysql.err()},
+        "mysql": {
+            "port": mysql_front.port(),
+            "up": mysql.is_ok(),
+            "max_allowed_packet": mysql.as_ref().ok(),
+            "error": mysql.as_ref().err(),
+        },
         "sessions": {"mysql": sessions.get(), "http": front.0.accounts.open_sessions()},
         "commands": {
             "done": commands,
@@ -109,6 +116,27 @@ pub(super) async fn status(State(front): State<HttpFront>) -> Response {
         NodeReplication::Slave(applier) => status["applier"] = json!(applier.progress()),
     }
     Json(status).into_response()
+}
+
+/// `GET /slave/server`, and `GET /admin/server` on a master: what the other nodes must know of this one's server.
+pub(super) async fn server(State(front): State<HttpFront>, headers: HeaderMap) -> Result<Response, HttpError> {
+    front.check_secret(&headers)?;
+    let max_allowed_packet = match front.0.probe.ask().await {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            return Ok((StatusCode::SERVICE_UNAVAILABLE, format!("MySQL does not answer: {error}")).into_response());
+        }
+    };
+    let (cluster, mark) = match &front.0.state.replication {
+        NodeReplication::Master(hub) => (hub.status().cluster, hub.captured().borrow().clone()),
+        NodeReplication::Slave(applier) => {
+            let progress = applier.progress();
+            (progress.cluster, progress.mark)
+        }
+    };
+    // As long as it does not know its cluster it does not know where it stands.
+    let mark = (!cluster.is_empty()).then_some(mark);
+    Ok(Json(ServerFacts { cluster, mark, max_allowed_packet }).into_response())
 }
 
 /// `GET /metrics`, in Prometheus' text form.

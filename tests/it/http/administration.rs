@@ -77,6 +77,8 @@ async fn slaves_are_registered_and_removed_by_who_knows_the_secret() {
     assert_eq!(status, StatusCode::OK, "{body}");
     let (_, body) = answer(known(Method::GET, "/admin/slaves")).await;
     assert_eq!((&body["slaves"][0]["id"], body["slaves"].as_array().map(Vec::len)), (&json!("s1"), Some(1)), "{body}");
+    let text = answer(http.bare(Method::GET, "/metrics")).await.1;
+    assert!(text.as_str().unwrap().lines().any(|line| line == r#"towline_slave_warnings{slave="s1"} 0"#), "{text}");
     for (body, status) in [
         (json!({"id": "s2"}), 400),
         (json!({"id": "s2", "url": "ftp://x"}), 400),

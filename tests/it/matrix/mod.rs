@@ -5,7 +5,7 @@
 //! and row by row.
 
 pub(crate) mod contents;
-mod script;
+pub(crate) mod script;
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -149,7 +149,7 @@ async fn wait_for(slave: &Place<'_>, master: &TestNode, rows: &[Row], ends: &[St
     .await;
 }
 
-async fn last_gtid(family: Family, conn: &mut Conn) -> String {
+pub(crate) async fn last_gtid(family: Family, conn: &mut Conn) -> String {
     let sql = match family {
         Family::MariaDb => "SELECT @@global.gtid_binlog_pos",
         Family::MySql => "SELECT REGEXP_REPLACE(@@global.gtid_executed, ':.*[-:]', ':')",

@@ -176,6 +176,7 @@ fn replication(role: Role, server: &TestServer, classifier: &Arc<dyn Classifier>
         batch_transactions_max: 100,
         transaction_bytes_max: 16 << 20,
         push_timeout: Duration::from_secs(5),
+        outlook_interval: Duration::from_secs(10),
         verify_interval: None,
         verify_stops_slave: false,
         classifier: classifier.clone(),
