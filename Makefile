@@ -7,7 +7,7 @@ demo:
 
 # Every test, against real servers.
 test:
-	scripts/install-mariadb.sh mariadb curl
+	scripts/install-mariadb.sh mariadb curl sysbench
 	cargo test --workspace --locked
 
 # A cluster on which everything breaks at once, for each of these seeds: `make torture SEEDS=7 SECONDS=600`.

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what is missing of MariaDB: `mariadbd`, which a node's private server needs, and what the arguments name:
-# `mariadb` (the client), `curl` and `mariadb-test-data` (the server's own test suites) for tests, `sysbench`, `haproxy` and
-# `python3` for the benches. Starts no service; does nothing when all is there.
+# `mariadb` (the client), `curl` and `mariadb-test-data` (the server's own test suites) for tests, `haproxy` and `python3`
+# for the benches, `sysbench` for both. Starts no service; does nothing when all is there.
 set -eu
 
 PATH="$PATH:/usr/sbin:/usr/local/sbin:/usr/libexec"

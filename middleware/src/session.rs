@@ -216,17 +216,29 @@ impl Session {
 /// The key by which a request over HTTP can be told from another, as its header `Idempotency-Key` gives it: a
 /// [state](Session::state) of its session, set by the front for each request.
 #[derive(Debug, Default)]
-pub struct RequestKey(Mutex<Option<Arc<str>>>);
+pub struct RequestKey(Mutex<Keyed>);
+
+#[derive(Clone, Debug, Default)]
+struct Keyed {
+    key: Option<Arc<str>>,
+    names_schemas: bool,
+}
 
 impl RequestKey {
     /// The running request's.
     pub fn get(&self) -> Option<Arc<str>> {
-        lock(&self.0).clone()
+        lock(&self.0).key.clone()
+    }
+
+    /// Whether the running request names its schemas itself: the session's default one is then whichever an earlier
+    /// request has left.
+    pub fn names_schemas(&self) -> bool {
+        lock(&self.0).names_schemas
     }
 
     /// Records the key of the request that begins, or that it has none.
-    pub fn set(&self, key: Option<&str>) {
-        *lock(&self.0) = key.map(Into::into);
+    pub fn set(&self, key: Option<&str>, names_schemas: bool) {
+        *lock(&self.0) = Keyed { key: key.map(Into::into), names_schemas };
     }
 }
 

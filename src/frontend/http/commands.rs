@@ -87,8 +87,10 @@ impl HttpFront {
         let key = self.idempotency_key(headers)?;
         match &json_command::Request::parse(body, default)? {
             json_command::Request::One(command) => {
-                let lent = self.0.accounts.lend(credentials, schema_of(command)).await?;
-                lent.session().state::<RequestKey>().set(key);
+                let schema = schema_of(command);
+                let names_schemas = matches!(schema, Schema::Any);
+                let lent = self.0.accounts.lend(credentials, schema).await?;
+                lent.session().state::<RequestKey>().set(key, names_schemas);
                 match streams {
                     true => self.stream(lent, command).await,
                     false => self.answer(lent, command).await,
@@ -98,7 +100,7 @@ impl HttpFront {
             json_command::Request::Transaction(_) if key.is_some() => Err(HttpError::ListWithKey),
             json_command::Request::Transaction(commands) => {
                 let lent = self.0.accounts.lend(credentials, schema_of_list(commands)).await?;
-                lent.session().state::<RequestKey>().set(None);
+                lent.session().state::<RequestKey>().set(None, false);
                 self.answer_list(lent, commands).await
             }
         }

@@ -141,7 +141,10 @@ pub(super) fn fingerprint(command: &Command) -> Result<Vec<u8>, Refusal> {
         hash.update((bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
     };
-    put(command.session().schema().as_bytes());
+    let session = command.session();
+    let names_schemas = session.state::<RequestKey>().names_schemas();
+    let schema = session.schema();
+    put(if names_schemas { b"" } else { schema.as_bytes() });
     put(command.sql());
     if command.kind() != CommandKind::Query {
         // As values: an execute names its types only once.
@@ -174,5 +177,12 @@ mod tests {
         let other = command("DELETE FROM a");
         other.session().set_schema("elsewhere");
         assert_ne!(fingerprint(&other).unwrap(), of("DELETE FROM a"));
+        let request = |schema: &str| {
+            let command = command("DELETE FROM b.a");
+            command.session().set_schema(schema);
+            command.session().state::<RequestKey>().set(Some("a"), true);
+            fingerprint(&command).unwrap()
+        };
+        assert_eq!(request("elsewhere"), request("here"), "a request that names its schemas");
     }
 }

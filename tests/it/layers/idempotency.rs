@@ -254,7 +254,7 @@ async fn what_others_have_planted_is_not_run() {
     }
     let reload = async |layer: &str| {
         node.write_layers(layer);
-        let (status, body) = answer(reqwest::Client::new().post(node.url("/admin/reload"))).await;
+        let (status, body) = super::reload(&node).await;
         (status, body["error"]["message"].as_str().unwrap_or_default().to_owned())
     };
     for (layer, wanted) in [(LAYER, "`towline_app`.`claim`"), (&*format!("{LAYER}ttl_s = 0"), "`ttl_s`")] {

@@ -6,6 +6,7 @@ mod idempotency;
 mod mirror;
 mod reload;
 mod shipped;
+mod sysbench;
 mod tenant;
 mod together;
 
@@ -39,6 +40,11 @@ async fn master(layers: &str) -> TestNode {
 
 async fn client(node: &TestNode) -> Conn {
     node.connect(APP.0, APP.1).await.unwrap_or_else(|error| panic!("{error}; {}", node.log()))
+}
+
+/// Has the node read its file again.
+async fn reload(node: &TestNode) -> (StatusCode, Value) {
+    answer(node.admin("/admin/reload")).await
 }
 
 /// Runs SQL over HTTP.

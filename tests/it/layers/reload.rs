@@ -9,15 +9,11 @@ use mysql_async::prelude::Queryable;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use super::{client, http, master};
-use crate::support::{TestNode, eventually, http::answer};
+use super::{client, http, master, reload};
+use crate::support::eventually;
 
 const DENY: &str = "[[layer]]\nname = 'rules'\nrule = [{ regex = 'probe', action = 'deny' }]";
 const OTHER: &str = "[[layer]]\nname = 'slow_log'\nthreshold_ms = 10000\n[[layer]]\nname = 'limit'\nlimit = [{ by = 'all', running_max = 100 }]";
-
-async fn reload(node: &TestNode) -> (StatusCode, Value) {
-    answer(reqwest::Client::new().post(node.url("/admin/reload"))).await
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_reloads_under_load_lose_no_query() {

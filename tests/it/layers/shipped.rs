@@ -4,8 +4,8 @@ use mysql_async::prelude::Queryable;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use super::{client, code, figure, http, master};
-use crate::support::eventually;
+use super::{APP, client, code, figure, http, master};
+use crate::support::{eventually, http::answer};
 
 const ALL: &str = "
 [[layer]]
@@ -14,6 +14,7 @@ file = 'audit.log'
 [[layer]]
 name = 'slow_log'
 threshold_ms = 100
+top = 100
 [[layer]]
 name = 'rules'
 rule = [
@@ -23,7 +24,11 @@ rule = [
 ]
 [[layer]]
 name = 'limit'
-limit = [{ by = 'user', running_max = 50, waiting_max = 10 }, { by = 'all', per_second_max = 100000 }]
+limit = [
+    { by = 'user', running_max = 50, waiting_max = 10 },
+    { by = 'all', per_second_max = 100000 },
+    { by = 'schema', only = 'narrow', running_max = 1, waiting_max = 1, wait_ms = 60000 },
+]
 [[layer]]
 name = 'cache'
 [[layer]]
@@ -60,43 +65,85 @@ async fn each_does_its_part_through_both_fronts() {
     assert_eq!(code(conn.exec_drop("SELECT SLEEP(?)", (20,)).await), Some(3024));
     assert_eq!(figure(&node, "towline_layer_timeout_ended_total").await, 7);
 
-    // limit, by a rule: while one runs, another is refused.
-    let mut other = client(&node).await;
-    let slow = tokio::spawn(async move { other.query_drop("SELECT SLEEP(0.4) /* one at a time */").await });
+    // limit, by a rule and by a schema: while one runs, another is refused or waits.
     let mut server = mysql_async::Conn::new(node.server_opts()).await.unwrap();
+    for sql in ["CREATE DATABASE narrow", "BEGIN", "SELECT * FROM shop.item FOR UPDATE"] {
+        server.query_drop(sql).await.unwrap();
+    }
+    let mut narrow = Vec::new();
+    for _ in 0..3 {
+        let mut own = client(&node).await;
+        own.query_drop("USE narrow").await.unwrap();
+        narrow.push(own);
+    }
+    let [mut refused, mut waits, mut runs] = narrow.try_into().expect("three");
+    let sql = "UPDATE shop.item SET n = 0 WHERE id = 1 /* one at a time */";
+    let running = tokio::spawn(async move { runs.query_drop(sql).await });
     eventually("the server works on it", async || {
-        let sql = "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP(0.4)%'";
+        let sql = "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'UPDATE shop.item%'";
         match server.query_first::<u64, _>(sql).await.unwrap() {
             Some(1) => Ok(()),
             other => Err(other),
         }
     })
     .await;
-    assert_eq!(code(conn.query_drop("SELECT 2 /* one at a time */").await), Some(1226));
-    slow.await.unwrap().unwrap();
-    conn.query_drop("SELECT 2 /* one at a time */").await.unwrap();
+    let waiting = tokio::spawn(async move { waits.query_first::<u8, _>("SELECT 3").await });
+    eventually("another waits", async || {
+        let waited = figure(&node, "towline_layer_limit_waited_total{limit=\"2\"}").await;
+        if waited == 1 { Ok(()) } else { Err(waited) }
+    })
+    .await;
+    let by_rule = "SELECT 2 /* one at a time */";
+    for (conn, sql, schema) in [(&mut conn, by_rule, "shop"), (&mut refused, "SELECT 4", "narrow")] {
+        assert_eq!(code(conn.query_drop(sql).await), Some(1226), "{sql}");
+        assert_eq!(code(conn.exec_drop(sql, ()).await), Some(1226), "{sql}");
+        let command = json!({"action": "query", "dbname": schema, "sql": sql});
+        let request = reqwest::Client::new().post(node.url("/master")).basic_auth(APP.0, Some(APP.1)).json(&command);
+        let (_, refusal) = answer(request).await;
+        assert_eq!(refusal["error"]["code"], 1226, "{sql}: {refusal}");
+    }
+    server.query_drop("ROLLBACK").await.unwrap();
+    running.await.unwrap().unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap(), Some(3));
+    conn.query_drop(by_rule).await.unwrap();
 
-    // slow_log: what took time, by digest.
+    // slow_log: what took time, by digest, whichever way it came.
+    let by_name = "SELECT id FROM shop.item WHERE name = ?";
+    conn.query_drop(by_name.replace('?', "'lamp'")).await.unwrap();
+    conn.exec_drop(by_name, ("lamp",)).await.unwrap();
+    http(&node, by_name, json!(["lamp"])).await;
     let status: Value = reqwest::get(node.url("/status")).await.unwrap().json().await.unwrap();
     let top = &status["layer_status"]["slow_log"]["top"];
     let sleep = top.as_array().unwrap().iter().find(|own| own["sql"].as_str().is_some_and(|sql| sql.contains("SLEEP")));
     assert!(sleep.is_some_and(|own| own["p99_us"].as_u64().unwrap() >= 100_000), "{status:#}");
+    let three = top
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|own| own["sql"].as_str().is_some_and(|sql| sql.starts_with("SELECT id FROM shop.item WHERE name=")));
+    assert!(three.is_some_and(|own| own["count"] == 3 && own["rows"] == 3), "{status:#}");
     assert!(node.log().contains("slow command"), "{}", node.log());
 
     // audit: who did what, without literals.
     let (_, written) = http(&node, "INSERT INTO shop.item VALUES (?, ?, 0)", json!([3, "a secret word"])).await;
     conn.query_drop("INSERT INTO shop.item VALUES (4, 'another secret word', 0)").await.unwrap();
-    let lines = eventually("the lines of both", async || {
+    conn.exec_drop("INSERT INTO shop.item VALUES (?, ?, 0)", (5, "a third secret word")).await.unwrap();
+    let lines = eventually("the lines of all", async || {
         let text = std::fs::read_to_string(node.file("audit.log")).unwrap_or_default();
         let lines: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let inserts =
             lines.into_iter().filter(|line| line["sql"].as_str().is_some_and(|sql| sql.starts_with("INSERT")));
         let inserts: Vec<Value> = inserts.collect();
-        if inserts.len() == 2 { Ok(inserts) } else { Err(text) }
+        if inserts.len() == 3 { Ok(inserts) } else { Err(text) }
     })
     .await;
     assert_eq!(lines[0]["position"], written["position"]);
-    assert_eq!((&lines[0]["front"], &lines[1]["front"]), (&json!("http"), &json!("mysql")));
+    let ways = lines.iter().map(|line| (&line["front"], &line["command"]));
+    assert!(ways.eq([
+        (&json!("http"), &json!("COM_STMT_EXECUTE")),
+        (&json!("mysql"), &json!("COM_QUERY")),
+        (&json!("mysql"), &json!("COM_STMT_EXECUTE")),
+    ]));
     assert!(lines.iter().all(|line| line["user"] == "app" && line["ok"] == true && line["affected_rows"] == 1));
     let text = std::fs::read_to_string(node.file("audit.log")).unwrap();
     assert!(!text.contains("secret word"), "{text}");

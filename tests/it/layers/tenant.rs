@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use towline::wire::capability::mariadb;
 use towline_middleware::Role;
 
-use super::code;
+use super::{code, reload};
 use crate::support::{
     TestNode,
     http::answer,
@@ -392,10 +392,9 @@ async fn a_statement_is_prepared_again_when_the_tenants_have_changed() {
     let count = a.prep("SELECT COUNT(*) FROM item WHERE name <> ?").await.unwrap();
     assert_eq!(a.exec_first(&count, ("",)).await.unwrap(), Some(2));
     node.write_layers(&LAYER.replace("alpha", "al pha"));
-    let reload = || answer(reqwest::Client::new().post(node.url("/admin/reload")));
-    assert_eq!(reload().await.0, StatusCode::BAD_REQUEST, "a value with a space was taken");
+    assert_eq!(reload(&node).await.0, StatusCode::BAD_REQUEST, "a value with a space was taken");
     node.write_layers(&LAYER.replace("alpha", "other"));
-    assert_eq!(reload().await.0, StatusCode::OK);
+    assert_eq!(reload(&node).await.0, StatusCode::OK);
     assert_eq!(code(a.exec_drop(&count, ("",)).await), Some(1615));
     let count = a.prep("SELECT COUNT(id) FROM item WHERE name <> ?").await.unwrap();
     assert_eq!(a.exec_first(&count, ("",)).await.unwrap(), Some(0));

@@ -74,8 +74,9 @@ impl TestNode {
         reqwest::Client::new().post(self.url(path)).bearer_auth(self.secret())
     }
 
+    /// Empty without a cluster.
     fn secret(&self) -> &str {
-        self.config["cluster"]["secret"].as_str().expect("a cluster with a secret")
+        self.config.get("cluster").and_then(|cluster| cluster.get("secret")?.as_str()).unwrap_or_default()
     }
 
     /// Runs `towline verify` against it: the exit code and what it printed.
