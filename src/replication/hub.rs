@@ -244,7 +244,6 @@ impl Hub {
         if !(1..=128).contains(&id.chars().count()) {
             return Err(HubError::Id);
         }
-        let slave = RegisteredSlave { id: id.to_owned(), url };
         let _turn = self.shared.registration.lock().await;
         let mut conn = Conn::new(self.shared.options.mysql.clone()).await?;
         let version: Option<String> = conn.query_first("SELECT VERSION()").await?;
@@ -254,7 +253,7 @@ impl Hub {
             return Err(HubError::Family { slave, master: own });
         }
         master::open(&mut conn).await?;
-        master::register_slave(&mut conn, &slave).await?;
+        let slave = master::register_slave(&mut conn, id, &url).await?;
         conn.disconnect().await?;
         self.shared.forget(|known| known.url == slave.url && known.id != slave.id);
         self.send_to(slave);
@@ -275,14 +274,29 @@ impl Hub {
         Ok(removed)
     }
 
-    /// Stops pushing to a slave until it is resumed, for this process's life. False if there is none of that id.
-    pub fn pause(&self, id: &str, reason: &str) -> bool {
-        self.shared.set_pause(id, Some(reason.to_owned()))
+    /// Stops pushing to a slave until it is resumed, over restarts too. False if there is none of that id.
+    ///
+    /// # Errors
+    /// When the master's MySQL can't write it down; nothing is changed then.
+    pub async fn pause(&self, id: &str, reason: &str) -> Result<bool, HubError> {
+        self.set_pause(id, Some(reason)).await
     }
 
     /// Pushes to a slave again. False if there is none of that id.
-    pub fn resume(&self, id: &str) -> bool {
-        self.shared.set_pause(id, None)
+    ///
+    /// # Errors
+    /// As [`pause`](Self::pause).
+    pub async fn resume(&self, id: &str) -> Result<bool, HubError> {
+        self.set_pause(id, None).await
+    }
+
+    async fn set_pause(&self, id: &str, reason: Option<&str>) -> Result<bool, HubError> {
+        let _turn = self.shared.registration.lock().await;
+        let mut conn = Conn::new(self.shared.options.mysql.clone()).await?;
+        master::open(&mut conn).await?;
+        master::set_pause(&mut conn, id, reason).await?;
+        conn.disconnect().await?;
+        Ok(self.shared.set_pause(id, reason))
     }
 
     /// Begins a snapshot for a new slave, or tells the plan of the one with this name.
@@ -347,9 +361,19 @@ impl Hub {
                     "a slave does not hold what the master holds: run `towline verify`"
                 );
                 if self.shared.options.verify_stops_slave {
-                    self.pause(id, "it does not hold what the master holds: `towline verify` names the rows");
+                    self.stop_diverged(id).await;
                 }
             }
+        }
+    }
+
+    /// Pauses a slave that differs, if need be for this process's life only.
+    async fn stop_diverged(&self, id: &str) {
+        let reason = "it does not hold what the master holds: `towline verify` names the rows";
+        if let Err(error) = self.pause(id, reason).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(slave = id, error, "a restart of this node would forget that a slave is paused");
+            self.shared.set_pause(id, Some(reason));
         }
     }
 
@@ -445,9 +469,7 @@ impl Hub {
         let mut slaves = master::slaves(&mut conn).await.map_err(connected)?;
         for url in &shared.options.slaves {
             if !slaves.iter().any(|slave| slave.url == *url) {
-                let slave = RegisteredSlave { id: url.clone(), url: url.clone() };
-                master::register_slave(&mut conn, &slave).await.map_err(connected)?;
-                slaves.push(slave);
+                slaves.push(master::register_slave(&mut conn, url, url).await.map_err(connected)?);
             }
         }
         let newest = newest(&mut conn, source, record.epoch).await.map_err(connected)?;
@@ -463,7 +485,7 @@ impl Hub {
     }
 
     /// Starts the sender of a slave, unless it has one with this URL.
-    fn send_to(&self, RegisteredSlave { id, url }: RegisteredSlave) {
+    fn send_to(&self, RegisteredSlave { id, url, paused }: RegisteredSlave) {
         let shared = &self.shared;
         let slave = {
             let mut slaves = shared.slaves.lock();
@@ -471,6 +493,7 @@ impl Hub {
                 return;
             }
             let slave = Arc::new(Slave::new(id.clone(), url, shared.acks.add(), shared.stop.child_token()));
+            slave.gate.send_modify(|gate| gate.paused = paused);
             if let Some(old) = slaves.insert(id, Arc::clone(&slave)) {
                 old.removed.cancel();
                 shared.acks.remove(old.ack_id);
@@ -643,10 +666,10 @@ impl Shared {
         PushTarget::new(self.client.clone(), &slave.url, self.authorization.clone())
     }
 
-    fn set_pause(&self, id: &str, reason: Option<String>) -> bool {
+    fn set_pause(&self, id: &str, reason: Option<&str>) -> bool {
         let slaves = self.slaves.lock();
         let Some(slave) = slaves.get(id) else { return false };
-        slave.gate.send_modify(|gate| gate.paused = reason);
+        slave.gate.send_modify(|gate| gate.paused = reason.map(str::to_owned));
         true
     }
 

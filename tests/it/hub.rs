@@ -454,13 +454,33 @@ async fn a_paused_slave_gets_nothing_until_it_is_resumed() {
     master.run(&SHOP).await;
     let hub = Hub::start(options(&master, &[&a, &b])).unwrap();
     assert_equal(&master, &hub, &[&a, &b]).await;
-    assert!(hub.pause(&b.url, "a test"));
+    assert!(hub.pause(&b.url, "a test").await.unwrap() && !hub.pause("nobody", "a test").await.unwrap());
     slave_in(&hub, &b.url, "the slave is paused", |state| matches!(state, SlaveState::Paused { .. })).await;
     let before = b.applier.progress().mark;
     load(&master, 1, 3).await;
     assert_equal(&master, &hub, &[&a]).await;
     assert_eq!(b.applier.progress().mark, before);
-    assert!(hub.resume(&b.url) && !hub.resume("nobody"));
+
+    // Neither a restart nor another name makes it go on.
+    hub.stop().await;
+    let is_paused = |state: &SlaveState| matches!(state, SlaveState::Paused { reason } if reason == "a test");
+    let hub = Hub::start(options(&master, &[&a, &b])).unwrap();
+    slave_in(&hub, &b.url, "the slave is still paused", is_paused).await;
+    hub.register("renamed", &b.url, None).await.unwrap();
+    load(&master, 1, 3).await;
+    assert_equal(&master, &hub, &[&a]).await;
+    slave_in(&hub, &b.url, "the slave is still paused", is_paused).await;
+    assert_eq!(b.applier.progress().mark, before);
+
+    assert!(hub.resume("renamed").await.unwrap() && !hub.resume("nobody").await.unwrap());
     assert_equal(&master, &hub, &[&a, &b]).await;
+    hub.stop().await;
+
+    // A node that knew no such thing has made the table.
+    master.run(&["ALTER TABLE towline.slaves DROP COLUMN paused"]).await;
+    let hub = Hub::start(options(&master, &[&a, &b])).unwrap();
+    assert_equal(&master, &hub, &[&a, &b]).await;
+    assert!(hub.pause("renamed", "a test").await.unwrap());
+    slave_in(&hub, &b.url, "the slave is paused", is_paused).await;
     hub.stop().await;
 }

@@ -89,7 +89,7 @@ pub(super) fn wanted_id(uri: &Uri) -> Result<String, HttpError> {
     id.ok_or_else(missing).map_err(HttpError::Admin)
 }
 
-/// `POST /admin/slaves/pause?id=…`: pushes nothing to a slave until it is resumed.
+/// `POST /admin/slaves/pause?id=…`: pushes nothing to a slave until it is resumed, over restarts too.
 pub(super) async fn pause_slave(
     State(front): State<HttpFront>,
     uri: Uri,
@@ -97,7 +97,7 @@ pub(super) async fn pause_slave(
 ) -> Result<Response, HttpError> {
     front.check_secret(&headers)?;
     let id = wanted_id(&uri)?;
-    let is_known = front.hub(&uri)?.pause(&id, "by POST /admin/slaves/pause");
+    let is_known = front.hub(&uri)?.pause(&id, "by POST /admin/slaves/pause").await?;
     done_to_slave("paused", id, is_known)
 }
 
@@ -109,7 +109,7 @@ pub(super) async fn resume_slave(
 ) -> Result<Response, HttpError> {
     front.check_secret(&headers)?;
     let id = wanted_id(&uri)?;
-    let is_known = front.hub(&uri)?.resume(&id);
+    let is_known = front.hub(&uri)?.resume(&id).await?;
     done_to_slave("resumed", id, is_known)
 }
 

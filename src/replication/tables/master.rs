@@ -17,11 +17,14 @@ pub(crate) struct ClusterRecord {
 pub(crate) struct RegisteredSlave {
     pub(crate) id: String,
     pub(crate) url: String,
+    /// Why nothing is pushed to it, if so.
+    pub(crate) paused: Option<String>,
 }
 
 /// Reads a master's record. A server without the tables gets them, and its cluster an id at random.
 pub(crate) async fn open(conn: &mut Conn) -> mysql_async::Result<ClusterRecord> {
     if let Some(record) = found(cluster_record(conn).await)? {
+        add_pause(conn).await?;
         return Ok(record);
     }
     create(conn, MASTER_TABLES).await?;
@@ -36,20 +39,42 @@ async fn cluster_record(conn: &mut Conn) -> mysql_async::Result<Option<ClusterRe
     Ok(row.map(|(id, epoch)| ClusterRecord { id, epoch: Epoch(epoch) }))
 }
 
-/// Every registered slave.
-pub(crate) async fn slaves(conn: &mut Conn) -> mysql_async::Result<Vec<RegisteredSlave>> {
-    conn.query_map("SELECT id, url FROM towline.slaves ORDER BY id", |(id, url)| RegisteredSlave { id, url }).await
+/// Tables that an older node has made have no column for it.
+async fn add_pause(conn: &mut Conn) -> mysql_async::Result<()> {
+    const UNKNOWN_COLUMN: u16 = 1054;
+    match conn.query_drop("SELECT paused FROM towline.slaves LIMIT 0").await {
+        Err(mysql_async::Error::Server(error)) if error.code == UNKNOWN_COLUMN => {
+            conn.query_drop("ALTER TABLE towline.slaves ADD COLUMN paused VARCHAR(512) NULL").await
+        }
+        other => other,
+    }
 }
 
-/// Adds a slave, or gives a known one its new URL. Another entry of the same URL is the same slave under an older id.
-pub(crate) async fn register_slave(conn: &mut Conn, slave: &RegisteredSlave) -> mysql_async::Result<()> {
-    let RegisteredSlave { id, url } = slave;
+/// Every registered slave.
+pub(crate) async fn slaves(conn: &mut Conn) -> mysql_async::Result<Vec<RegisteredSlave>> {
+    let sql = "SELECT id, url, paused FROM towline.slaves ORDER BY id";
+    conn.query_map(sql, |(id, url, paused)| RegisteredSlave { id, url, paused }).await
+}
+
+/// Adds a slave, or gives a known one its new URL. Another entry of the same URL is the same slave under an older id. One
+/// that is paused stays so under either.
+pub(crate) async fn register_slave(conn: &mut Conn, id: &str, url: &str) -> mysql_async::Result<RegisteredSlave> {
+    let paused: Option<Option<String>> =
+        conn.exec_first("SELECT MAX(paused) FROM towline.slaves WHERE url = ? OR id = ?", (url, id)).await?;
+    let slave = RegisteredSlave { id: id.to_owned(), url: url.to_owned(), paused: paused.flatten() };
     conn.exec_drop("DELETE FROM towline.slaves WHERE url = ? AND id <> ?", (url, id)).await?;
     conn.exec_drop(
-        "INSERT INTO towline.slaves (id, url) VALUES (?, ?) ON DUPLICATE KEY UPDATE url = VALUES(url)",
-        (id, url),
+        "INSERT INTO towline.slaves (id, url, paused) VALUES (?, ?, ?) \
+         ON DUPLICATE KEY UPDATE url = VALUES(url), paused = VALUES(paused)",
+        (id, url, &slave.paused),
     )
-    .await
+    .await?;
+    Ok(slave)
+}
+
+/// Writes down that nothing is to be pushed to a slave, and why; or, with none, that all is.
+pub(crate) async fn set_pause(conn: &mut Conn, id: &str, reason: Option<&str>) -> mysql_async::Result<()> {
+    conn.exec_drop("UPDATE towline.slaves SET paused = ? WHERE id = ?", (reason, id)).await
 }
 
 /// Removes a slave. False if there was none of that id.
@@ -67,7 +92,8 @@ const MASTER_TABLES: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS towline.slaves (
         id VARCHAR(128) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL PRIMARY KEY,
         url VARCHAR(512) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-        registered_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP
+        registered_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
+        paused VARCHAR(512) NULL
     ) ENGINE=InnoDB",
 ];
 
