@@ -25,6 +25,7 @@ use super::{
     progress::{ApplyState, Progress, Stop, Track},
     protocol::{self, Applied, Batch, Mark, NotApplied, PushRefusal, StreamLine},
     snapshot::load::{SnapshotOptions, load_until_done},
+    streamed_rows::{NewestPush, StreamedLines},
     tables::slave,
 };
 
@@ -73,6 +74,7 @@ pub struct Applier {
     orders: mpsc::Sender<Order>,
     track: watch::Receiver<Track>,
     position: watch::Receiver<Mark>,
+    newest: watch::Sender<NewestPush>,
     blockers_ended: Arc<AtomicU64>,
     options: Arc<ApplyOptions>,
     task: Arc<parking_lot::Mutex<Option<JoinHandle<()>>>>,
@@ -109,6 +111,7 @@ impl Applier {
             orders,
             track: track_reader,
             position: position_reader,
+            newest: watch::Sender::default(),
             blockers_ended,
             options: own_options,
             task: Arc::new(parking_lot::Mutex::new(Some(tokio::spawn(worker.run())))),
@@ -124,6 +127,7 @@ impl Applier {
     /// A batch that was taken is finished even if the future is dropped; the same batch sent again is then refused with
     /// the new position.
     pub async fn push(&self, batch: Batch) -> Result<Applied, NotApplied> {
+        self.number(&batch);
         let (answer, answered) = oneshot::channel();
         if self.orders.send(Order::Push { batch, answer }).await.is_ok()
             && let Ok(result) = answered.await
@@ -142,6 +146,7 @@ impl Applier {
     /// # Cancel safety
     /// As [`push`](Self::push).
     pub async fn push_streamed(&self, batch: Batch, lines: mpsc::Receiver<StreamLine>) -> Result<Applied, NotApplied> {
+        let lines = StreamedLines { lines, number: self.number(&batch), newest: self.newest.subscribe() };
         let (answer, answered) = oneshot::channel();
         if self.orders.send(Order::PushStreamed { batch, lines, answer }).await.is_ok()
             && let Ok(result) = answered.await
@@ -149,6 +154,20 @@ impl Applier {
             return result;
         }
         Err(stopping())
+    }
+
+    /// Numbers a push, which may then end a streamed one before it that stands still, if it is of the same cluster and
+    /// of no older master.
+    fn number(&self, batch: &Batch) -> u64 {
+        let is_own = self.track.borrow().cluster == batch.cluster;
+        self.newest.send_if_modified(|newest| {
+            let counts = is_own && batch.epoch >= newest.epoch;
+            if counts {
+                *newest = NewestPush { number: newest.number + 1, epoch: batch.epoch };
+            }
+            counts
+        });
+        self.newest.borrow().number
     }
 
     /// Waits until the server stands at a mark, and looks at it there.
@@ -213,18 +232,9 @@ const PING_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 enum Order {
-    Push {
-        batch: Batch,
-        answer: oneshot::Sender<Result<Applied, NotApplied>>,
-    },
-    PushStreamed {
-        batch: Batch,
-        lines: mpsc::Receiver<StreamLine>,
-        answer: oneshot::Sender<Result<Applied, NotApplied>>,
-    },
-    Resume {
-        done: oneshot::Sender<()>,
-    },
+    Push { batch: Batch, answer: oneshot::Sender<Result<Applied, NotApplied>> },
+    PushStreamed { batch: Batch, lines: StreamedLines, answer: oneshot::Sender<Result<Applied, NotApplied>> },
+    Resume { done: oneshot::Sender<()> },
     Stop,
 }
 
@@ -425,7 +435,7 @@ impl Worker {
     }
 
     /// Applies a batch; one whose transaction is streamed by its `lines`.
-    async fn push(&mut self, batch: Batch, lines: Option<mpsc::Receiver<StreamLine>>) -> Result<Applied, NotApplied> {
+    async fn push(&mut self, batch: Batch, lines: Option<StreamedLines>) -> Result<Applied, NotApplied> {
         if self.session.is_none() {
             self.connect().await.map_err(|error| self.refuse(PushRefusal::Unavailable, &error))?;
         }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use mysql_async::Opts;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use towline_middleware::{ChangeFeed, Epoch, Position, Step};
 
 use super::{
@@ -14,9 +14,9 @@ use super::{
     binlog_statement::{CantBuild, DamagedEvents, TableName, format_statement, row_statements, tables_of},
     blockers::BlockerWatch,
     progress::{Stop, Track},
-    protocol::{Batch, Family, Format, Mark, PushRefusal, StreamLine, Transaction, VERSION},
+    protocol::{Batch, Family, Format, Mark, PushRefusal, Transaction, VERSION},
     schema_change::{self, Announcement, RowsBehind, schema_change_of},
-    streamed_rows::{Rows, StreamedRows},
+    streamed_rows::{Rows, StreamedLines, StreamedRows},
     tables::slave,
 };
 
@@ -115,7 +115,7 @@ pub(crate) async fn apply_batch(
 pub(crate) async fn apply_streamed(
     session: &mut ApplySession,
     batch: &Batch,
-    lines: mpsc::Receiver<StreamLine>,
+    lines: StreamedLines,
     locks: &LockOptions<'_>,
     track: &watch::Sender<Track>,
     changes: &ChangeFeed,

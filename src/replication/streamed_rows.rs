@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use tokio::{sync::mpsc, time::timeout};
-use towline_middleware::Changed;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{sleep, timeout},
+};
+use towline_middleware::{Changed, Epoch};
 
 use super::{
     apply_session::{ApplyError, Unapplicable},
@@ -22,9 +25,49 @@ pub(crate) enum Rows<'a> {
 /// How long the next change may take to come. Less than the server waits in an open session.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a streamed push may stand still when a newer push waits behind it. A master sends one push at a time, so it
+/// has given this one up; but a network may also bring an old one once more.
+const STANDSTILL_MAX: Duration = Duration::from_secs(1);
+
+/// The last push of this slave's cluster that came from no older master than those before it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct NewestPush {
+    pub(crate) number: u64,
+    pub(crate) epoch: Epoch,
+}
+
+/// The lines of a streamed push, and whether there is a newer one.
+#[derive(Debug)]
+pub(crate) struct StreamedLines {
+    pub(crate) lines: mpsc::Receiver<StreamLine>,
+    /// The push's own number.
+    pub(crate) number: u64,
+    /// The newest push that may end it.
+    pub(crate) newest: watch::Receiver<NewestPush>,
+}
+
+impl StreamedLines {
+    /// The next line; none if it will not come.
+    async fn next(&mut self) -> Option<StreamLine> {
+        let Self { lines, number, newest } = self;
+        let given_up = async {
+            if newest.wait_for(|newest| newest.number > *number).await.is_err() {
+                // The node stops, and the lines end.
+                std::future::pending::<()>().await;
+            }
+            sleep(STANDSTILL_MAX).await;
+        };
+        tokio::select! {
+            biased;
+            line = timeout(CHANGE_TIMEOUT, lines.recv()) => line.ok().flatten(),
+            () = given_up => None,
+        }
+    }
+}
+
 /// The lines of a streamed transaction behind its first.
 pub(crate) struct StreamedRows {
-    lines: mpsc::Receiver<StreamLine>,
+    lines: StreamedLines,
     /// Read ahead to know what the transaction begins with.
     first: Option<StreamLine>,
     statements: RowStatements,
@@ -37,7 +80,7 @@ pub(crate) struct StreamedRows {
 impl StreamedRows {
     /// The lines that come here, as statements of at most so many bytes. Rows are refused unless there is a format to
     /// read them by.
-    pub(crate) fn new(lines: mpsc::Receiver<StreamLine>, statement_bytes_max: usize, has_format: bool) -> Self {
+    pub(crate) fn new(lines: StreamedLines, statement_bytes_max: usize, has_format: bool) -> Self {
         let statements = RowStatements::new(statement_bytes_max);
         Self { lines, first: None, statements, has_format, came: 0, has_schema_change: false, tables: Vec::new() }
     }
@@ -85,10 +128,7 @@ impl StreamedRows {
     }
 
     async fn line(&mut self) -> Result<StreamLine, ApplyError> {
-        match timeout(CHANGE_TIMEOUT, self.lines.recv()).await {
-            Ok(Some(line)) => Ok(line),
-            _ => Err(DamagedEvents::BrokeOff.into()),
-        }
+        self.lines.next().await.ok_or_else(|| DamagedEvents::BrokeOff.into())
     }
 
     /// The tables that have come so far.

@@ -116,13 +116,35 @@ async fn wait_for_updates(reader: &mut Conn, since: u64) {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_connection_cut_in_the_middle_starts_it_again() {
+/// A master and a slave with a network between them that can be cut.
+async fn cluster_behind_proxy() -> (TestCluster, FaultProxy) {
     let secret = "[cluster]\nsecret = 'a secret of the tests'\n";
     let slave = TestNode::start("slave", Role::Slave, secret).await;
     let proxy = FaultProxy::start(slave.http()).await;
     let config = format!("{secret}slaves = [{:?}]\n{LIMIT}", proxy.url());
-    let cluster = TestCluster::of(TestNode::start("master", Role::Master, &config).await, vec![slave]).await;
+    let master = TestNode::start("master", Role::Master, &config).await;
+    (TestCluster::of(master, vec![slave]).await, proxy)
+}
+
+/// The slave would wait half a minute for the rest, which is longer than this test does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_half_open_connection_in_the_middle_does_not_hold_the_slave_up() {
+    let (cluster, proxy) = cluster_behind_proxy().await;
+    let mut client = cluster.master().await;
+    run(&mut client, &TABLES).await;
+    cluster.wait_equal().await;
+    proxy.leave_after(1_000_000);
+    run(&mut client, &[FILL]).await;
+    cluster.wait_equal().await;
+    assert_eq!(proxy.cuts(), 1, "it was not cut");
+    let metrics = reqwest::get(cluster.slaves[0].url("/metrics")).await.unwrap().text().await.unwrap();
+    let broke_off = r#"towline_apply_refused_total{refusal="damaged"} 1"#;
+    assert!(metrics.lines().any(|line| line == broke_off), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_cut_in_the_middle_starts_it_again() {
+    let (cluster, proxy) = cluster_behind_proxy().await;
     let mut client = cluster.master().await;
     run(&mut client, &TABLES).await;
     cluster.wait_equal().await;

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI64, AtomicU64, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -54,6 +54,9 @@ struct State {
     /// How many bytes may pass, both ways together, until a connection is cut.
     left: AtomicI64,
     cuts: AtomicU64,
+    /// Whether the next cut leaves the half of the side that is asked.
+    leaves: AtomicBool,
+    left_open: Mutex<Vec<TcpStream>>,
     repeats: AtomicU64,
     /// The last requests that were answered.
     requests: Mutex<VecDeque<Vec<u8>>>,
@@ -79,6 +82,8 @@ impl FaultProxy {
             chance: Mutex::new(Rng::with_seed(seed)),
             left: AtomicI64::new(i64::MAX),
             cuts: AtomicU64::new(0),
+            leaves: AtomicBool::new(false),
+            left_open: Mutex::default(),
             repeats: AtomicU64::new(0),
             requests: Mutex::default(),
         });
@@ -87,9 +92,12 @@ impl FaultProxy {
             while let Ok((from, _)) = listener.accept().await {
                 let state = Arc::clone(&shared);
                 tokio::spawn(async move {
-                    if let Ok(to) = TcpStream::connect(to).await {
-                        // However it ends, both sides are closed.
-                        let _ = state.pass(from, to).await;
+                    if let Ok(mut to) = TcpStream::connect(to).await {
+                        let passed = state.pass(from, &mut to).await;
+                        // However it ends, both sides are closed, unless one is left.
+                        if passed.is_err_and(|error| error.kind() == io::ErrorKind::NotConnected) {
+                            state.left_open.lock().unwrap().push(to);
+                        }
                     }
                 });
             }
@@ -112,6 +120,12 @@ impl FaultProxy {
         self.state.left.store(bytes, SeqCst);
     }
 
+    /// Does the same, but the side that is asked hears nothing of it: its half stays open.
+    pub(crate) fn leave_after(&self, bytes: i64) {
+        self.state.leaves.store(true, SeqCst);
+        self.cut_after(bytes);
+    }
+
     /// How many connections it has cut.
     pub(crate) fn cuts(&self) -> u64 {
         self.state.cuts.load(SeqCst)
@@ -130,7 +144,7 @@ impl Drop for FaultProxy {
 }
 
 impl State {
-    async fn pass(self: &Arc<Self>, mut from: TcpStream, mut to: TcpStream) -> io::Result<()> {
+    async fn pass(self: &Arc<Self>, mut from: TcpStream, to: &mut TcpStream) -> io::Result<()> {
         let (from_read, from_write) = from.split();
         let (to_read, to_write) = to.split();
         // A request is what has come since the last answer began.
@@ -155,7 +169,8 @@ impl State {
             let counted = i64::try_from(length).expect("a small buffer");
             if self.left.fetch_sub(counted, SeqCst) <= counted {
                 self.left.store(i64::MAX, SeqCst);
-                return Err(self.cut());
+                let cut = self.cut();
+                return Err(if self.leaves.swap(false, SeqCst) { io::ErrorKind::NotConnected.into() } else { cut });
             }
             let weather = *self.weather.borrow();
             match weather {
