@@ -322,6 +322,69 @@ async fn a_server_that_is_not_fit_says_what_to_change_and_goes_on_when_it_is() {
     second.push(next).await.unwrap();
 }
 
+/// Each of these would change, or hide, what `BINLOG` does; they are looked at whenever the applier connects.
+#[tokio::test]
+async fn no_setting_that_changes_what_is_applied_is_overlooked() {
+    let settings = [
+        ("binlog_format", "'STATEMENT'", "'ROW'"),
+        ("binlog_row_image", "'MINIMAL'", "'FULL'"),
+        ("slave_exec_mode", "'IDEMPOTENT'", "'STRICT'"),
+        ("slave_run_triggers_for_rbr", "'YES'", "'NO'"),
+        ("slave_type_conversions", "'ALL_LOSSY'", "''"),
+        ("event_scheduler", "'ON'", "'OFF'"),
+    ];
+    let (mut changes, server) = tokio::join!(Changes::start(), TestServer::start(Role::Slave));
+    let batch = changes.make(&TABLE).await;
+    for (name, wrong, right) in settings {
+        server.run(&[&format!("SET GLOBAL {name} = {wrong}")]).await;
+        let applier = Applier::start(ApplyOptions::new(server.opts()));
+        let refusal = applier.push(batch.clone()).await.expect_err(name);
+        assert_eq!(refusal.refusal, PushRefusal::Unavailable, "{name}");
+        assert!(refusal.message.contains(&format!("SET GLOBAL {name}=")), "{name}: {}", refusal.message);
+        applier.stop().await;
+        server.run(&[&format!("SET GLOBAL {name} = {right}")]).await;
+    }
+    Applier::start(ApplyOptions::new(server.opts())).push(batch.clone()).await.expect("all is as it must be");
+
+    // Nor a binlog that is missing: what a crash left undone could not be told.
+    let slave = Slave::start_with(&["--skip-log-bin"], |_| ()).await;
+    let refusal = slave.refusal(&batch).await;
+    assert!(refusal.message.contains("--log-bin"), "{}", refusal.message);
+}
+
+/// Rows that a server holds for itself are no slave's to take, whatever a master sends.
+#[tokio::test]
+async fn rows_of_the_servers_own_tables_are_never_written() {
+    let (mut changes, slave) = tokio::join!(Changes::start(), Slave::start());
+    slave.apply(&changes.make(&["CREATE DATABASE mysqx", "CREATE TABLE mysqx.event (i INT)"]).await).await;
+    let mut batch = changes.make(&["INSERT INTO mysqx.event VALUES (1)"]).await;
+    let map = &mut rows(&mut batch).maps.0;
+    let at = map.windows(5).position(|name| name == b"mysqx").expect("its schema's name");
+    map[at + 4] = b'l';
+    let end = map.len() - 4;
+    let sum = crc32fast::hash(&map[..end]);
+    map[end..].copy_from_slice(&sum.to_le_bytes());
+    let refusal = slave.refusal(&batch).await;
+    assert_eq!(refusal.refusal, PushRefusal::Stopped, "{}", refusal.message);
+    assert!(refusal.message.contains("`mysql.event` belong to each server itself"), "{}", refusal.message);
+}
+
+/// MySQL quotes what it does not understand.
+#[tokio::test]
+async fn a_password_in_a_refused_statement_is_told_nobody() {
+    let (mut changes, slave) = tokio::join!(Changes::start(), Slave::start());
+    let mut batch = changes.make(&["CREATE USER someone IDENTIFIED BY 'hush hush'"]).await;
+    let Change::Schema(change) = &mut batch.transactions[0].changes[0] else { panic!("a statement") };
+    change.sql.0 = b"CREATE USER someone IDENTIFIED BYE 'hush hush'".to_vec();
+    let refusal = slave.refusal(&batch).await;
+    assert_eq!(refusal.refusal, PushRefusal::Stopped, "{}", refusal.message);
+    let ApplyState::Stopped(stop) = slave.applier.progress().state else { panic!("it must have stopped") };
+    assert_eq!(stop.code, Some(1064), "{stop:?}");
+    for told in [refusal.message, serde_json::to_string(&slave.applier.progress()).unwrap()] {
+        assert!(!told.contains("hush"), "{told}");
+    }
+}
+
 #[tokio::test]
 async fn what_can_not_be_applied_exactly_once_stops_the_slave() {
     let (mut changes, slave) = tokio::join!(Changes::start(), Slave::start_with(&["--max-allowed-packet=1M"], |_| ()));

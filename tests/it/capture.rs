@@ -560,6 +560,26 @@ async fn a_part_of_an_event_in_mysqls_binlog_is_an_error() {
     assert!(error.to_string().contains("truncated") && !error.is_transient(), "{error}");
 }
 
+/// Numbers that have no order among one another: of another server, and with a tag.
+#[tokio::test]
+async fn what_has_no_order_with_the_rest_stops_capture_of_mysql() {
+    let Some(server) = Mysql9::start_with(&[]).await else { return };
+    server.run(&["CREATE DATABASE shop", "CREATE TABLE shop.t (i INT)"]).await;
+    let mut conn = server.connect().await;
+    let foreign = "SET gtid_next = 'aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa:5'";
+    for (gtid, says) in [("SET gtid_next = 'AUTOMATIC:tag'", "a GTID with a tag"), (foreign, "a second server")] {
+        let insert = "INSERT INTO shop.t VALUES (1)";
+        for sql in ["RESET BINARY LOGS AND GTIDS", insert, gtid, insert, "SET gtid_next = 'AUTOMATIC'"] {
+            conn.query_drop(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        }
+        let mut capture = Capture::open(&options(server.opts(), Mark::default())).await.unwrap();
+        let first = timeout(DEADLINE, capture.next()).await.expect("an answer").expect("a transaction");
+        assert_eq!(first.transaction.position.seq.0, 1);
+        let error = timeout(DEADLINE, capture.next()).await.expect("an answer").expect_err("capture was to stop");
+        assert!(error.to_string().contains(says) && !error.is_transient(), "{gtid}: {error}");
+    }
+}
+
 #[tokio::test]
 async fn another_history_is_a_fork() {
     let mut tail = Tail::start(&["CREATE TABLE t (a INT)"]).await;
