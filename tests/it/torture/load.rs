@@ -25,7 +25,7 @@ const WRITERS: u64 = 4;
 const NAMES: u64 = 3;
 
 /// What is there before the first fault.
-pub(super) const SCHEMA: [&str; 8] = [
+pub(super) const SCHEMA: [&str; 9] = [
     "CREATE DATABASE bank",
     "CREATE DATABASE side",
     "CREATE TABLE bank.account (id INT PRIMARY KEY, balance BIGINT NOT NULL)",
@@ -35,6 +35,16 @@ pub(super) const SCHEMA: [&str; 8] = [
     "CREATE TABLE bank.trail (k INT, item BIGINT)",
     "CREATE TABLE bank.bulk (id INT PRIMARY KEY, filling VARCHAR(200), at TIMESTAMP(6) DEFAULT CURRENT_TIMESTAMP(6))",
     "CREATE TABLE bank.doc (id INT PRIMARY KEY, body MEDIUMBLOB)",
+    "GRANT CREATE USER ON *.* TO app WITH GRANT OPTION",
+];
+/// Makes the accounts that the load works on what they are before the first fault.
+pub(super) const PEOPLE: [&str; 6] = [
+    "CREATE OR REPLACE USER keeper IDENTIFIED BY 'first'",
+    "DROP USER IF EXISTS p0, p1, p2",
+    "DROP ROLE IF EXISTS r0",
+    "DROP ROLE IF EXISTS r1",
+    "DROP ROLE IF EXISTS r2",
+    "GRANT SELECT ON bank.* TO keeper",
 ];
 
 /// How the acknowledgement of a write is checked.
@@ -220,11 +230,19 @@ impl Client {
         }
     }
 
-    /// Not of databases: MariaDB makes their folder before the log entry, and does not take it back after a crash.
+    /// Not of databases: MariaDB makes their folder before the log entry, and does not take it back after a crash. Of
+    /// accounts only what can be said of any state, since it does not take those back either.
     fn schema_change(&mut self) -> String {
         let mut pick = || self.rng.u64(..NAMES);
         let (t, u, x) = (pick(), pick(), pick());
-        match self.rng.u8(..24) {
+        match self.rng.u8(..29) {
+            24 => format!("CREATE OR REPLACE USER p{t} IDENTIFIED BY 'p{x}'"),
+            25 => format!("DROP USER IF EXISTS p{t}, p{u}"),
+            26 if x == 0 => format!("CREATE ROLE IF NOT EXISTS r{t}"),
+            26 => format!("DROP ROLE IF EXISTS r{t}"),
+            27 if x == 0 => "REVOKE ALL PRIVILEGES, GRANT OPTION FROM keeper".to_owned(),
+            27 => format!("GRANT SELECT, INSERT ON side.t{t} TO keeper"),
+            28 => format!("ALTER USER keeper IDENTIFIED BY 'k{t}{u}' WITH MAX_QUERIES_PER_HOUR {}", 1000 * (x + 1)),
             0..3 => format!("CREATE TABLE IF NOT EXISTS side.t{t} (i INT PRIMARY KEY AUTO_INCREMENT, s VARCHAR(20))"),
             3..8 => format!("INSERT INTO side.t{t} (s) VALUES ('{x}'), ('{u}')"),
             8 => format!("CREATE OR REPLACE TABLE side.t{t} AS SELECT id AS i, 's' AS s FROM bank.account"),

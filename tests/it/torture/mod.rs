@@ -2,7 +2,7 @@
 //!
 //! `TORTURE_SEED` draws the faults and the clients' choices, `TORTURE_SECONDS` says how long it goes. After every few faults
 //! there is a pause in which nothing breaks and nobody writes; then the slaves must equal the master, and nothing that was
-//! acknowledged may be missing. Readers on the slaves look all the time.
+//! acknowledged may be missing. Readers on the slaves look all the time. After the first pause a new slave joins by a snapshot.
 
 mod fail_points;
 mod faults;
@@ -13,6 +13,7 @@ mod readers;
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     panic::{AssertUnwindSafe, resume_unwind},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -27,12 +28,14 @@ use towline_middleware::Role;
 use self::{
     faults::Fault,
     history::History,
-    load::{ACCOUNTS, BALANCE, Load, Promise, SCHEMA},
+    load::{ACCOUNTS, BALANCE, Load, PEOPLE, Promise, SCHEMA},
     readers::Readers,
 };
 use crate::{
     matrix::contents::without_counter,
-    support::{CLIENT, FaultProxy, SmallDisk, TestCluster, TestNode, Weather, checksums, eventually},
+    support::{
+        CLIENT, FaultProxy, SmallDisk, TestCluster, TestNode, Weather, checksums, eventually, server::free_port,
+    },
 };
 
 const SLAVES: usize = 2;
@@ -92,31 +95,40 @@ struct Torture {
     /// Between the master and each slave.
     links: Vec<FaultProxy>,
     cluster: TestCluster,
+    /// Whether the master's server was killed since the last pause.
+    master_died: bool,
+}
+
+fn config_of_all() -> String {
+    format!("[cluster]\nsecret = 'a secret of the tests'\n{SMALL}")
+}
+
+fn disk(path: &std::path::Path) -> Option<SmallDisk> {
+    SmallDisk::mount(path, DISK_MEGABYTES)
 }
 
 impl Torture {
     async fn start(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let (ack, wanted) = rng.choice([("none", 0), ("one", 1), ("majority", 1), ("all", SLAVES)]).expect("four");
-        let cluster_config = format!("[cluster]\nsecret = 'a secret of the tests'\n{SMALL}");
-        let disk = |path: &std::path::Path| SmallDisk::mount(path, DISK_MEGABYTES);
         let mut slaves = Vec::new();
         let mut links = Vec::new();
         for number in 1..=SLAVES {
-            let slave = TestNode::start_on(&format!("slave-{number}"), Role::Slave, &cluster_config, disk).await;
+            let slave = TestNode::start_on(&format!("slave-{number}"), Role::Slave, &config_of_all(), disk).await;
             links.push(FaultProxy::start_with(slave.http(), rng.u64(..)).await);
             slaves.push(slave);
         }
         let urls: Vec<String> = links.iter().map(FaultProxy::url).collect();
         let config = format!(
-            "{cluster_config}slaves = {urls:?}\nack = '{ack}'\nack_timeout_ms = 1000\nack_on_timeout = 'error'\n\
-             push_timeout_ms = 3000\n"
+            "{}slaves = {urls:?}\nack = '{ack}'\nack_timeout_ms = 1000\nack_on_timeout = 'error'\n\
+             push_timeout_ms = 3000\n",
+            config_of_all()
         );
         let master = TestNode::start_on("master", Role::Master, &config, disk).await;
         let cluster = TestCluster::of(master, slaves).await;
         let mut administrator = Conn::new(cluster.master.server_opts()).await.unwrap();
-        for statement in SCHEMA {
-            administrator.query_drop(statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+        for statement in SCHEMA.iter().chain(&PEOPLE) {
+            administrator.query_drop(*statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
         }
         administrator.disconnect().await.unwrap();
         cluster.wait_equal().await;
@@ -132,7 +144,8 @@ impl Torture {
             rng.u64(..),
         );
         let (started, events) = (Instant::now(), vec![format!("ack = {ack}")]);
-        Self { rng, started, events, faults: 0, history, _readers: readers, load, links, cluster }
+        let master_died = false;
+        Self { rng, started, events, faults: 0, history, _readers: readers, load, links, cluster, master_died }
     }
 
     async fn run(&mut self, time: Duration) {
@@ -143,12 +156,30 @@ impl Torture {
                 link.set_weather(weather);
             }
             for _ in 0..FAULTS {
-                let (wait, fault) = faults::next(&mut self.rng, SLAVES);
+                let (wait, fault) = faults::next(&mut self.rng, self.cluster.slaves.len());
                 sleep(wait).await;
                 self.strike(fault).await;
             }
             self.pause().await;
+            if self.links.len() == SLAVES {
+                self.join().await;
+            }
         }
+    }
+
+    /// A new slave, which fetches a snapshot while clients write and all goes on breaking.
+    async fn join(&mut self) {
+        self.note("a new slave".to_owned());
+        let listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let link = FaultProxy::start_with(listen, self.rng.u64(..)).await;
+        let config = format!(
+            "{}master = {:?}\nurl = {:?}\n[http]\nlisten = '{listen}'\n",
+            config_of_all(),
+            self.cluster.master.url(""),
+            link.url()
+        );
+        self.cluster.slaves.push(TestNode::start_on("slave-new", Role::Slave, &config, disk).await);
+        self.links.push(link);
     }
 
     fn note(&mut self, event: String) {
@@ -158,6 +189,11 @@ impl Torture {
     async fn strike(&mut self, fault: Fault) {
         self.note(format!("{fault:?}"));
         self.faults += 1;
+        self.master_died |= match &fault {
+            Fault::Kill { servers, .. } => servers.contains(&0),
+            Fault::FullDisk { node, .. } => *node == 0,
+            _ => false,
+        };
         match fault {
             Fault::Kill { nodes, servers, down } => {
                 servers.iter().for_each(|node| self.node(*node).kill_server());
@@ -220,6 +256,9 @@ impl Torture {
         self.links.iter().for_each(|link| link.set_weather(Weather::Calm));
         let quiet = self.load.pause().await;
         let begun = Instant::now();
+        if std::mem::take(&mut self.master_died) {
+            self.restore_people().await;
+        }
         let lists = loop {
             match self.at_rest().await {
                 Ok(lists) => break lists,
@@ -240,6 +279,18 @@ impl Torture {
         drop(quiet);
         let rested = begun.elapsed();
         self.note(format!("equal after {:.3} s", rested.as_secs_f64()));
+    }
+
+    /// What a server had done to accounts when it died, and not logged yet, it keeps to itself.
+    async fn restore_people(&self) {
+        eventually("the accounts are made anew", async || {
+            let mut administrator = Conn::new(self.cluster.master.server_opts()).await?;
+            for statement in PEOPLE {
+                administrator.query_drop(statement).await?;
+            }
+            administrator.disconnect().await
+        })
+        .await;
     }
 
     /// The master's lists, if every slave equals the master while that does not change.
@@ -329,6 +380,21 @@ async fn contents(node: &TestNode) -> mysql_async::Result<BTreeMap<String, Strin
         )
         .await?;
     contents.extend(objects);
+    let people = "SELECT user, priv FROM mysql.global_priv WHERE user = 'keeper' OR user REGEXP '^[pr][0-9]$'";
+    for (name, account) in server.query::<(String, String), _>(people).await? {
+        contents.insert(format!("account {name}"), lasting(account));
+    }
+    let rights = "SELECT CONCAT_WS(' ', 'right', user, db, table_name), CONCAT(table_priv) FROM mysql.tables_priv \
+                  WHERE user = 'keeper' UNION ALL SELECT CONCAT_WS(' ', 'right', user, db), CONCAT(select_priv, insert_priv) \
+                  FROM mysql.db WHERE user = 'keeper'";
+    contents.extend(server.query::<(String, String), _>(rights).await?);
     server.disconnect().await?;
     Ok(contents)
+}
+
+/// An account without when its password was changed, which each server notes by its own clock.
+fn lasting(account: String) -> String {
+    let mut account: serde_json::Value = serde_json::from_str(&account).expect("MariaDB keeps accounts as JSON");
+    account.as_object_mut().map(|account| account.remove("password_last_changed"));
+    account.to_string()
 }
