@@ -35,7 +35,7 @@ pub(super) async fn watch(shared: &Shared) {
     loop {
         if let Err(error) = look(shared, &mut retained).await {
             // If the server is away capture says so, and what was found before stays.
-            tracing::debug!(error = &error as &dyn std::error::Error, "can't look what lies before the slaves");
+            unseen(&error);
         }
         // Either is a reason to look again.
         let _ = timeout(shared.outlook_interval(), shared.registered.notified()).await;
@@ -63,15 +63,24 @@ async fn look(shared: &Shared, retained: &mut Retained) -> Result<(), CaptureErr
         let stands = facts.and_then(|facts| place(shared, facts)).or_else(|| slave.mark());
         // What memory holds the slave gets from there.
         if let Some(mark) = stands.filter(|mark| !shared.ring.lock().reaches(mark)) {
-            let reach = retained.reach(&mut conn, shared, settings, &mark).await?;
-            outlook.binlog_left_seconds = left(&reach);
-            outlook.warnings.extend(warning(&reach));
+            match retained.reach(&mut conn, shared, settings, &mark).await {
+                Ok(reach) => {
+                    outlook.binlog_left_seconds = left(&reach);
+                    outlook.warnings.extend(warning(&reach));
+                }
+                // A file may have been purged just now.
+                Err(error) => unseen(&error),
+            }
         }
         slave.set_outlook(outlook);
     }
     // It ends either way.
     let _ = conn.disconnect().await;
     Ok(())
+}
+
+fn unseen(error: &CaptureError) {
+    tracing::debug!(error = error as &dyn std::error::Error, "can't look what lies before the slaves");
 }
 
 /// A slave that does not answer, or can't tell, is told of by its sender.

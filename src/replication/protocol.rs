@@ -15,6 +15,8 @@
 //! - Row events are MySQL's own binlog events, whole: header, body and CRC32, several of them end to end.
 //! - A slave applies a batch only if `after` is exactly where it stands; otherwise it answers 409 with where it stands,
 //!   and the master goes on from there.
+//! - A master also asks `GET /slave/server` for [`ServerFacts`](super::server_facts::ServerFacts), and warns by them of what
+//!   is about to go wrong; a slave may answer with 404.
 //! - A transaction that the master does not hold in memory is *streamed*: a POST of `application/x-ndjson`, one JSON
 //!   value a line ([`StreamLine`]). The first line is a batch as above whose one transaction has no changes; its changes
 //!   follow, one a line, and then a line that says how many they were. The slave applies them as they come, in one
