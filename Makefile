@@ -5,10 +5,12 @@ demo:
 	scripts/install-mariadb.sh
 	cargo run --locked -- demo $(ARGS)
 
-# Every test, against real servers.
+# Every test, against real servers. The examples are tests of their own.
+test: EXAMPLES = no_bulk_delete shout who_asked
 test:
 	scripts/install-mariadb.sh mariadb curl sysbench
 	cargo test --workspace --locked
+	for example in $(EXAMPLES); do "$${CARGO_TARGET_DIR:-target}/debug/examples/$$example" || exit 1; done
 
 # A cluster on which everything breaks at once, for each of these seeds: `make torture SEEDS=7 SECONDS=600`.
 torture: SEEDS = $(shell seq 20)

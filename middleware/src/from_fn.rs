@@ -62,14 +62,14 @@ impl fmt::Debug for Next {
 /// ```
 /// use towline_middleware::{from_fn, Command, Error, Next, Reply, ServerError};
 ///
-/// async fn no_truncate(command: Command, next: Next) -> Result<Reply, Error> {
-///     if command.sql().to_ascii_lowercase().starts_with(b"truncate") {
-///         return Ok(Reply::err(ServerError::refused("TRUNCATE is not allowed here")));
+/// async fn readers_only_read(command: Command, next: Next) -> Result<Reply, Error> {
+///     if command.intent().may_write() && command.session().user().ends_with("_reader") {
+///         return Ok(Reply::err(ServerError::refused("accounts that end in _reader may only read")));
 ///     }
 ///     next.run(command).await
 /// }
 ///
-/// let layer = from_fn(no_truncate);
+/// let layer = from_fn(readers_only_read);
 /// ```
 pub fn from_fn<F, Fut>(function: F) -> FnLayer<F>
 where

@@ -90,7 +90,7 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Named {
-    /// `PREPARE name FROM 'text'`: the plan is that of the text.
+    /// `PREPARE name FROM 'text'`: the intent is that of the text.
     Prepares(String),
     /// `EXECUTE name`: only the session knows what that is.
     Executes(String),

@@ -37,7 +37,7 @@ pub use error::{Error, ServerError};
 pub use from_fn::{FnLayer, Next, from_fn};
 pub use intent::{Classifier, Explanation, Intent, Named, Plan, Refusal, RefusedOn, SqlMode};
 pub use layers::user::Generation;
-pub use metrics::{Figure, FigureKind, Metrics, Sample};
+pub use metrics::{Counters, Figure, FigureKind, Metrics, Sample};
 pub use position::{Epoch, InvalidPosition, Position, Sequence};
 pub use prepared::Prepared;
 pub use registry::{CORE, CORE_OUTSIDE, LayerError, Registry};

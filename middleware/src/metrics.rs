@@ -1,7 +1,7 @@
 //! Figures that layers count, for the node's page of metrics.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -37,6 +37,42 @@ impl Figure {
     /// The value now.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
+    }
+}
+
+/// Counters that a label tells apart. Clones share them; a reload keeps them.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    metrics: Metrics,
+    name: String,
+    help: &'static str,
+    label: &'static str,
+    known: Arc<Mutex<HashMap<String, Figure>>>,
+}
+
+impl Counters {
+    /// So many values have a counter of their own: clients choose many of them.
+    pub const VALUES_MAX: usize = 1000;
+    /// The value by which all others are counted together.
+    pub const OTHERS: &str = "(others)";
+
+    pub(crate) fn new(metrics: Metrics, name: String, help: &'static str, label: &'static str) -> Self {
+        Self { metrics, name, help, label, known: Arc::default() }
+    }
+
+    /// The counter of a value.
+    pub fn of(&self, value: &str) -> Figure {
+        // The map is valid after every single step.
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(figure) = known.get(value) {
+            return figure.clone();
+        }
+        let value = if known.len() < Self::VALUES_MAX { value } else { Self::OTHERS };
+        let figure = self.metrics.figure(self.name.clone(), FigureKind::Counter, self.help, &[(self.label, value)]);
+        if known.len() < Self::VALUES_MAX {
+            known.insert(value.to_owned(), figure.clone());
+        }
+        figure
     }
 }
 
@@ -112,5 +148,24 @@ impl Metrics {
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Metrics").field("figures", &self.lock().len()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_beyond_the_limit_are_counted_together() {
+        let metrics = Metrics::default();
+        let counters = Counters::new(metrics.clone(), "asked".to_owned(), "Who has asked.", "user");
+        for n in 0..Counters::VALUES_MAX + 5 {
+            counters.of(&format!("user {n}")).increment();
+        }
+        counters.of("user 7").increment();
+        let samples = metrics.samples();
+        assert_eq!(samples.len(), Counters::VALUES_MAX + 1);
+        let value = |user: &str| samples.iter().find(|sample| sample.labels[0].1 == user).map(|sample| sample.value);
+        assert_eq!((value("user 7"), value("user 0"), value(Counters::OTHERS)), (Some(2), Some(1), Some(5)));
     }
 }

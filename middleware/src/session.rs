@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use crate::{Classifier, Role, SqlMode};
+use crate::{Classifier, Role, SqlMode, Token};
 
 /// Through which front a client came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +141,12 @@ impl Session {
             ascii_unsafe_charset: self.ascii_unsafe_charset.load(Relaxed),
             ascii_letters_charset: self.ascii_letters_charset.load(Relaxed),
         }
+    }
+
+    /// SQL cut into tokens as this session's server cuts it: without comments, and with all of a string in one. Its last
+    /// token is the text's own last. `None` if that can't be told with certainty.
+    pub fn tokens(&self, sql: &[u8]) -> Option<Vec<Token>> {
+        self.classifier.tokens(sql, self.sql_mode())
     }
 
     /// What tells this node's statements apart.

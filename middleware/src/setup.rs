@@ -13,7 +13,7 @@ use std::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::{BoxFuture, ChangeFeed, Figure, FigureKind, Metrics, Role, nearest::meant};
+use crate::{BoxFuture, ChangeFeed, Counters, Figure, FigureKind, Metrics, Role, nearest::meant};
 
 /// A layer's options, as its block of the configuration has them, without `name`.
 pub type LayerOptions = serde_json::Map<String, Value>;
@@ -139,6 +139,12 @@ impl LayerSetup {
     pub fn counter(&self, name: &str, help: &'static str, labels: &[(&'static str, &str)]) -> Figure {
         let name = format!("towline_layer_{}_{name}_total", self.name);
         self.home.metrics.figure(name, FigureKind::Counter, help, labels)
+    }
+
+    /// Counters of one name, one for each value of a label that only shows when the layer runs, as a user.
+    pub fn counters(&self, name: &str, help: &'static str, label: &'static str) -> Counters {
+        let name = format!("towline_layer_{}_{name}_total", self.name);
+        Counters::new(self.home.metrics.clone(), name, help, label)
     }
 
     /// A figure that goes up and down: `towline_layer_<layer>_<name>`.

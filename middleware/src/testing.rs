@@ -1,5 +1,7 @@
 //! What a layer's tests need: sessions without sockets, a classifier that goes by the first word, a router that answers
 //! from a list, and [`conformance`], which is what every layer must keep.
+//!
+//! A layer that looks at tokens or tables is tested with a node's own classifier: [`session_with`].
 
 use std::{
     collections::VecDeque,
@@ -20,7 +22,8 @@ use crate::{
     layers::{fan_out::FanOutLayer, guard::GuardLayer, user::UserLayers},
 };
 
-/// Goes by the first word; what it does not know is unknown. A node's own classifier looks far closer.
+/// Goes by the first word; what it does not know is unknown. It tells neither tokens nor tables; a node's own classifier
+/// does, and looks far closer.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ByFirstWord;
 
@@ -43,7 +46,12 @@ impl Classifier for ByFirstWord {
 
 /// A session without a client, of the user `app` with the default schema `shop`.
 pub fn session(role: Role) -> Arc<Session> {
-    let session = Session::new(Front::MySql, role, None, Arc::new(ByFirstWord));
+    session_with(role, Arc::new(ByFirstWord))
+}
+
+/// The same with a classifier: a node's own is `towline::classify::SqlClassifier`.
+pub fn session_with(role: Role, classifier: Arc<dyn Classifier>) -> Arc<Session> {
+    let session = Session::new(Front::MySql, role, None, classifier);
     session.set_user("app");
     session.set_schema("shop");
     Arc::new(session)
@@ -106,6 +114,31 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub async fn run(layer: impl UserLayer + 'static, router: FakeRouter, command: Command) -> Result<Reply, Error> {
     let session = command.session().clone();
     stack(session.role(), Arc::new(layer)).session(&session, router).oneshot(command).await
+}
+
+/// What a node with this one layer answers to a client that prepares SQL without parameters and executes it, which is two
+/// commands for the layer. If the first is refused, that is the answer.
+///
+/// # Errors
+/// The session is over.
+pub async fn run_prepared(
+    layer: impl UserLayer + 'static,
+    router: FakeRouter,
+    session: &Arc<Session>,
+    sql: &str,
+) -> Result<Reply, Error> {
+    const ID: [u8; 4] = 1_u32.to_le_bytes();
+    let prepared = Head::Prepared { statement_id: u32::from_le_bytes(ID), parameters: 0 };
+    lock(&router.replies).push_front(Reply::new(prepared, [], None));
+    let mut service = stack(session.role(), Arc::new(layer)).session(session, router);
+    let prepare = [&[CommandKind::Prepare.to_byte()], sql.as_bytes()].concat();
+    let reply = service.ready().await?.call(Command::new(session.clone(), prepare.into())).await?;
+    if reply.server_error().is_some() {
+        return Ok(reply);
+    }
+    // No cursor, and one iteration.
+    let execute = [&[CommandKind::Execute.to_byte()][..], &ID, &[0], &1_u32.to_le_bytes()].concat();
+    service.ready().await?.call(Command::new(session.clone(), execute.into())).await
 }
 
 fn stack(role: Role, layer: Arc<dyn UserLayer>) -> Stack {

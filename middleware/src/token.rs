@@ -84,29 +84,70 @@ impl Token {
         self.end() - self.start()
     }
 
+    /// Whether it is this word, unquoted, in whatever case.
+    pub fn is_word(&self, sql: &[u8], word: &str) -> bool {
+        self.kind == TokenKind::Word && self.bytes(sql).eq_ignore_ascii_case(word.as_bytes())
+    }
+
     /// The name that it may be, without its quotes.
     pub fn name<'a>(&self, sql: &'a [u8]) -> Option<Cow<'a, [u8]>> {
-        let bytes = self.bytes(sql);
         match self.kind {
-            TokenKind::Word | TokenKind::Name => Some(Cow::Borrowed(bytes)),
-            TokenKind::Quoted => {
-                let quote = bytes[0];
-                let inner = bytes[1..].strip_suffix(&[quote]).unwrap_or(&bytes[1..]);
-                if !inner.contains(&quote) {
-                    return Some(Cow::Borrowed(inner));
-                }
-                // Inside, a quote is always doubled.
-                let mut name = Vec::with_capacity(inner.len());
-                let mut rest = inner.iter();
-                while let Some(&byte) = rest.next() {
-                    name.push(byte);
-                    if byte == quote {
-                        rest.next();
-                    }
-                }
-                Some(Cow::Owned(name))
-            }
+            TokenKind::Word | TokenKind::Name => Some(Cow::Borrowed(self.bytes(sql))),
+            TokenKind::Quoted => Some(unquoted(self.bytes(sql))),
             _ => None,
         }
+    }
+
+    /// What a string holds. `None` if it is none, or is written with backslashes or by its bytes (`x'41'`).
+    pub fn text<'a>(&self, sql: &'a [u8]) -> Option<Cow<'a, [u8]>> {
+        let bytes = self.bytes(sql);
+        let is_plain = self.kind == TokenKind::Text && matches!(bytes[0], b'\'' | b'"') && !bytes.contains(&b'\\');
+        is_plain.then(|| unquoted(bytes))
+    }
+}
+
+/// What stands between quotes, in which a quote is always doubled.
+fn unquoted(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let quote = bytes[0];
+    let inner = bytes[1..].strip_suffix(&[quote]).unwrap_or(&bytes[1..]);
+    if !inner.contains(&quote) {
+        return Cow::Borrowed(inner);
+    }
+    let mut held = Vec::with_capacity(inner.len());
+    let mut rest = inner.iter();
+    while let Some(&byte) = rest.next() {
+        held.push(byte);
+        if byte == quote {
+            rest.next();
+        }
+    }
+    Cow::Owned(held)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn whole(kind: TokenKind, sql: &[u8]) -> Token {
+        Token::new(kind, false, 0, sql.len() as u32)
+    }
+
+    #[test]
+    fn what_quotes_hold() {
+        let text = |sql: &'static [u8]| whole(TokenKind::Text, sql).text(sql);
+        assert_eq!(text(b"'it''s'").as_deref(), Some(&b"it's"[..]));
+        assert_eq!(text(b"\"a 'b'\"").as_deref(), Some(&b"a 'b'"[..]));
+        assert_eq!(text(b"''").as_deref(), Some(&b""[..]));
+        assert_eq!(text(b"'DEL\\ETE'"), None);
+        assert_eq!(text(b"x'41'"), None);
+        assert_eq!(whole(TokenKind::Word, b"a").text(b"a"), None);
+        assert_eq!(whole(TokenKind::Quoted, b"`a``b`").name(b"`a``b`").as_deref(), Some(&b"a`b"[..]));
+        assert_eq!(whole(TokenKind::Text, b"'a'").name(b"'a'"), None);
+    }
+
+    #[test]
+    fn a_word_in_whatever_case() {
+        assert!(whole(TokenKind::Word, b"dElEtE").is_word(b"dElEtE", "DELETE"));
+        assert!(!whole(TokenKind::Quoted, b"`delete`").is_word(b"`delete`", "DELETE"));
     }
 }

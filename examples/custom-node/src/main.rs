@@ -5,13 +5,14 @@ use std::process::ExitCode;
 use towline::layers::Layers;
 use towline_middleware::{Command, Error, Next, Reply, ServerError, from_fn};
 
-async fn no_truncate(command: Command, next: Next) -> Result<Reply, Error> {
-    if command.sql().trim_ascii_start().get(..8).is_some_and(|word| word.eq_ignore_ascii_case(b"TRUNCATE")) {
-        return Ok(Reply::err(ServerError::refused("TRUNCATE is not allowed here")));
+/// Who is called so may only read. What classification does not understand may write.
+async fn readers_only_read(command: Command, next: Next) -> Result<Reply, Error> {
+    if command.intent().may_write() && command.session().user().ends_with("_reader") {
+        return Ok(Reply::err(ServerError::refused("accounts that end in _reader may only read")));
     }
     next.run(command).await
 }
 
 fn main() -> ExitCode {
-    towline::cli::main_with(Layers::default().register("no_truncate", |_setup| Ok(from_fn(no_truncate))))
+    towline::cli::main_with(Layers::default().register("readers_only_read", |_setup| Ok(from_fn(readers_only_read))))
 }

@@ -62,7 +62,7 @@ pub(super) fn key(command: &Command) -> Result<Option<String>, Refusal> {
     if of_request.is_none() && !has_mark(sql) {
         return Ok(None);
     }
-    let tokens = session.classifier().tokens(sql, session.sql_mode()).ok_or(Refusal::Statement)?;
+    let tokens = session.tokens(sql).ok_or(Refusal::Statement)?;
     let mut keys: Vec<String> = of_request.map(|key| key.to_string()).into_iter().collect();
     let ends = tokens.iter().map(|token| token.end());
     let starts = tokens.iter().map(|token| token.start()).chain([sql.len()]);

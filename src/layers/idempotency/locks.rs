@@ -37,7 +37,7 @@ fn left_by(command: &Command) -> Option<bool> {
     if !is_examined {
         return None;
     }
-    let Some(tokens) = session.classifier().tokens(sql, session.sql_mode()) else {
+    let Some(tokens) = session.tokens(sql) else {
         return has_lock(sql).then_some(true);
     };
     let statements = tokens.split(|token| token.kind == TokenKind::Semicolon).filter(|tokens| !tokens.is_empty());

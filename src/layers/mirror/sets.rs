@@ -69,7 +69,7 @@ impl Step {
             _ if is_change_of_rows(sql.trim_ascii_start()) && memchr::memchr(b';', sql).is_none() => return None,
             _ => {}
         }
-        let Some(tokens) = session.classifier().tokens(sql, session.sql_mode()) else { return Some(Self::Unknown) };
+        let Some(tokens) = session.tokens(sql) else { return Some(Self::Unknown) };
         let last = tokens.iter().rposition(|token| token.kind != TokenKind::Semicolon).unwrap_or(0);
         let is_one = tokens[..last].iter().all(|token| token.kind != TokenKind::Semicolon);
         let first = tokens.first().filter(|_| is_one).map_or(&[][..], |token| token.bytes(sql));

@@ -206,7 +206,7 @@ impl Tenant {
     }
 
     fn rewrite(&self, sql: &Bytes, owner: &Owner, session: &Session) -> Result<(Vec<u8>, Needs), Refusal> {
-        let tokens = session.classifier().tokens(sql, session.sql_mode());
+        let tokens = session.tokens(sql);
         let tokens = tokens.ok_or(Refusal::form(
             "a text that servers read differently (an executable comment, an open quote)",
             "write it without them",
