@@ -7,14 +7,12 @@ use reqwest::RequestBuilder;
 use serde_json::json;
 use towline_middleware::Role;
 
-use crate::{
-    matrix::{mysql_node, mysql_server},
-    support::{
-        TestCluster, TestNode, TestServer, checksums, eventually,
-        front::TestFront,
-        http::TestHttp,
-        wire_client::{MODERN, Target, WireClient},
-    },
+use crate::support::{
+    TestCluster, TestNode, TestServer, checksums, eventually,
+    front::TestFront,
+    http::TestHttp,
+    mysql_node, mysql_server,
+    wire_client::{MODERN, Target, WireClient},
 };
 
 /// An account that the server itself would refuse nothing.
@@ -387,8 +385,7 @@ async fn what_the_text_does_not_show_the_server_refuses() {
 /// MySQL knows a variable by its name without accents and without spaces at its end.
 #[tokio::test(flavor = "multi_thread")]
 async fn on_mysql_no_accent_takes_the_fence_down_or_hides_a_write() {
-    let options = ["--event-scheduler=OFF", "--log-bin-trust-function-creators=ON"];
-    let Some(mysql) = mysql_server(&options).await else { return };
+    let Some(mysql) = mysql_server(&[]).await else { return };
     let names = |role: Role| match role {
         Role::Master => ["sql_l\u{f3}g_bin", "`sql_log_bin `", "sql_log_b\u{131}n"],
         Role::Slave => ["transaction_re\u{e1}d_only", "`transaction_read_only `", "tr\u{e4}ns\u{e4}ction_read_only"],

@@ -15,8 +15,8 @@ use towline_middleware::Role;
 
 use crate::{
     hub::{SHOP, Slave, options_of},
-    matrix::{last_gtid, mysql_server, script::Family},
-    support::{TestServer, eventually},
+    matrix::{last_gtid, script::Family},
+    support::{TestServer, eventually, mysql_server},
 };
 
 /// Waits until the master tells such a thing of its slave.

@@ -10,10 +10,7 @@ use serde_json::{Value, json};
 use towline_middleware::{Position, Role};
 
 use super::{client, code, figure, http, master};
-use crate::{
-    matrix::{mysql_node, mysql_server},
-    support::{TestCluster, TestNode, eventually},
-};
+use crate::support::{TestCluster, TestNode, eventually, mysql_node, mysql_server};
 
 const CACHE: &str = "[[layer]]\nname = 'cache'\n";
 const HITS: &str = "towline_layer_cache_hits_total";

@@ -5,27 +5,29 @@ use std::sync::Arc;
 use mysql_async::{Conn, prelude::Queryable};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use towline_middleware::Position;
+use towline_middleware::{Position, Role};
 
 use super::code;
-use crate::support::{TestCluster, TestNode, eventually, http::answer};
+use crate::support::{TestCluster, TestNode, eventually, http::answer, mysql_node, mysql_server};
 
 const LAYER: &str = "[[layer]]\nname = 'idempotency'\n";
 
 /// An account with rights on its own schema alone.
 const FEW: (&str, &str) = ("few", "few");
 
+const TABLES: [&str; 6] = [
+    "CREATE DATABASE shop",
+    "CREATE TABLE shop.paid (id INT PRIMARY KEY AUTO_INCREMENT, amount INT)",
+    "CREATE TABLE shop.total (id INT PRIMARY KEY, n INT)",
+    "INSERT INTO shop.total VALUES (1, 0)",
+    "CREATE USER few@'%' IDENTIFIED BY 'few'",
+    "GRANT ALL ON shop.* TO few@'%'",
+];
+
 async fn cluster() -> TestCluster {
     let cluster = TestCluster::start_with_layers(1, LAYER).await;
     let mut server = Conn::new(cluster.master.server_opts()).await.unwrap();
-    for statement in [
-        "CREATE DATABASE shop",
-        "CREATE TABLE shop.paid (id INT PRIMARY KEY AUTO_INCREMENT, amount INT)",
-        "CREATE TABLE shop.total (id INT PRIMARY KEY, n INT)",
-        "INSERT INTO shop.total VALUES (1, 0)",
-        "CREATE USER few@'%' IDENTIFIED BY 'few'",
-        "GRANT ALL ON shop.* TO few@'%'",
-    ] {
+    for statement in TABLES {
         server.query_drop(statement).await.unwrap();
     }
     cluster
@@ -41,8 +43,8 @@ async fn http(node: &TestNode, key: &str, command: Value) -> (StatusCode, Value)
 }
 
 async fn rows(node: &TestNode) -> u64 {
-    let mut server = Conn::new(node.server_opts()).await.unwrap();
-    server.query_first("SELECT COUNT(*) FROM shop.paid").await.unwrap().unwrap()
+    let mut conn = client(node).await;
+    conn.query_first("SELECT COUNT(*) FROM shop.paid").await.unwrap().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -268,4 +270,73 @@ async fn what_others_have_planted_is_not_run() {
     let mut nobody = node.connect("whoever", "nobody").await.unwrap();
     let refused = nobody.query_drop("DELETE FROM shop.item /* idempotency-key: a */").await;
     assert!(refused.unwrap_err().to_string().contains("anonymous"));
+}
+
+/// A master and a slave on MySQL: its procedures, rights, deadlocks and GTIDs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_is_tried_again_has_one_effect_on_mysql() {
+    let (Some(first), Some(second)) = (mysql_server(&[]).await, mysql_server(&[]).await) else { return };
+    let slave = mysql_node(&second, Role::Slave, LAYER).await;
+    let node = mysql_node(&first, Role::Master, &format!("slaves = [{:?}]\nack = 'all'\n{LAYER}", slave.url(""))).await;
+    first.run(&TABLES).await;
+    // Its own objects it knows again.
+    assert_eq!(super::reload(&node).await.0, StatusCode::OK);
+
+    let (mut conn, mut other) = (client(&node).await, client(&node).await);
+    for conn in [&mut conn, &mut other] {
+        conn.query_drop("INSERT INTO shop.paid (amount) VALUES (5) /* idempotency-key: text */").await.unwrap();
+        assert_eq!((conn.affected_rows(), conn.last_insert_id()), (1, Some(1)));
+        assert_eq!(conn.query_first("SELECT LAST_INSERT_ID()").await.unwrap(), Some(1));
+        conn.exec_drop("UPDATE shop.total SET n = n + ? /* idempotency-key: prepared */", (7,)).await.unwrap();
+        assert_eq!(conn.affected_rows(), 1);
+    }
+    assert_eq!(conn.query_first("SELECT n FROM shop.total").await.unwrap(), Some(7));
+    let insert = json!({"action": "insert", "dbname": "shop", "table": "paid", "data": {"amount": 9}});
+    let mut positions = Vec::new();
+    for _ in 0..2 {
+        let (status, body) = http(&node, "http", insert.clone()).await;
+        assert_eq!((status, &body["affected_rows"]), (StatusCode::OK, &json!(1)), "{body}");
+        positions.push(body["position"].as_str().expect("a position").parse::<Position>().unwrap());
+    }
+    assert!(positions[1] > positions[0], "{positions:?}");
+    for sql in [
+        "DELETE FROM shop.paid /* idempotency-key: text */",
+        "WITH a AS (SELECT 1) DELETE FROM shop.paid /* idempotency-key: with */",
+        "INSERT INTO shop.paid (amount) VALUES (ROW_COUNT()) /* idempotency-key: count */",
+    ] {
+        assert_eq!(code(conn.query_drop(sql).await), Some(1235), "{sql}");
+    }
+    conn.query_drop("SELECT * FROM towline_app.idempotency").await.expect_err("an account has no rights on the table");
+    assert_eq!(rows(&node).await, 2);
+
+    let node = Arc::new(node);
+    let tries = (0..6).map(|_| {
+        let node = node.clone();
+        tokio::spawn(async move {
+            let mut conn = client(&node).await;
+            for round in 0..10 {
+                let sql = format!("INSERT INTO shop.paid (amount) VALUES ({round}) /* idempotency-key: {round} */");
+                conn.query_drop(sql).await.unwrap();
+                assert_eq!(conn.affected_rows(), 1);
+            }
+        })
+    });
+    for one in tries.collect::<Vec<_>>() {
+        one.await.unwrap();
+    }
+    assert_eq!(rows(&node).await, 12);
+
+    // `ack` has waited: the slave has the keys and the procedures, and refuses writes.
+    let (mut master, mut server) = (first.connect().await, second.connect().await);
+    for sql in [
+        "SELECT GROUP_CONCAT(account, request_key, repeats, affected_rows, last_insert_id ORDER BY request_key) \
+         FROM towline_app.idempotency",
+        "SELECT GROUP_CONCAT(routine_name, definer, security_type ORDER BY 1) FROM information_schema.routines \
+         WHERE routine_schema = 'towline_app'",
+    ] {
+        let wanted: Option<String> = master.query_first(sql).await.unwrap();
+        assert_eq!(server.query_first::<String, _>(sql).await.unwrap(), wanted);
+    }
+    let refused = "INSERT INTO shop.paid (amount) VALUES (5) /* idempotency-key: text */";
+    assert_eq!(code(client(&slave).await.query_drop(refused).await), Some(1290));
 }

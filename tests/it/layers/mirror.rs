@@ -5,7 +5,7 @@ use serde_json::json;
 use towline_middleware::Role;
 
 use super::{client, code, figure, http, master};
-use crate::support::{TestNode, TestServer, eventually};
+use crate::support::{TestNode, TestServer, eventually, mysql_node, mysql_server};
 
 const COMPARED: &str = "towline_layer_mirror_compared_total";
 const DIFFERENT: &str = "towline_layer_mirror_different_total";
@@ -157,4 +157,53 @@ async fn a_second_server_that_is_away_harms_nobody() {
         _ => Ok(()),
     })
     .await;
+}
+
+/// Both servers are the same one, and so are their answers; but for a view that tells who asks.
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_are_compared_on_mysql() {
+    let Some(mysql) = mysql_server(&[]).await else { return };
+    mysql
+        .run(&[
+            "CREATE USER reader@'%' IDENTIFIED BY 'reader'",
+            "GRANT SELECT ON *.* TO reader@'%'",
+            "CREATE DATABASE shop",
+            TYPES[0],
+            TYPES[1],
+            "CREATE TABLE shop.more (id INT PRIMARY KEY, j JSON, b BIT(9), e ENUM('x', 'y'), s SET('p', 'q'), \
+             g GEOMETRY, l VARCHAR(9) CHARACTER SET latin1)",
+            "INSERT INTO shop.more VALUES (1, '{\"a\": [1.50, null]}', b'101', 'x', 'p,q', POINT(1, 2), 'é'), \
+             (2, NULL, NULL, NULL, NULL, NULL, NULL)",
+            "CREATE SQL SECURITY INVOKER VIEW shop.who AS SELECT id, CURRENT_USER() AS own FROM shop.more",
+        ])
+        .await;
+    let socket = mysql.socket.display().to_string().replace('/', "%2F");
+    let layer = format!("[[layer]]\nname = 'mirror'\nurl = 'mysql://reader:reader@localhost/?socket={socket}'\n");
+    let node = mysql_node(&mysql, Role::Master, &layer).await;
+    let mut conn = node.connect("towline", "towline").await.unwrap();
+    conn.query_drop("SET sql_mode = 'ANSI_QUOTES', time_zone = '+05:00'").await.unwrap();
+    for sql in [
+        "SELECT * FROM shop.kinds ORDER BY id",
+        "SELECT * FROM shop.more WHERE id > 0",
+        "SELECT \"j\"->'$.a' FROM shop.more",
+        "SELECT /*+ NO_ICP(more) */ id FROM shop.more UNION TABLE shop.only",
+    ] {
+        let text: Result<Vec<mysql_async::Row>, _> = conn.query(sql).await;
+        let prepared: Result<Vec<mysql_async::Row>, _> = conn.exec(sql, ()).await;
+        assert_eq!(text.is_ok(), prepared.is_ok(), "{sql}: {text:?}, {prepared:?}");
+    }
+    let command = json!({"action": "query", "sql": "SELECT * FROM shop.more WHERE id = ?", "params": [1]});
+    let request = reqwest::Client::new().post(node.url("/master")).basic_auth("towline", Some("towline"));
+    let (status, body) = crate::support::http::answer(request.json(&command)).await;
+    assert!(status.is_success(), "{body}");
+    compared(&node, 7).await;
+    assert_eq!(
+        (figure(&node, DIFFERENT).await, figure(&node, "towline_layer_mirror_failed_total").await),
+        (0, 0),
+        "{}",
+        node.log()
+    );
+    conn.query_drop("SELECT own FROM shop.who WHERE id = 1").await.unwrap();
+    compared(&node, 8).await;
+    assert_eq!(figure(&node, DIFFERENT).await, 1, "{}", node.log());
 }

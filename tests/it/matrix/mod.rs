@@ -16,7 +16,7 @@ use self::{
     contents::{answer, contents},
     script::{Family, Row, rows},
 };
-use crate::support::{Mysql9, TestCluster, TestNode, eventually};
+use crate::support::{Mysql9, TestCluster, TestNode, eventually, mysql_node, mysql_server};
 
 /// A node and how the administrator logs in to its server.
 struct Place<'a> {
@@ -55,29 +55,9 @@ async fn every_row_arrives_on_mysql() {
 async fn mysql_servers() -> Option<Vec<Mysql9>> {
     let mut servers = Vec::new();
     for _ in 0..3 {
-        let options = ["--event-scheduler=OFF", "--log-bin-trust-function-creators=ON", "--max-allowed-packet=1G"];
-        servers.push(mysql_server(&options).await?);
+        servers.push(mysql_server(&["--max-allowed-packet=1G"]).await?);
     }
     Some(servers)
-}
-
-/// A server with the account of the nodes.
-pub(crate) async fn mysql_server(options: &[&str]) -> Option<Mysql9> {
-    let server = Mysql9::start_with(options).await?;
-    server
-        .run(&[
-            "SET sql_log_bin = 0",
-            "CREATE USER towline@'%' IDENTIFIED BY 'towline'",
-            "GRANT ALL ON *.* TO towline@'%' WITH GRANT OPTION",
-        ])
-        .await;
-    Some(server)
-}
-
-pub(crate) async fn mysql_node(server: &Mysql9, role: Role, cluster: &str) -> TestNode {
-    let url = format!("mysql://towline:towline@127.0.0.1:{}", server.port);
-    let config = format!("[mysql]\nmanaged = false\nurl = {url:?}\n[cluster]\nsecret = 'of the tests'\n{cluster}");
-    TestNode::start(&role.to_string(), role, &config).await
 }
 
 async fn run(family: Family, master: &Place<'_>, slaves: &[Place<'_>]) {

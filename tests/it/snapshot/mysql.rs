@@ -5,11 +5,8 @@ use towline_middleware::Role;
 
 use super::told;
 use crate::{
-    matrix::{
-        contents::{answer, contents},
-        mysql_node, mysql_server,
-    },
-    support::eventually,
+    matrix::contents::{answer, contents},
+    support::{eventually, mysql_node, mysql_server},
 };
 
 const SHOP: [&str; 19] = [
@@ -42,7 +39,7 @@ const SHOP: [&str; 19] = [
 
 #[tokio::test]
 async fn a_new_slave_on_mysql_is_whole_and_follows() {
-    let options = ["--event-scheduler=OFF", "--log-bin-trust-function-creators=ON", "--max-allowed-packet=1G"];
+    let options = ["--max-allowed-packet=1G"];
     let Some(first) = mysql_server(&options).await else { return };
     let Some(second) = mysql_server(&options).await else { return };
     let master = mysql_node(&first, Role::Master, "").await;

@@ -17,7 +17,7 @@ pub(crate) use self::{
     changes::{Changes, batch},
     cluster::{CLIENT, TestCluster, checksums},
     disk::SmallDisk,
-    mysql9::Mysql9,
+    mysql9::{Mysql9, mysql_node, mysql_server},
     node::TestNode,
     proxy::{FaultProxy, Weather},
     server::{TestServer, copy_template},

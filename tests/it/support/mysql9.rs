@@ -11,6 +11,9 @@ use std::{
 use mysql_async::{Conn, Opts, OptsBuilder};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
+use towline_middleware::Role;
+
+use super::TestNode;
 
 /// The exit code of the script where MySQL can't be had.
 const CANNOT_BE_HAD: i32 = 3;
@@ -202,4 +205,25 @@ async fn data_template(programs: &Path) -> PathBuf {
     };
     TEMPLATE.get_or_init(make).await;
     template
+}
+
+/// A server with the account of the nodes, and with what a slave's must have.
+pub(crate) async fn mysql_server(options: &[&str]) -> Option<Mysql9> {
+    let of_slaves = ["--event-scheduler=OFF", "--log-bin-trust-function-creators=ON"];
+    let server = Mysql9::start_with(&[&of_slaves, options].concat()).await?;
+    server
+        .run(&[
+            "SET sql_log_bin = 0",
+            "CREATE USER towline@'%' IDENTIFIED BY 'towline'",
+            "GRANT ALL ON *.* TO towline@'%' WITH GRANT OPTION",
+        ])
+        .await;
+    Some(server)
+}
+
+/// A node before it.
+pub(crate) async fn mysql_node(server: &Mysql9, role: Role, cluster: &str) -> TestNode {
+    let url = format!("mysql://towline:towline@127.0.0.1:{}", server.port);
+    let config = format!("[mysql]\nmanaged = false\nurl = {url:?}\n[cluster]\nsecret = 'of the tests'\n{cluster}");
+    TestNode::start(&role.to_string(), role, &config).await
 }

@@ -1,15 +1,19 @@
 //! Two tenants in one set of tables, one of whom tries to reach the other.
 
-use mysql_async::{Conn, prelude::Queryable};
+mod attacks;
+
+use mysql_async::{Conn, Opts, prelude::Queryable};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use towline::wire::capability::mariadb;
 use towline_middleware::Role;
 
+use self::attacks::{ATTACKS, OF_MYSQL};
 use super::{code, reload};
 use crate::support::{
     TestNode,
     http::answer,
+    mysql_node, mysql_server,
     wire_client::{MODERN, Target, WireClient},
 };
 
@@ -27,7 +31,12 @@ const FOREIGN: &str = "of beta";
 
 async fn node() -> TestNode {
     let node = TestNode::start("master", Role::Master, LAYER).await;
-    let mut server = Conn::new(node.server_opts()).await.unwrap();
+    make_tables(node.server_opts()).await;
+    node
+}
+
+async fn make_tables(server: Opts) {
+    let mut server = Conn::new(server).await.unwrap();
     for statement in [
         "CREATE DATABASE t",
         "CREATE DATABASE c",
@@ -54,7 +63,6 @@ async fn node() -> TestNode {
         server.query_drop(format!("CREATE USER {user}@'%' IDENTIFIED BY 'secret'")).await.unwrap();
         server.query_drop(format!("GRANT ALL ON *.* TO {user}@'%'")).await.unwrap();
     }
-    node
 }
 
 async fn client(node: &TestNode, user: &str) -> Conn {
@@ -90,8 +98,21 @@ async fn text(conn: &mut Conn, sql: &str, prepared: bool) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_works_in_its_own_rows() {
-    let node = node().await;
-    let mut a = client(&node, "a").await;
+    works_in_its_own_rows(&node().await).await;
+}
+
+/// The same, and no statement of MySQL's own reaches another tenant's rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_are_kept_apart_on_mysql() {
+    let Some(mysql) = mysql_server(&[]).await else { return };
+    make_tables(mysql.opts()).await;
+    let node = mysql_node(&mysql, Role::Master, LAYER).await;
+    works_in_its_own_rows(&node).await;
+    nothing_reaches_others(&node, mysql.opts(), &[ATTACKS, OF_MYSQL].concat()).await;
+}
+
+async fn works_in_its_own_rows(node: &TestNode) {
+    let mut a = client(node, "a").await;
     for (sql, wanted) in [
         ("SELECT id FROM item ORDER BY id", "1|3"),
         ("SELECT COUNT(*) FROM t.item WHERE t.item.id > 0 OR 1 = 1", "2"),
@@ -115,7 +136,7 @@ async fn a_tenant_works_in_its_own_rows() {
         for prepared in [false, true] {
             assert_eq!(text(&mut a, sql, prepared).await, wanted, "{sql}");
         }
-        let (status, body) = http(&node, "a", sql, json!([])).await;
+        let (status, body) = http(node, "a", sql, json!([])).await;
         assert_eq!(status, StatusCode::OK, "{sql}: {body}");
         let rows = body["rows"].as_array().unwrap().len();
         assert_eq!(rows, wanted.split('|').filter(|row| !row.is_empty()).count(), "{sql}: {body}");
@@ -125,7 +146,7 @@ async fn a_tenant_works_in_its_own_rows() {
     a.exec_drop("INSERT INTO item (id, name, n) VALUES (?, ?, ?), (?, 'x', 0)", (10, "ten", 1, 11)).await.unwrap();
     a.exec_drop("INSERT INTO item (id, tenant_id) VALUES (?, ?)", (12, "alpha")).await.unwrap();
     assert_eq!(code(a.exec_drop("INSERT INTO item (id, tenant_id) VALUES (?, ?)", (13, "beta")).await), Some(1227));
-    assert_eq!(http(&node, "a", "INSERT INTO item SET id = ?", json!([14])).await.0, StatusCode::OK);
+    assert_eq!(http(node, "a", "INSERT INTO item SET id = ?", json!([14])).await.0, StatusCode::OK);
     a.query_drop("INSERT INTO line (item, text) SELECT id, name FROM item WHERE id >= 10").await.unwrap();
     a.query_drop("INSERT INTO note (id, text) VALUES (1, 'new') ON DUPLICATE KEY UPDATE text = 'new'").await.unwrap();
     a.query_drop("REPLACE INTO note (id, text) VALUES (2, 'second')").await.unwrap();
@@ -138,11 +159,11 @@ async fn a_tenant_works_in_its_own_rows() {
     assert_eq!(text(&mut a, "SELECT id, text FROM note ORDER BY id", false).await, "1,new|2,second");
 
     // By schema, the administrator, and an account that nobody named.
-    let mut c = client(&node, "c").await;
+    let mut c = client(node, "c").await;
     assert_eq!(c.query_first("SELECT id FROM own").await.unwrap(), Some(5));
     assert_eq!(code(c.query_drop("SELECT * FROM t.item").await), Some(1227));
     assert_eq!(code(c.query_drop("USE t").await), Some(1227));
-    let mut admin = client(&node, "admin").await;
+    let mut admin = client(node, "admin").await;
     assert_eq!(admin.query_first("SELECT COUNT(*) FROM item WHERE tenant_id = 'beta'").await.unwrap(), Some(1));
     // The driver asks for variables when it connects.
     assert_eq!(code(node.connect("nobody", "secret").await), Some(1227));
@@ -151,13 +172,24 @@ async fn a_tenant_works_in_its_own_rows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_statement_reaches_another_tenants_rows() {
     let node = node().await;
-    let mut server = Conn::new(node.server_opts()).await.unwrap();
+    nothing_reaches_others(&node, node.server_opts(), ATTACKS).await;
+    // The bytes of a name in another character set are not those of the replacement character.
+    let own = Target::Front(node.mysql_front());
+    let mut raw = WireClient::connect(&own, MODERN, ("a", "secret"), "t").await;
+    raw.run("SET NAMES latin1").await;
+    let reply = raw.command(b"\x03SELECT \xe9.* FROM item \xe9, item \xef\xbf\xbd").await;
+    assert_eq!(reply[0].error_code(), Some(1227), "{reply:?}");
+    assert_eq!(raw.command(b"\x0a").await[0].error_code(), Some(1227), "COM_PROCESS_INFO");
+}
+
+async fn nothing_reaches_others(node: &TestNode, server: Opts, attacks: &[&str]) {
+    let mut server = Conn::new(server).await.unwrap();
     let foreign = "SELECT CONCAT_WS(',', (SELECT GROUP_CONCAT(id, tenant_id, name, n ORDER BY id) FROM t.item WHERE \
                    tenant_id = 'beta'), (SELECT GROUP_CONCAT(id, item, text ORDER BY id) FROM t.line WHERE tenant_id = 'beta'), \
                    (SELECT GROUP_CONCAT(id, text ORDER BY id) FROM t.note WHERE tenant_id = 'beta'))";
     let before: Option<String> = server.query_first(foreign).await.unwrap();
-    let mut a = client(&node, "a").await;
-    for sql in ATTACKS {
+    let mut a = client(node, "a").await;
+    for sql in attacks {
         for prepared in [false, true] {
             let told = text(&mut a, sql, prepared).await;
             assert!(!told.contains(FOREIGN), "{sql}: {told}");
@@ -165,7 +197,7 @@ async fn no_statement_reaches_another_tenants_rows() {
             let kept = text(&mut a, "SELECT @s, @t", false).await;
             assert!(!kept.contains(FOREIGN), "{sql} kept {kept}");
         }
-        let (_, body) = http(&node, "a", sql, json!([])).await;
+        let (_, body) = http(node, "a", sql, json!([])).await;
         assert!(!body.to_string().contains(FOREIGN), "{sql}: {body}");
         let after: Option<String> = server.query_first(foreign).await.unwrap();
         assert_eq!(after, before, "{sql}");
@@ -175,173 +207,12 @@ async fn no_statement_reaches_another_tenants_rows() {
     assert_eq!(text(&mut a, slow, false).await, "");
     let slow = "UPDATE item SET n = 1 WHERE IF(name LIKE '%beta', SLEEP(20), 0) = 1";
     assert_eq!(text(&mut a, slow, false).await, "");
-    // The bytes of a name in another character set are not those of the replacement character.
-    let own = Target::Front(node.mysql_front());
-    let mut raw = WireClient::connect(&own, MODERN, ("a", "secret"), "t").await;
-    raw.run("SET NAMES latin1").await;
-    let reply = raw.command(b"\x03SELECT \xe9.* FROM item \xe9, item \xef\xbf\xbd").await;
-    assert_eq!(reply[0].error_code(), Some(1227), "{reply:?}");
-    assert_eq!(raw.command(b"\x0a").await[0].error_code(), Some(1227), "COM_PROCESS_INFO");
     // A locking read locks, as it would without the layer.
     a.query_drop("BEGIN").await.unwrap();
     a.query_drop("SELECT * FROM item WHERE id = 1 FOR UPDATE").await.unwrap();
-    server.query_drop("SET innodb_lock_wait_timeout = 0").await.unwrap();
+    server.query_drop("SET innodb_lock_wait_timeout = 1").await.unwrap();
     assert_eq!(code(server.query_drop("SELECT * FROM t.item WHERE id = 1 FOR UPDATE").await), Some(1205));
 }
-
-const ATTACKS: &[&str] = &[
-    "SELECT * FROM item",
-    "SELECT * FROM item WHERE 1 = 1 OR 1 = 1",
-    "SELECT * FROM item WHERE 1 = 1 -- AND",
-    "SELECT * FROM item # x\n",
-    "SELECT/**/*/**/FROM/**/item/**/WHERE/**/1/**/OR/**/1",
-    "SELECT * FROM item WHERE id = 2) OR (1 = 1",
-    "SELECT * FROM item /*! WHERE 1 */",
-    "SELECT * FROM item /*!99999 WHERE 1 */",
-    "SELECT * FROM item /*M! i */",
-    "SELECT * FROM `item`",
-    "SELECT * FROM `t` . `item` `x`",
-    "SELECT * FROM t.item AS tenant_id",
-    "SELECT * FROM ITEM",
-    "SELECT * FROM country item, item x",
-    "SELECT * FROM country AS i JOIN t.item",
-    "SELECT * FROM (item)",
-    "SELECT * FROM ((item JOIN country ON 1) JOIN line ON 1)",
-    "SELECT * FROM (country, item)",
-    "SELECT * FROM country LEFT JOIN (item JOIN line ON 1) ON 1",
-    "SELECT * FROM country STRAIGHT_JOIN item",
-    "SELECT * FROM country NATURAL LEFT OUTER JOIN item",
-    "SELECT * FROM country CROSS JOIN item USING (id)",
-    "SELECT * FROM item i WHERE i.tenant_id = 'beta' OR tenant_id = 'beta'",
-    "SELECT * FROM item a, item b WHERE a.id = b.id OR 1",
-    "SELECT (SELECT GROUP_CONCAT(name) FROM item)",
-    "SELECT 1 IN (SELECT name FROM item), (SELECT MAX(text) FROM line)",
-    "SELECT * FROM country WHERE id IN (SELECT id FROM item) ORDER BY (SELECT MAX(name) FROM item)",
-    "SELECT name FROM item UNION ALL SELECT text FROM line UNION SELECT text FROM note",
-    "(SELECT name FROM item) UNION (SELECT text FROM line)",
-    "SELECT * FROM (SELECT * FROM (SELECT * FROM item) a) b",
-    "SELECT * FROM (SELECT 1) a, item",
-    "SELECT * FROM ((SELECT 1) a JOIN item)",
-    "WITH item AS (SELECT * FROM item) SELECT * FROM item",
-    "WITH x AS (SELECT 1), item AS (SELECT 2) SELECT * FROM t.item",
-    "WITH RECURSIVE x AS (SELECT name FROM item UNION SELECT text FROM line) SELECT * FROM x",
-    "SELECT * FROM (WITH v AS (SELECT 1) SELECT * FROM v) q JOIN v",
-    "SELECT * FROM v",
-    "SELECT * FROM t.v",
-    "SELECT leak()",
-    "SELECT t.leak()",
-    "SELECT `t`.`leak`()",
-    "CALL p()",
-    "SELECT * FROM country WHERE leak() <> ''",
-    "INSERT INTO country (id, name) VALUES (9, leak())",
-    "SELECT name FROM item WHERE (@s := CONCAT(IFNULL(@s, ''), name)) IS NOT NULL",
-    "SELECT id FROM item WHERE name > '' AND (@s := name) <> '' AND n > 0",
-    "SELECT id FROM item HAVING (@s := MAX(name)) <> ''",
-    "UPDATE item SET n = n WHERE (@s := CONCAT(IFNULL(@s, ''), name)) = 1",
-    "UPDATE item SET n = n WHERE id = 2 AND (@t := name) <> ''",
-    "DELETE FROM item WHERE (@s := name) = 'x'",
-    "SELECT @s := name FROM item",
-    "SELECT name INTO @s FROM item ORDER BY id DESC LIMIT 1",
-    "SELECT id FROM item WHERE EXTRACTVALUE(1, CONCAT(0x7e, name))",
-    "SELECT id FROM item WHERE name = 0",
-    "UPDATE item SET n = 1 WHERE name = 0",
-    "DELETE FROM item WHERE name + 0 = 5",
-    "DELETE FROM item WHERE name = 5",
-    "SHOW WARNINGS",
-    "INSERT INTO country (id, name) SELECT id + 100, name FROM item",
-    "INSERT INTO country ((SELECT id + 100, name FROM item))",
-    "INSERT INTO country (id, name) (SELECT id + 100, name FROM item)",
-    "SELECT name FROM country",
-    "INSERT INTO item (id, name) SELECT id + 100, name FROM item",
-    "INSERT INTO item VALUES (99, 'beta', 'x of b', 1)",
-    "INSERT INTO item (id, tenant_id) VALUES (98, 'beta')",
-    "INSERT INTO item (id, `TENANT_id`) VALUES (98, 'beta')",
-    "INSERT INTO item SET id = 97, tenant_id = 'beta'",
-    "INSERT INTO item (id, name) VALUES (2, 'x') ON DUPLICATE KEY UPDATE name = 'stolen'",
-    "INSERT INTO item (id, name) VALUES (2, 'x') ON DUPLICATE KEY UPDATE tenant_id = 'alpha'",
-    "INSERT IGNORE INTO item (id, name) VALUES (2, 'x')",
-    "INSERT INTO note (id, text) VALUES (1, 'x') ON DUPLICATE KEY UPDATE tenant_id = 'beta'",
-    "REPLACE INTO item (id, name) VALUES (2, 'stolen')",
-    "REPLACE INTO note (tenant_id, id, text) VALUES ('beta', 1, 'stolen')",
-    "REPLACE INTO note (id, text) SELECT id, text FROM note",
-    "UPDATE item SET name = 'stolen'",
-    "UPDATE item SET name = 'stolen' WHERE id = 2",
-    "UPDATE item SET name = 'stolen' WHERE id = 1 OR id = 2",
-    "UPDATE t.item i SET i.name = 'stolen' WHERE 1 ORDER BY id DESC LIMIT 1",
-    "UPDATE item SET tenant_id = 'beta'",
-    "UPDATE item SET item.tenant_id = 'beta' WHERE id = 1",
-    "UPDATE item SET tenant_id = 'alpha' WHERE id = 2",
-    "UPDATE item, line SET item.name = 'x', line.text = 'stolen'",
-    "UPDATE item JOIN line ON line.item = item.id SET line.text = 'stolen'",
-    "UPDATE country c JOIN line l ON 1 SET l.text = 'stolen'",
-    "UPDATE country c LEFT JOIN line l ON 1 SET l.text = 'stolen'",
-    "UPDATE country SET name = (SELECT GROUP_CONCAT(name) FROM item)",
-    "DELETE FROM line WHERE 1 OR 1",
-    "DELETE line FROM line JOIN item ON line.item = item.id",
-    "DELETE FROM line USING line JOIN country",
-    "DELETE l, i FROM line l, item i",
-    "DELETE l.* FROM country c LEFT JOIN line l ON 1",
-    "DELETE FROM line ORDER BY id DESC LIMIT 3",
-    "DELETE FROM line RETURNING *",
-    "DELETE FROM note WHERE tenant_id = 'beta' RETURNING text",
-    "TRUNCATE item",
-    "TRUNCATE TABLE t.line",
-    "DROP TABLE item",
-    "ALTER TABLE item DROP COLUMN tenant_id",
-    "CREATE TABLE country2 AS SELECT * FROM item",
-    "CREATE TEMPORARY TABLE x SELECT * FROM item",
-    "CREATE VIEW w AS SELECT * FROM item",
-    "RENAME TABLE item TO country2",
-    "LOCK TABLES item READ",
-    "HANDLER item OPEN",
-    "HANDLER item READ FIRST",
-    "LOAD DATA INFILE '/etc/hostname' INTO TABLE item",
-    "PREPARE s FROM 'SELECT * FROM item'",
-    "EXECUTE s",
-    "EXECUTE IMMEDIATE 'SELECT * FROM item'",
-    "EXECUTE IMMEDIATE CONCAT('SELECT * FROM ', 'item')",
-    "SET STATEMENT max_statement_time = 1 FOR SELECT * FROM item",
-    "SET @s = (SELECT GROUP_CONCAT(name) FROM item)",
-    "DO (@s := (SELECT GROUP_CONCAT(text) FROM line))",
-    "BEGIN NOT ATOMIC SELECT * FROM item; END",
-    "EXPLAIN SELECT * FROM item",
-    "EXPLAIN FORMAT=JSON SELECT * FROM item WHERE id = 2 AND name = 'x'",
-    "ANALYZE SELECT * FROM item",
-    "SHOW TABLES WHERE (SELECT @s := GROUP_CONCAT(name) FROM item)",
-    "SELECT * FROM information_schema.optimizer_trace",
-    "SELECT * FROM information_schema.innodb_locks",
-    "SELECT * FROM mysql.column_stats",
-    "SELECT * FROM item FOR SYSTEM_TIME ALL",
-    "SELECT * FROM { OJ country LEFT JOIN item ON 1 }",
-    "VALUES (1)",
-    "SELECT * FROM item PROCEDURE ANALYSE()",
-    "SELECT * FROM country window, item",
-    "SELECT * FROM country offset, item",
-    "SELECT * FROM country fetch, item",
-    "SELECT NEXT VALUE FOR item",
-    "SELECT \"name\" FROM \"item\"",
-    "SELECT item.* FROM country JOIN (SELECT 1 AS duplicate) d ON duplicate, item",
-    "SELECT item.* FROM (SELECT 1) intersect (a), item",
-    "INSERT INTO note (id, text) VALUES (1, 'x') ON DUPLICATE KEY UPDATE text = 'x' RETURNING (SELECT GROUP_CONCAT(name) FROM item)",
-    "INSERT INTO note (id, text) VALUES (1, 'x') ON DUPLICATE KEY UPDATE text = 'x' RETURNING id, (SELECT GROUP_CONCAT(name) FROM item)",
-    "INSERT INTO note (id, text) VALUES (1, 'x') ON DUPLICATE KEY UPDATE text = returning, tenant_id = 'beta'",
-    "SELECT item.id FROM item FORCE INDEX FOR ORDER BY (name) JOIN country ON (@s := CONCAT(IFNULL(@s, ''), name)) = ''",
-    "INSERT INTO note (`tenant_\u{ed}d`, id) VALUES ('beta', 3)",
-    "SHOW FULL PROCESSLIST",
-    "SET PASSWORD = 'x'",
-    "SET GLOBAL general_log = 0",
-    "SELECT LOAD_FILE('/etc/hostname')",
-    "SELECT name INTO OUTFILE 'tenant' FROM item",
-    "SHOW SESSION STATUS LIKE 'Handler%'",
-    "SELECT id FROM item WHERE name > '' LIMIT ROWS EXAMINED 2",
-    "SELECT NEXTVAL(item)",
-    "SELECT PREVIOUS VALUE FOR t.item",
-    "WITH item AS (SELECT 1) UPDATE item SET name = 'stolen'",
-    "WITH item AS (SELECT 1) DELETE FROM item",
-    "EXPLAIN DELETE FROM item",
-    "SELECT * FROM `dual`",
-    "INSERT INTO item (id, n) SELECT id + 1000, item FROM line GROUP BY 2",
-];
 
 /// Attacks that need more than one command.
 #[tokio::test(flavor = "multi_thread")]
