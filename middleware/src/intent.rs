@@ -84,6 +84,8 @@ pub struct Plan {
     pub tables: Vec<(Option<String>, String)>,
     /// What it does with a statement that SQL itself names.
     pub named: Option<Named>,
+    /// Whether it may choose another default schema, by USE.
+    pub chooses_schema: bool,
 }
 
 /// What a text does with a statement that SQL itself names. Names are in lower case.
@@ -104,7 +106,8 @@ impl Plan {
 
     /// A plan with nothing known but the intent.
     pub fn bare(intent: Intent, rule: &'static str) -> Self {
-        Self { intent, rule: Cow::Borrowed(rule), refusal: None, digest: 0, tables: Vec::new(), named: None }
+        let rule = Cow::Borrowed(rule);
+        Self { intent, rule, refusal: None, digest: 0, tables: Vec::new(), named: None, chooses_schema: false }
     }
 }
 

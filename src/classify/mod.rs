@@ -27,7 +27,7 @@ mod shape;
 mod tests;
 mod verdict;
 
-pub(crate) use protected::{contains_ignoring_case, contains_name, is_name};
+pub(crate) use protected::{TRACKING, contains_ignoring_case, contains_name, is_name};
 
 use std::{
     collections::HashSet,
@@ -48,7 +48,7 @@ use self::{
     lexer::Kind,
     rules::Facts,
     scan::{Scan, Scanner},
-    verdict::Verdict,
+    verdict::{DefaultSchema, Verdict},
 };
 
 /// Templates, and so texts without their literals, are cut off behind this.
@@ -136,7 +136,7 @@ impl SqlClassifier {
         };
         let inner = |text: &[u8], mode| match nesting {
             NESTING_MAX => Verdict::new(Intent::Unknown, "SQL inside of SQL inside of SQL"),
-            _ => self.decide(text, mode, &self.scanner.scan(text, mode), nesting + 1).verdict,
+            _ => within_string(self.decide(text, mode, &self.scanner.scan(text, mode), nesting + 1).verdict, text),
         };
         let function = scan.function.map(|name| name.bytes(sql));
         let facts = Facts { flags: scan.flags, function, mode, inner: &inner };
@@ -147,7 +147,11 @@ impl SqlClassifier {
             let verdict = if is_one_write { verdict } else { verdict.and(too_long()) };
             return Decision::of_this_text(refused_if_it_hides(verdict, sql));
         }
-        let opinion = parse::opinion(&template.text).unwrap_or_default();
+        let mut opinion = parse::opinion(&template.text).unwrap_or_default();
+        if verdict.schema != DefaultSchema::Stays {
+            // Names without a schema are those of another one behind it.
+            opinion.tables.clear();
+        }
         if opinion.writes {
             verdict = verdict.at_least(Intent::Write, "the parser sees a write");
         }
@@ -178,8 +182,9 @@ impl Classifier for SqlClassifier {
         if self.learned.read().contains(&scan.digest) {
             verdict = verdict.at_least(Intent::Write, "the server showed it to write");
         }
-        let Verdict { intent, rule, refusal, named, .. } = verdict;
-        let plan = Arc::new(Plan { intent, rule, refusal, digest: scan.digest, tables, named });
+        let Verdict { intent, rule, refusal, named, schema, .. } = verdict;
+        let chooses_schema = schema != DefaultSchema::Stays;
+        let plan = Arc::new(Plan { intent, rule, refusal, digest: scan.digest, tables, named, chooses_schema });
         if of_shape {
             self.cache.insert(&scan, plan.clone());
             if self.learned.read().contains(&scan.digest) && !plan.intent.may_write() {
@@ -258,7 +263,19 @@ fn in_doubt(sql: &[u8], scan: &Scan) -> Verdict {
     } else {
         "bytes that servers read differently"
     };
-    refused_if_it_hides(Verdict::new(Intent::Unknown, rule), sql)
+    let schema = if contains_ignoring_case(sql, "use") { DefaultSchema::Chosen } else { DefaultSchema::Stays };
+    refused_if_it_hides(Verdict { schema, ..Verdict::new(Intent::Unknown, rule) }, sql)
+}
+
+/// The verdict on a text inside of a string, of which nobody hears when it runs.
+fn within_string(verdict: Verdict, text: &[u8]) -> Verdict {
+    if verdict.schema != DefaultSchema::Stays {
+        return verdict.refused_everywhere(protected::USE_IN_TEXT);
+    }
+    if contains_name(text, TRACKING) {
+        return verdict.refused_everywhere(protected::TRACKING_IN_TEXT);
+    }
+    verdict
 }
 
 fn too_long() -> Verdict {

@@ -12,7 +12,8 @@ pub(super) const SERIALIZABLE: &str =
 const LOGGING: &[&str] =
     &["sql_log_bin", "binlog_format", "binlog_row_image", "binlog_alter_two_phase", "server_id", "pseudo_thread_id"];
 
-/// Of those, names that no table has for a column without meaning the variable: for texts that can't be looked through.
+/// Of those, and of [`TRACKING`], names that no table has for a column without meaning the variable: for texts that can't be
+/// looked through.
 const TELLING: &[&str] = &[
     "sql_log_bin",
     "binlog_format",
@@ -22,7 +23,22 @@ const TELLING: &[&str] = &[
     "gtid_domain_id",
     "gtid_seq_no",
     "gtid_next",
+    "session_track_schema",
+    "session_track_gtids",
+    "session_track_system_variables",
 ];
+
+/// What the names of variables begin with that decide what the server reports of a session. Where nobody sees them set,
+/// Towline would take its character set or its default schema for another.
+pub(crate) const TRACKING: &[u8] = b"session_track";
+
+/// Why a text in a string is refused that sets one of those.
+pub(super) const TRACKING_IN_TEXT: &str =
+    "Towline has to see what the server reports of a session: send SET session_track_… by itself, not in a string";
+
+/// Why a text in a string is refused that chooses a default schema.
+pub(super) const USE_IN_TEXT: &str =
+    "Towline has to see which default schema a session has: send USE by itself, not in a string";
 
 /// What a SET of one variable means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use super::{
     lexer::Kind,
     protected::{self, is_own_schema},
     set::set,
-    verdict::Verdict,
+    verdict::{DefaultSchema, Verdict},
 };
 
 /// Decides the SQL inside of a statement's string: of PREPARE and EXECUTE IMMEDIATE.
@@ -49,6 +49,11 @@ pub(super) fn text(text: Cursor<'_>, facts: Facts<'_>) -> Verdict {
         && let Some(reason) = hides_writes_in_texts(text, facts)
     {
         return all.refused_everywhere(reason);
+    }
+    if several && all.intent.may_write() && all.schema == DefaultSchema::Own {
+        return all.refused_everywhere(
+            "the schema `towline` is only Towline's to write to: send USE by itself, then what reads there",
+        );
     }
     if several && all.intent.may_write() {
         return all.refused_on_slave("several statements at once, and one may write; send them to the master");
@@ -164,7 +169,11 @@ fn other(mut rest: Cursor<'_>, facts: Facts<'_>) -> Verdict {
     let known = |intent| Verdict::new(intent, format!("keyword {keyword}"));
     match keyword.as_str() {
         "SET" => set(rest, facts),
-        "USE" => known(Intent::SessionState),
+        "USE" => {
+            let is_own = rest.eat_name().is_some_and(|name| is_own_schema(&name));
+            let schema = if is_own { DefaultSchema::Own } else { DefaultSchema::Chosen };
+            Verdict { schema, ..known(Intent::SessionState) }
+        }
         "GET" => known(Intent::SessionState),
         "ANALYZE" => analyze(rest),
         "BEGIN" if rest.is("NOT") => compound(whole, "keyword BEGIN NOT ATOMIC", facts),

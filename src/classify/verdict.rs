@@ -17,12 +17,32 @@ pub(super) struct Verdict {
     pub(super) changes_lexing: bool,
     /// What it does with a statement that SQL itself names.
     pub(super) named: Option<Named>,
+    /// What becomes of the default schema.
+    pub(super) schema: DefaultSchema,
+}
+
+/// What becomes of the default schema; of several statements the last of these counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum DefaultSchema {
+    /// It stays.
+    Stays,
+    /// Another is chosen, by USE.
+    Chosen,
+    /// Towline's own is chosen.
+    Own,
 }
 
 impl Verdict {
     /// An intent and what decided it.
     pub(super) fn new(intent: Intent, rule: impl Into<Cow<'static, str>>) -> Self {
-        Self { intent, rule: rule.into(), refusal: None, changes_lexing: false, named: None }
+        Self {
+            intent,
+            rule: rule.into(),
+            refusal: None,
+            changes_lexing: false,
+            named: None,
+            schema: DefaultSchema::Stays,
+        }
     }
 
     /// Takes a stronger intent.
@@ -55,8 +75,9 @@ impl Verdict {
     /// This statement and another in one text: the stronger intent, the wider refusal.
     pub(super) fn and(self, other: Self) -> Self {
         let changes_lexing = self.changes_lexing || other.changes_lexing;
+        let schema = self.schema.max(other.schema);
         let mut both = self.at_least(other.intent, other.rule);
-        both.changes_lexing = changes_lexing;
+        (both.changes_lexing, both.schema) = (changes_lexing, schema);
         // Which of several statements a name is from is not followed.
         both.named = None;
         match other.refusal {

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     transport::{Protection, Transport},
     wire::{
-        Malformed, capability, err,
+        Cursor, Malformed, capability, eof, err,
         frame::{HEADER_LEN, Header, PAYLOAD_MAX, put_packet},
         greeting::Greeting,
         ok,
@@ -219,6 +219,33 @@ impl Upstream {
                 Err(Error::Protocol { peer: "MySQL", what: "it refused the session's fence" })
             }
         }
+    }
+
+    /// Asks for the default schema.
+    ///
+    /// # Errors
+    /// The session is over: what its unqualified names mean must be known.
+    pub(super) async fn ask_schema(&mut self, session: &Session) -> Result<(), Error> {
+        let mut payload = vec![CommandKind::Query.to_byte()];
+        payload.extend_from_slice(b"SELECT DATABASE()");
+        self.write_packet(0, &payload).await?;
+        // How many columns, the one, for some an EOF, the row, the end.
+        let mut row = None;
+        for place in 0.. {
+            let (_, packet) = self.read_packet().await?;
+            match packet.first() {
+                Some(&err::HEADER) => break,
+                Some(&eof::HEADER) if row.is_some() => break,
+                Some(&eof::HEADER) => {}
+                _ if place >= 2 => row = Some(packet),
+                _ => {}
+            }
+        }
+        let row = row.ok_or(Error::Protocol { peer: "MySQL", what: "it does not tell the default schema" })?;
+        // NULL, if there is none.
+        let schema = Cursor::new(&row).lenenc_bytes().unwrap_or_default();
+        session.set_schema(&String::from_utf8_lossy(schema));
+        Ok(())
     }
 
     /// Waits until the server speaks or leaves between two commands, and returns its packet if there is one: an error

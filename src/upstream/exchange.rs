@@ -82,6 +82,12 @@ struct After {
     fence: bool,
     /// Which reports that the fence switches on the client asks for by itself.
     wanted: Wanted,
+    /// The text has a USE. Whoever has switched its report off, where nobody saw it, leaves the session's schema in doubt.
+    chooses_schema: bool,
+    /// The server has reported the default schema.
+    has_schema: bool,
+    /// There was another result before this.
+    is_one_of_several: bool,
     /// The session's new account and schema.
     login: Option<Bytes>,
     schema: Option<Bytes>,
@@ -96,6 +102,9 @@ impl After {
         Self {
             session: command.session().clone(),
             fence: resets || touches,
+            chooses_schema: command.plan().is_some_and(|plan| plan.chooses_schema),
+            has_schema: false,
+            is_one_of_several: false,
             wanted: if touches { Wanted::by(command.sql()) } else { Wanted::default() },
             login: (kind == CommandKind::ChangeUser).then(|| command.payload().clone()),
             schema: (kind == CommandKind::InitDb).then(|| command.payload().slice(1..)),
@@ -124,11 +133,17 @@ impl Rest {
         {
             passwords.of_server(packet.get(HEADER_LEN..).unwrap_or_default());
         }
-        if let Step::Part(Part::Final { end: Final::Ok(completion), .. }) = &mut step {
-            tracking::learn(completion, &self.after.session, self.lease.0.client_wants);
-            if !completion.has_more() {
-                self.succeeded().await?;
+        match &mut step {
+            Step::Part(Part::Final { end: Final::Ok(completion), .. }) => {
+                self.after.has_schema |= tracking::learn(completion, &self.after.session, self.lease.0.client_wants);
+                match completion.has_more() {
+                    true => self.after.is_one_of_several = true,
+                    false => self.succeeded().await?,
+                }
             }
+            // Those before it have succeeded.
+            Step::Part(Part::Final { end: Final::Err(_), .. }) if self.after.is_one_of_several => self.follow().await?,
+            _ => {}
         }
         Ok(Some(step))
     }
@@ -144,7 +159,7 @@ impl Rest {
         }
     }
 
-    /// The command succeeded: the session's state follows, and the fence goes up again before the client knows.
+    /// The command succeeded: the session's state follows.
     async fn succeeded(&mut self) -> Result<(), Error> {
         let upstream = &mut *self.lease.0;
         if let Some(schema) = &self.after.schema {
@@ -156,11 +171,20 @@ impl Rest {
             self.after.session.set_schema(&login.schema);
             tracking::learn_collation(&self.after.session, login.collation.unwrap_or_default());
         }
-        if self.after.fence {
-            upstream.client_wants = self.after.wanted;
+        self.follow().await
+    }
+
+    /// The fence goes up again before the client knows, and what was not reported is asked for.
+    async fn follow(&mut self) -> Result<(), Error> {
+        let (upstream, after) = (&mut *self.lease.0, &self.after);
+        if after.fence {
+            upstream.client_wants = after.wanted;
         }
-        if self.after.fence || upstream.wants_fence() {
-            upstream.put_up_fence(&self.after.session).await?;
+        if after.fence || upstream.wants_fence() {
+            upstream.put_up_fence(&after.session).await?;
+        }
+        if after.chooses_schema && (after.is_one_of_several || !after.has_schema) {
+            upstream.ask_schema(&after.session).await?;
         }
         Ok(())
     }

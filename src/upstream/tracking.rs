@@ -4,7 +4,7 @@ use bytes::Bytes;
 use towline_middleware::{Completion, Role, Session};
 
 use crate::{
-    classify::{contains_ignoring_case, contains_name},
+    classify::{TRACKING, contains_ignoring_case, contains_name},
     wire::session_state::{self, Change},
 };
 
@@ -86,7 +86,7 @@ impl Fence {
 
 /// Whether a statement may change what the server reports, so that the fence must be put up again after it.
 pub(crate) fn touches_tracking(sql: &[u8]) -> bool {
-    contains_name(sql, b"session_track")
+    contains_name(sql, TRACKING)
 }
 
 /// What the node has the server report for itself, and a client may ask for besides.
@@ -112,12 +112,13 @@ impl Wanted {
 }
 
 /// Reads the session state of an OK: the GTID goes into the completion, schema and character set into the session.
-/// What the client has not wanted is taken out of the state that it gets.
-pub(crate) fn learn(completion: &mut Completion, session: &Session, wanted: Wanted) {
+/// What the client has not wanted is taken out of the state that it gets. Tells whether it has the default schema.
+pub(crate) fn learn(completion: &mut Completion, session: &Session, wanted: Wanted) -> bool {
     session.set_status(completion.status);
     if completion.state.is_empty() {
-        return;
+        return false;
     }
+    let mut has_schema = false;
     let state = std::mem::take(&mut completion.state);
     let mut kept = Vec::with_capacity(state.len());
     for (change, entry) in session_state::changes(&state) {
@@ -140,6 +141,7 @@ pub(crate) fn learn(completion: &mut Completion, session: &Session, wanted: Want
             }
             Change::Schema(name) => {
                 session.set_schema(&String::from_utf8_lossy(name));
+                has_schema = true;
                 true
             }
             Change::Variable { .. } | Change::Other(_) => true,
@@ -149,6 +151,7 @@ pub(crate) fn learn(completion: &mut Completion, session: &Session, wanted: Want
         }
     }
     completion.state = Bytes::from(kept);
+    has_schema
 }
 
 fn gtid(value: &[u8]) -> Option<Box<str>> {

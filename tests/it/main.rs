@@ -8,6 +8,7 @@ mod check;
 mod cli;
 mod cluster;
 mod corpus;
+mod default_schema;
 mod guard;
 mod http;
 mod hub;
