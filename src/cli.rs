@@ -162,6 +162,7 @@ async fn check_server(config: &Config, role: Role) -> anyhow::Result<ExitCode> {
         tls: tls.as_ref(),
         proxy_protocol: config.mysql.proxy_protocol,
         handshake_timeout: config.limits.handshake_timeout,
+        keeps_keys: config.layer.iter().any(|layer| layer.name == "idempotency"),
         cluster: Some(&config.cluster),
     };
     let report = check::run(role, target).await;

@@ -153,6 +153,8 @@ pub struct Target<'a> {
     pub proxy_protocol: bool,
     /// How long clients may take to log in.
     pub handshake_timeout: Duration,
+    /// Whether layer `idempotency` is in the node's stack.
+    pub keeps_keys: bool,
     /// The node's part of a cluster, to compare with the servers of the other nodes; none compares with nothing.
     pub cluster: Option<&'a Cluster>,
 }
@@ -161,7 +163,7 @@ impl<'a> From<&'a Opts> for Target<'a> {
     /// In clear, without the PROXY protocol and other nodes, and with the configuration's default of a time for the login.
     fn from(opts: &'a Opts) -> Self {
         let handshake_timeout = Limits::default().handshake_timeout;
-        Self { opts, tls: None, proxy_protocol: false, handshake_timeout, cluster: None }
+        Self { opts, tls: None, proxy_protocol: false, handshake_timeout, keeps_keys: false, cluster: None }
     }
 }
 
@@ -182,7 +184,7 @@ async fn ask(role: Role, target: Target<'_>) -> Result<(Opts, Report), CheckErro
     if role == Role::Master {
         lines.extend(log::check(&mut server).await?);
     }
-    lines.extend(rights::check(role, &mut server).await?);
+    lines.extend(rights::check(role, target.keeps_keys, &mut server).await?);
     lines.extend(accounts::check(&mut server).await?);
     lines.extend(hosts::check(target, &mut server).await?);
     if let Some(cluster) = target.cluster {

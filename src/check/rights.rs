@@ -16,14 +16,20 @@ struct Rights {
 enum Scope {
     /// `*.*`
     Everything,
-    /// `towline.*`
-    OwnSchema,
+    /// One schema.
+    Schema(&'static str),
 }
 
 const OWN_SCHEMA: Rights = Rights {
     name: "rights on the schema towline",
     all: &[&["CREATE"], &["ALTER"], &["DROP"], &["SELECT"], &["INSERT"], &["UPDATE"], &["DELETE"]],
-    scope: Scope::OwnSchema,
+    scope: Scope::Schema("towline"),
+};
+/// Layer `idempotency` makes this schema, and removes old keys from it.
+const KEYS: Rights = Rights {
+    name: "rights on the schema towline_app, for layer idempotency",
+    all: &[&["CREATE"], &["CREATE ROUTINE"], &["SELECT"], &["INSERT"], &["UPDATE"], &["DELETE"]],
+    scope: Scope::Schema("towline_app"),
 };
 const CAPTURE: Rights =
     Rights { name: "right to read the binlog", all: &[&["REPLICATION SLAVE"]], scope: Scope::Everything };
@@ -113,7 +119,7 @@ const DEFINER_MYSQL: Rights = Rights {
 };
 
 /// Checks the account's rights.
-pub(super) async fn check(role: Role, server: &mut Server) -> Result<Vec<Line>, CheckError> {
+pub(super) async fn check(role: Role, keeps_keys: bool, server: &mut Server) -> Result<Vec<Line>, CheckError> {
     let grants: Vec<String> = server.query("the account's rights", "SHOW GRANTS").await?;
     let grants: Vec<Grant> = grants.iter().filter_map(|line| Grant::parse(line)).collect();
     let rights: &[&Rights] = match (role, server.is_mariadb()) {
@@ -128,7 +134,8 @@ pub(super) async fn check(role: Role, server: &mut Server) -> Result<Vec<Line>, 
         } else {
             [&END_ABANDONED_MYSQL, &SNAPSHOT_MYSQL]
         };
-        lines.extend(rights.map(|rights| rights.check(&grants, &server.account).weakened()));
+        let of_keys = keeps_keys.then_some(&KEYS);
+        lines.extend(rights.into_iter().chain(of_keys).map(|rights| rights.check(&grants, &server.account).weakened()));
     }
     Ok(lines)
 }
@@ -141,7 +148,10 @@ impl Rights {
             return Line::ok(self.name);
         }
         let missing = missing.join(", ");
-        let scope = if self.scope == Scope::Everything { "*.*" } else { "towline.*" };
+        let scope = match self.scope {
+            Scope::Everything => "*.*".to_owned(),
+            Scope::Schema(name) => format!("{name}.*"),
+        };
         Line::failed(
             self.name,
             format!("{account} lacks {missing}"),
@@ -167,7 +177,10 @@ impl<'a> Grant<'a> {
     fn gives(&self, spellings: &[&str], scope: Scope) -> bool {
         let covers = match scope {
             Scope::Everything => self.object == "*.*",
-            Scope::OwnSchema => matches!(self.object, "*.*" | "`towline`.*" | "towline.*"),
+            Scope::Schema(name) => {
+                let schema = self.object.strip_suffix(".*").map(|schema| schema.trim_matches('`').replace("\\_", "_"));
+                schema.is_some_and(|schema| schema == "*" || schema == name)
+            }
         };
         covers
             && self.rights.iter().any(|right| matches!(*right, "ALL PRIVILEGES" | "ALL") || spellings.contains(right))
@@ -185,10 +198,13 @@ mod tests {
                 .unwrap();
         assert!(everything.gives(&["BINLOG REPLAY"], Scope::Everything));
         let own = Grant::parse("GRANT SELECT, INSERT ON `towline`.* TO `a`@`b`").unwrap();
-        assert!(own.gives(&["INSERT"], Scope::OwnSchema));
-        assert!(!own.gives(&["INSERT"], Scope::Everything) && !own.gives(&["DROP"], Scope::OwnSchema));
+        let schema = Scope::Schema("towline");
+        assert!(own.gives(&["INSERT"], schema));
+        assert!(!own.gives(&["INSERT"], Scope::Everything) && !own.gives(&["DROP"], schema));
         let table = Grant::parse("GRANT SELECT (x), INSERT ON `towline`.`t` TO `a`@`b`").unwrap();
-        assert!(!table.gives(&["INSERT"], Scope::OwnSchema));
+        assert!(!table.gives(&["INSERT"], schema));
+        let escaped = Grant::parse("GRANT SELECT ON `towline\\_app`.* TO `a`@`b`").unwrap();
+        assert!(escaped.gives(&["SELECT"], Scope::Schema("towline_app")) && !escaped.gives(&["SELECT"], schema));
         assert_eq!(Grant::parse("GRANT `role` TO `a`@`b`"), None);
     }
 }

@@ -60,6 +60,8 @@ impl Server {
                 tls: self.tls.as_ref(),
                 proxy_protocol: self.proxy_protocol,
                 handshake_timeout: self.handshake_timeout,
+                // The layer tells it by itself.
+                keeps_keys: false,
                 // They may start later.
                 cluster: None,
             };

@@ -180,6 +180,11 @@ async fn each_missing_right_is_named_with_its_grant() {
         "every account can be used from the node's address",
     ];
     assert_eq!(names(&bare), expected);
+    let target = Target { keeps_keys: true, ..Target::from(&opts) };
+    let (_, keyed) = check::run(Role::Master, target).await.unwrap();
+    let told = keyed.to_string();
+    let grant = "GRANT CREATE, CREATE ROUTINE, SELECT, INSERT, UPDATE, DELETE ON towline_app.* TO";
+    assert!(names(&keyed).len() == expected.len() + 1 && told.contains(grant), "{told}");
     let bare = report(Role::Slave, &opts).await;
     let rights = [
         "rights to apply rows",

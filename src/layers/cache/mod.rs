@@ -9,7 +9,8 @@
 //! - A master hears of a change before it can be read: a result is kept only if, when it began to be read, all that was
 //!   heard of its tables was visible.
 //!
-//! Not seen: temporary tables that a trigger makes.
+//! Not seen: a temporary table that a trigger, or a function in a write, makes in the place of another table. Its session
+//! may be answered with what the other table has. One that a procedure makes is seen, as CALL may have left anything.
 
 mod catalog;
 mod store;

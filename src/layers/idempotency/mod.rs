@@ -302,7 +302,7 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use towline_middleware::testing::conformance;
+    use towline_middleware::{LayerHome, Registry, layers::user::UserLayers, testing::conformance};
 
     use super::*;
     use crate::layers::tests::setup;
@@ -310,6 +310,37 @@ mod tests {
     #[tokio::test]
     async fn it_conforms() {
         conformance(|| layer(&mut setup("idempotency", json!({})), OwnServer::default()).unwrap()).await;
+    }
+
+    /// Expired keys go on being removed, by one task.
+    #[tokio::test]
+    async fn a_reload_neither_stops_nor_doubles_the_sweeper() {
+        let home = LayerHome::new(Role::Master);
+        let setup = |name: &&str| LayerSetup::new(name, Default::default(), home.clone());
+        let promised = setup(&"idempotency").kept::<Promised>();
+        let mut registry = Registry::default();
+        registry.register("idempotency", |setup| layer(setup, OwnServer::default())).register("fails", |setup| {
+            setup.on_start(async { Err("on purpose".into()) });
+            Ok(from_fn(async |command: Command, next: Next| next.run(command).await))
+        });
+        let user = UserLayers::default();
+        for (names, is_taken, sweepers) in [
+            (&["idempotency"][..], true, 1),
+            (&["idempotency", "fails"], false, 1),
+            (&["fails", "idempotency"], false, 1),
+            (&["idempotency"], true, 1),
+            (&[], true, 0),
+        ] {
+            let layers = registry.build(names.iter().map(setup).collect()).unwrap();
+            assert_eq!(user.replace(layers).await.is_ok(), is_taken, "{names:?}");
+            // One is here, one is kept, and each sweeper has one until it has heard that it is to stop.
+            let mut turns = 0;
+            while Arc::strong_count(&promised) != 2 + sweepers {
+                turns += 1;
+                assert!(turns < 1000, "{names:?}: {} sweepers", Arc::strong_count(&promised) - 2);
+                tokio::task::yield_now().await;
+            }
+        }
     }
 
     #[test]

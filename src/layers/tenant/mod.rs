@@ -8,7 +8,8 @@
 //!   where a statement computes in its conditions, with a limit that keeps servers from computing on other rows: an
 //!   error, a warning or the time that it takes would tell of them.
 //! - UPDATE and DELETE get the same condition; what computes is asked of the tenant's own rows only.
-//! - INSERT and REPLACE get the column. REPLACE and ON DUPLICATE KEY UPDATE need a table whose unique keys all have it.
+//! - INSERT and REPLACE get the column; where the client gives it, it must be the tenant's own value. Of a bulk execute's
+//!   parameters none is looked at: one for the column is refused. REPLACE and ON DUPLICATE KEY UPDATE need a table whose unique keys all have it.
 //! - SHOW WARNINGS, EXPLAIN of a query and optimizer traces are refused: they quote values of rows that were looked at. So
 //!   are SHOW STATUS, counts of warnings, ROWS EXAMINED and limits of a join, which count such rows, files, sequences, other
 //!   sessions' statements, and SET of what is not the session's own.

@@ -197,6 +197,30 @@ async fn what_may_differ_is_not_answered_from_memory() {
     .await;
 }
 
+/// What a text does not show is only seen where the text may do anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_temporary_table_is_seen_but_for_a_triggers() {
+    let node = master(CACHE).await;
+    let mut server = Conn::new(node.server_opts()).await.unwrap();
+    let hides = "CREATE TEMPORARY TABLE shop.item (id INT, n INT)";
+    for sql in [
+        format!("CREATE PROCEDURE shop.hides() {hides}"),
+        format!("CREATE TRIGGER shop.hides_too AFTER INSERT ON shop.secret FOR EACH ROW {hides}"),
+    ] {
+        server.query_drop(sql).await.unwrap();
+    }
+    for (sql, seen) in [("CALL shop.hides()", None), ("INSERT INTO shop.secret VALUES (9)", Some(0))] {
+        let mut conn = client(&node).await;
+        warm(&node, &mut conn, READ).await;
+        conn.query_drop(sql).await.unwrap();
+        let hidden: Option<i64> = conn.query_first("SELECT SQL_NO_CACHE n FROM shop.item WHERE id = 1").await.unwrap();
+        assert_eq!(hidden, None, "{sql} hides the table");
+        let mut other = client(&node).await;
+        warm(&node, &mut other, READ).await;
+        assert_eq!(conn.query_first(READ).await.unwrap(), seen, "{sql}");
+    }
+}
+
 /// What writers have been told: the position of each commit, and the value that it wrote.
 type Written = Arc<Mutex<Vec<(Position, i64)>>>;
 

@@ -234,6 +234,26 @@ async fn two_tries_at_once_and_a_crash_between_have_one_effect() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_waits_for_slaves_as_the_first_did() {
+    let config = format!("ack = 'all'\nack_timeout_ms = 1000\nack_on_timeout = 'error'\n{LAYER}");
+    let mut cluster = TestCluster::start_with(1, &config).await;
+    let mut server = Conn::new(cluster.master.server_opts()).await.unwrap();
+    for statement in TABLES {
+        server.query_drop(statement).await.unwrap();
+    }
+    let mut conn = client(&cluster.master).await;
+    let pay = "INSERT INTO shop.paid (amount) VALUES (5) /* idempotency-key: acked */";
+    conn.query_drop(pay).await.unwrap();
+    cluster.slaves[0].kill().await;
+    let refused = conn.query_drop(pay).await.expect_err("no slave has the repeat");
+    assert!(refused.to_string().contains("0 of 1"), "{refused}");
+    cluster.slaves[0].restart().await;
+    eventually("a repeat that the slave has", async || conn.query_drop(pay).await).await;
+    assert_eq!((conn.affected_rows(), conn.last_insert_id()), (1, Some(1)));
+    assert_eq!(rows(&cluster.master).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_nobody_keeps_is_told() {
     let node = super::master("").await;
     let command = json!({"action": "query", "sql": "SELECT 1"});
