@@ -222,7 +222,7 @@ impl Applier {
 }
 
 /// How long a comparison waits for this slave to come to where it is to be compared.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(10);
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many pushes may wait; each holds its batch in memory.
 const ORDERS_MAX: usize = 2;
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);

@@ -2,11 +2,12 @@
 //! stand at for a moment, while clients go on writing.
 //!
 //! For each piece the senders are held, the master's server is looked at through a consistent snapshot, whose position
-//! is P, the senders go on up to P, each slave opens a snapshot there, and the senders go on. The servers then hash the
-//! piece, each in its own time. On MySQL a commit may be seen an instant before its GTID is, so a piece that differs
+//! is P, the senders go on up to P, and each goes on further as soon as its slave has opened a snapshot there: no slave
+//! waits for another. The servers then hash the piece, each in its own time. A slave that does not open its snapshot in
+//! time is left out from then on. On MySQL a commit may be seen an instant before its GTID is, so a piece that differs
 //! is compared again at another position: only what differs each time is a difference.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use mysql_async::{Conn, prelude::Queryable};
@@ -101,6 +102,8 @@ const TRIES: usize = 5;
 const STILL_TRIES: usize = 200;
 /// How often MariaDB's snapshot is renewed until it stands at the binlog's end.
 const END_TRIES: usize = 10;
+/// How long a slave may take to open a snapshot: longer than it waits itself for the position.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many keys are told of a difference.
 const KEYS_MAX: usize = 5;
 
@@ -161,20 +164,25 @@ struct Hold<'a>(&'a [Arc<Slave>]);
 impl<'a> Hold<'a> {
     fn new(slaves: &'a [Arc<Slave>]) -> Self {
         let hold = Self(slaves);
-        hold.limit(Some(Default::default()));
+        hold.limit(Default::default());
         hold
     }
 
-    fn limit(&self, position: Option<towline_middleware::Position>) {
+    fn limit(&self, position: towline_middleware::Position) {
         for slave in self.0 {
-            slave.gate.send_modify(|gate| gate.limit = position);
+            slave.gate.send_modify(|gate| gate.limit = Some(position));
         }
     }
 }
 
+/// Lets one sender go on.
+fn release(slave: &Slave) {
+    slave.gate.send_modify(|gate| gate.limit = None);
+}
+
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
-        self.limit(None);
+        self.0.iter().for_each(|slave| release(slave));
     }
 }
 
@@ -216,21 +224,34 @@ impl Run<'_> {
         Ok(verified)
     }
 
-    /// Compares a piece once, at one position; sets where it ends.
-    async fn compare(&self, piece: &mut Piece) -> Result<(Option<Digest>, Vec<Difference>), VerifyError> {
-        let hold = Hold::new(&self.slaves);
+    /// Compares a piece once, at one position; sets where it ends. Slaves that do not answer are left out from then on.
+    async fn compare(&mut self, piece: &mut Piece) -> Result<(Option<Digest>, Vec<Difference>), VerifyError> {
+        let slaves = self.slaves.clone();
+        let hold = Hold::new(&slaves);
         let mut snapshot = Snapshot::open(&self.shared.mysql()).await?;
         let at = self.still(&mut snapshot).await?;
         if piece.up_to.is_none() {
             piece.up_to = snapshot.bound(piece).await?;
         }
-        hold.limit(Some(at.position));
+        hold.limit(at.position);
         let question = Question { at: at.clone(), piece: piece.clone() };
-        let asked = join_all(self.slaves.iter().map(|slave| Asked::ask(self.shared.target(slave), &question))).await;
-        drop(hold);
-        let answers = join_all(asked.into_iter().map(async |asked| match asked {
-            Ok(asked) => asked.answer().await,
-            Err(error) => Answer::Error(error),
+        let opened = join_all(slaves.iter().map(async |slave| {
+            let opened = Asked::ask(self.shared.target(slave), &question).await;
+            release(slave);
+            opened
+        }));
+        let opened = opened.await;
+        let mut asked = Vec::with_capacity(opened.len());
+        for (slave, opened) in slaves.iter().zip(opened) {
+            match opened {
+                Err(Unanswered::Silent(why)) => self.leave_out(slave, why),
+                Err(Unanswered::Refused(why)) => asked.push((slave, Err(why))),
+                Ok(opened) => asked.push((slave, Ok(opened))),
+            }
+        }
+        let answers = join_all(asked.into_iter().map(async |(slave, asked)| match asked {
+            Ok(asked) => (slave, asked.answer().await),
+            Err(error) => (slave, Answer::Error(error)),
         }));
         let (own, answers) = tokio::join!(snapshot.digest(piece), answers);
         let own = match own {
@@ -238,12 +259,19 @@ impl Run<'_> {
             Err(mysql_async::Error::Server(error)) if error.code == 1412 => None,
             other => other?,
         };
-        let differences = self.slaves.iter().zip(answers).filter_map(|(slave, answer)| {
+        let differences = answers.into_iter().filter_map(|(slave, answer)| {
             let (what, keys) = difference(own.as_ref(), answer)?;
             Some(Difference { slave: slave.id.clone(), position: at.position.to_string(), what, keys })
         });
         let differences = differences.collect();
         Ok((own, differences))
+    }
+
+    /// Compares a slave no further; what was found different in it stays told.
+    fn leave_out(&mut self, slave: &Slave, why: String) {
+        self.slaves.retain(|kept| kept.id != slave.id);
+        self.summary.differing_tables.retain(|id, tables| *id != slave.id || *tables > 0);
+        self.summary.not_compared.insert(slave.id.clone(), why);
     }
 
     /// Makes the snapshot one whose position is known, and tells it.
@@ -325,23 +353,36 @@ fn difference(own: Option<&Digest>, answer: Answer) -> Option<(String, Vec<Strin
     Some((format!("{} rows on the master, {} on the slave, and not the same", own.rows, theirs.rows), keys))
 }
 
+/// Why a slave has opened no snapshot.
+enum Unanswered {
+    /// It did not answer.
+    Silent(String),
+    /// It answered why: it may be asked again.
+    Refused(String),
+}
+
 /// A slave that has opened its snapshot and has still to answer.
 struct Asked(reqwest::Response, Vec<u8>);
 
 impl Asked {
-    async fn ask(target: PushTarget, question: &Question) -> Result<Self, String> {
-        let mut response = target.digest(question).await.map_err(|error| error.to_string())?;
+    async fn ask(target: PushTarget, question: &Question) -> Result<Self, Unanswered> {
+        let opened = tokio::time::timeout(OPEN_TIMEOUT, Self::open(target, question));
+        opened.await.unwrap_or_else(|_| Err(Unanswered::Silent(format!("no answer within {OPEN_TIMEOUT:?}"))))
+    }
+
+    async fn open(target: PushTarget, question: &Question) -> Result<Self, Unanswered> {
+        let mut response = target.digest(question).await.map_err(|error| Unanswered::Silent(error.to_string()))?;
         let mut text = Vec::new();
         while text.len() < OPENED.len() {
             match response.chunk().await {
                 Ok(Some(chunk)) => text.extend_from_slice(&chunk),
                 Ok(None) => break,
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(Unanswered::Silent(error.to_string())),
             }
         }
         match text.strip_prefix(OPENED.as_bytes()) {
             Some(rest) if response.status().is_success() => Ok(Self(response, rest.to_vec())),
-            _ => Err(format!("{}: {}", response.status(), String::from_utf8_lossy(&text))),
+            _ => Err(Unanswered::Refused(format!("{}: {}", response.status(), String::from_utf8_lossy(&text)))),
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use mysql_async::{Conn, prelude::Queryable};
+use rustix::process::{Signal, kill_process};
 
 use crate::support::{CLIENT, TestCluster, eventually};
 
@@ -108,5 +109,42 @@ async fn the_background_check_stops_a_slave_that_differs() {
     let resume = cluster.master.admin(&format!("/admin/slaves/resume?id={id}")).send().await.unwrap();
     assert!(resume.status().is_success(), "{resume:?}");
     master.query_drop("INSERT INTO test.t VALUES (2)").await.unwrap();
+    cluster.wait_equal().await;
+}
+
+#[tokio::test]
+async fn a_slave_that_stands_still_is_left_out_and_keeps_no_other_waiting() {
+    let cluster = TestCluster::start(2).await;
+    let mut master = cluster.master().await;
+    master.query_drop("CREATE DATABASE test").await.unwrap();
+    master.query_drop("CREATE TABLE test.t (id INT PRIMARY KEY)").await.unwrap();
+    cluster.wait_equal().await;
+    let [running, frozen] = &cluster.slaves[..] else { unreachable!("two were started") };
+    kill_process(frozen.pid(), Signal::STOP).unwrap();
+
+    let verified = AtomicBool::new(false);
+    let verify = async {
+        let told = cluster.master.verify().await;
+        verified.store(true, SeqCst);
+        told
+    };
+    let write = async {
+        let mut slave = Conn::new(running.server_opts()).await.unwrap();
+        let mut id = 0;
+        while !verified.load(SeqCst) {
+            id += 1;
+            master.exec_drop("INSERT INTO test.t VALUES (?)", (id,)).await.unwrap();
+            eventually("the row on the slave that runs", async || {
+                let last: Option<Option<u32>> = slave.query_first("SELECT MAX(id) FROM test.t").await.unwrap();
+                if last == Some(Some(id)) { Ok(()) } else { Err(last) }
+            })
+            .await;
+        }
+    };
+    let ((code, told), ()) = tokio::join!(verify, write);
+    kill_process(frozen.pid(), Signal::CONT).unwrap();
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("NOT COMPARED") && told.contains("no answer within"), "{told}");
+    assert!(told.contains("equal    test.t") && told.contains(": 0 of 1 tables differ"), "{told}");
     cluster.wait_equal().await;
 }
