@@ -175,6 +175,7 @@ pub struct Command {
     sql: Bytes,
     plan: Option<Arc<Plan>>,
     prepared: Option<Arc<Prepared>>,
+    awaits_commit: bool,
 }
 
 impl Command {
@@ -185,7 +186,7 @@ impl Command {
             CommandKind::Query | CommandKind::Prepare => payload.slice(1..),
             _ => Bytes::new(),
         };
-        Self { session, kind, payload, sql, plan: None, prepared: None }
+        Self { session, kind, payload, sql, plan: None, prepared: None, awaits_commit: false }
     }
 
     /// A text command with this SQL, classified: what a layer asks by itself on its client's session.
@@ -223,6 +224,15 @@ impl Command {
     /// What classification found; none outside the classify layer.
     pub fn plan(&self) -> Option<&Arc<Plan>> {
         self.plan.as_ref()
+    }
+
+    /// Whether somebody waits for slaves to have what it commits, so that the GTID must be known in any case.
+    pub fn awaits_commit(&self) -> bool {
+        self.awaits_commit
+    }
+
+    pub(crate) fn await_commit(&mut self) {
+        self.awaits_commit = true;
     }
 
     /// What it means to do. [`Intent::Unknown`] until the classify layer has seen it.

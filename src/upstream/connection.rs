@@ -10,7 +10,7 @@ use super::{
     Endpoint, Fence, Killer,
     password_bridge::PasswordBridge,
     reader::{Form, ReplyReader},
-    tracking::{Wanted, learn},
+    tracking::{self, Wanted, learn},
 };
 use crate::{
     transport::{Protection, Transport},
@@ -112,6 +112,8 @@ pub struct Upstream {
     /// What the client on the other side can do; decides the form of replies.
     pub(super) client_capabilities: u32,
     client_mariadb_capabilities: u32,
+    /// The last commit of the session that is known, for sessions whose commits are waited for.
+    last_gtid: Option<Box<str>>,
     /// Which of the node's own reports the client has asked for by itself.
     pub(super) client_wants: Wanted,
     /// Translates passwords at COM_CHANGE_USER; none for a session that has none.
@@ -138,6 +140,7 @@ impl Upstream {
             killer: None,
             client_capabilities: 0,
             client_mariadb_capabilities: 0,
+            last_gtid: None,
             client_wants: Wanted::default(),
             passwords: None,
         };
@@ -226,8 +229,40 @@ impl Upstream {
     /// # Errors
     /// The session is over: what its unqualified names mean must be known.
     pub(super) async fn ask_schema(&mut self, session: &Session) -> Result<(), Error> {
+        let row = self.ask("SELECT DATABASE()").await?;
+        let row = row.ok_or(Error::Protocol { peer: "MySQL", what: "it does not tell the default schema" })?;
+        // NULL, if there is none.
+        let schema = Cursor::new(&row).lenenc_bytes().unwrap_or_default();
+        session.set_schema(&String::from_utf8_lossy(schema));
+        Ok(())
+    }
+
+    /// The GTID of a commit that the server has not reported, if there was one: a stored program may have switched the
+    /// reports off. The fence goes up again then.
+    ///
+    /// # Errors
+    /// The session is over: whether there is something to wait for must be known.
+    pub(super) async fn ask_commit(&mut self, session: &Session) -> Result<Option<Box<str>>, Error> {
+        let row = self.ask(tracking::last_commit(self.mariadb)).await?;
+        let row = row.ok_or(Error::Protocol { peer: "MySQL", what: "it does not tell the last commit" })?;
+        let Some(gtid) = tracking::gtid(Cursor::new(&row).lenenc_bytes().unwrap_or_default()) else { return Ok(None) };
+        if self.last_gtid.as_ref() == Some(&gtid) {
+            return Ok(None);
+        }
+        self.note_commit(&gtid);
+        self.put_up_fence(session).await?;
+        Ok(Some(gtid))
+    }
+
+    /// Remembers the last commit that is known.
+    pub(super) fn note_commit(&mut self, gtid: &str) {
+        self.last_gtid = Some(gtid.into());
+    }
+
+    /// Runs a query of the node's own, and returns the first row of its answer if there is one.
+    async fn ask(&mut self, sql: &str) -> Result<Option<Bytes>, Error> {
         let mut payload = vec![CommandKind::Query.to_byte()];
-        payload.extend_from_slice(b"SELECT DATABASE()");
+        payload.extend_from_slice(sql.as_bytes());
         self.write_packet(0, &payload).await?;
         // How many columns, the one, for some an EOF, the row, the end.
         let mut row = None;
@@ -241,11 +276,7 @@ impl Upstream {
                 _ => {}
             }
         }
-        let row = row.ok_or(Error::Protocol { peer: "MySQL", what: "it does not tell the default schema" })?;
-        // NULL, if there is none.
-        let schema = Cursor::new(&row).lenenc_bytes().unwrap_or_default();
-        session.set_schema(&String::from_utf8_lossy(schema));
-        Ok(())
+        Ok(row)
     }
 
     /// Waits until the server speaks or leaves between two commands, and returns its packet if there is one: an error

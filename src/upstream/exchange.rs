@@ -70,6 +70,10 @@ impl Lease {
     }
 }
 
+fn in_transaction(status: u16) -> bool {
+    status & towline_middleware::status::IN_TRANS != 0
+}
+
 fn malformed(error: Malformed) -> Error {
     Error::Protocol { peer: "MySQL", what: error.0 }
 }
@@ -88,6 +92,10 @@ struct After {
     has_schema: bool,
     /// There was another result before this.
     is_one_of_several: bool,
+    /// Somebody waits for what it commits, if it does.
+    may_commit: bool,
+    /// It can't have committed anything if it leaves a transaction open.
+    changes_rows: bool,
     /// The session's new account and schema.
     login: Option<Bytes>,
     schema: Option<Bytes>,
@@ -99,7 +107,13 @@ impl After {
         let resets = matches!(kind, CommandKind::ResetConnection | CommandKind::ChangeUser);
         // Only a statement that is no read can set a variable.
         let touches = command.intent() != Intent::Read && tracking::touches_tracking(command.sql());
+        // What is no write commits only what was open before it.
+        let intent = command.intent();
+        let may_commit =
+            intent.may_write() || intent == Intent::Transaction && in_transaction(command.session().status());
         Self {
+            may_commit: command.awaits_commit() && kind.runs_sql() && may_commit,
+            changes_rows: tracking::changes_rows(command.sql()),
             session: command.session().clone(),
             fence: resets || touches,
             chooses_schema: command.plan().is_some_and(|plan| plan.chooses_schema),
@@ -136,9 +150,20 @@ impl Rest {
         match &mut step {
             Step::Part(Part::Final { end: Final::Ok(completion), .. }) => {
                 self.after.has_schema |= tracking::learn(completion, &self.after.session, self.lease.0.client_wants);
-                match completion.has_more() {
-                    true => self.after.is_one_of_several = true,
-                    false => self.succeeded().await?,
+                if self.after.may_commit
+                    && let Some(gtid) = &completion.gtid
+                {
+                    self.lease.0.note_commit(gtid);
+                }
+                if completion.has_more() {
+                    self.after.is_one_of_several = true;
+                } else {
+                    let stays_open = in_transaction(completion.status) && self.after.changes_rows;
+                    let stays_open = stays_open && !self.after.is_one_of_several;
+                    if self.after.may_commit && completion.gtid.is_none() && !stays_open {
+                        completion.gtid = self.lease.0.ask_commit(&self.after.session).await?;
+                    }
+                    self.succeeded().await?;
                 }
             }
             // Those before it have succeeded.

@@ -89,6 +89,25 @@ pub(crate) fn touches_tracking(sql: &[u8]) -> bool {
     contains_name(sql, TRACKING)
 }
 
+/// Asks for the last commit of a session whose reports may be switched off. MySQL tells that nowhere else, so there it is
+/// the server's last, if they are.
+pub(crate) fn last_commit(mariadb: bool) -> &'static str {
+    match mariadb {
+        true => "SELECT @@SESSION.last_gtid",
+        false => {
+            "SELECT IF(@@SESSION.session_track_gtids='OFF' AND INSTR(@@GLOBAL.gtid_executed,@@server_uuid),\
+             CONCAT(@@server_uuid,':',SUBSTRING_INDEX(SUBSTRING_INDEX(SUBSTRING_INDEX(SUBSTRING_INDEX(\
+             @@GLOBAL.gtid_executed,CONCAT(@@server_uuid,':'),-1),',',1),':',-1),'-',-1)),'')"
+        }
+    }
+}
+
+/// Whether this is a statement that commits nothing if it leaves a transaction open.
+pub(crate) fn changes_rows(sql: &[u8]) -> bool {
+    let word = sql.trim_ascii_start().split(|byte| !byte.is_ascii_alphabetic()).next().unwrap_or_default();
+    [&b"INSERT"[..], b"UPDATE", b"DELETE", b"REPLACE"].iter().any(|verb| word.eq_ignore_ascii_case(verb))
+}
+
 /// What the node has the server report for itself, and a client may ask for besides.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
@@ -154,7 +173,7 @@ pub(crate) fn learn(completion: &mut Completion, session: &Session, wanted: Want
     has_schema
 }
 
-fn gtid(value: &[u8]) -> Option<Box<str>> {
+pub(super) fn gtid(value: &[u8]) -> Option<Box<str>> {
     std::str::from_utf8(value).ok().filter(|text| !text.is_empty()).map(Into::into)
 }
 
@@ -204,6 +223,12 @@ mod tests {
             assert_eq!(session.sql_mode().ansi_quotes, quotes);
             assert_eq!(completion.state, if wanted.every_variable { state } else { Vec::new() });
         }
+    }
+
+    #[test]
+    fn only_plain_changes_of_rows_are_known_to_commit_nothing() {
+        assert!(changes_rows(b" insert\tINTO t VALUES (1)") && changes_rows(b"REPLACE t VALUES (1)"));
+        assert!(!changes_rows(b"CALL p()") && !changes_rows(b"INSERTS") && !changes_rows(b"/* */ DELETE FROM t"));
     }
 
     #[test]

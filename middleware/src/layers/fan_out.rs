@@ -61,7 +61,10 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, command: Command) -> Self::Future {
+    fn call(&mut self, mut command: Command) -> Self::Future {
+        if self.replication.as_ref().is_some_and(|replication| replication.waits()) {
+            command.await_commit();
+        }
         let watch = self.replication.clone().map(|replication| Watch { replication, plan: command.plan().cloned() });
         FanOutFuture::Running { watch, inner: self.inner.call(command) }
     }

@@ -1,0 +1,72 @@
+//! No OK goes to a client before its write is where `ack` wants it, whatever the client or a stored program does to the
+//! reports by which the node learns of commits.
+
+use mysql_async::{Conn, Error, prelude::Queryable};
+use towline_middleware::Role;
+
+use crate::support::{CLIENT, TestNode};
+
+/// No slave is ever there.
+const NO_SLAVE: &str = "[cluster]\nsecret = 'a secret'\nslaves = ['http://127.0.0.1:9']\nack = 'all'\nack_timeout_ms = 100\n\
+    ack_on_timeout = 'error'";
+
+const SETUP: [&str; 6] = [
+    "CREATE DATABASE d",
+    "CREATE TABLE d.t (id INT AUTO_INCREMENT PRIMARY KEY, n INT)",
+    "GRANT ALL ON d.* TO app@'%'",
+    "CREATE PROCEDURE d.p7() SET SESSION session_track_system_variables = ''",
+    "CREATE PROCEDURE d.p8() BEGIN SET session_track_system_variables = ''; INSERT INTO d.t (n) VALUES (8); END",
+    "CREATE FUNCTION d.f9() RETURNS INT BEGIN SET session_track_system_variables = ''; RETURN 9; END",
+];
+
+/// What a session does one after the other; the last of it commits.
+const WAYS: &[&[&str]] = &[
+    &["INSERT INTO d.t (n) VALUES (1)"],
+    &["SET STATEMENT session_track_system_variables = '' FOR INSERT INTO d.t (n) VALUES (1)"],
+    &["SET STATEMENT session_track_system_variables = '' FOR CREATE TABLE d.a (id INT)"],
+    &["CALL d.p7()", "BEGIN", "INSERT INTO d.t (n) VALUES (1)", "COMMIT"],
+    &["CALL d.p7()", "CREATE TABLE d.b (id INT)"],
+    &["CALL d.p7(); BEGIN; INSERT INTO d.t (n) VALUES (1); COMMIT"],
+    &["CALL d.p7(); INSERT INTO d.t (n) VALUES (1); SELECT 1"],
+    &["CALL d.p7()", "BEGIN", "INSERT INTO d.t (n) VALUES (1)", "BEGIN"],
+    &["CALL d.p7()", "SET autocommit = 0", "INSERT INTO d.t (n) VALUES (1)", "SET autocommit = 1"],
+    &["CALL d.p8()"],
+    &["INSERT INTO d.t (n) VALUES (d.f9())"],
+];
+
+/// What commits nothing waits for nobody.
+const FREE: &[&[&str]] = &[
+    &["CALL d.p7()"],
+    &["CALL d.p7()", "BEGIN", "INSERT INTO d.t (n) VALUES (1)", "ROLLBACK"],
+    &["UPDATE d.t SET n = 2 WHERE id = -1"],
+    &["CALL d.p7()", "BEGIN", "SELECT * FROM d.t", "COMMIT"],
+    &["DO d.f9()"],
+];
+
+async fn run(conn: &mut Conn, way: &[&str]) -> Result<(), Error> {
+    let (last, before) = way.split_last().unwrap();
+    for sql in before {
+        conn.query_drop(*sql).await.unwrap_or_else(|error| panic!("{sql} of {way:?}: {error}"));
+    }
+    conn.query_drop(*last).await
+}
+
+#[tokio::test]
+async fn no_commit_is_silent_however_its_report_is_switched_off() {
+    let node = TestNode::start("master", Role::Master, NO_SLAVE).await;
+    node.make_client().await;
+    let mut server = Conn::new(node.server_opts()).await.unwrap();
+    for sql in SETUP {
+        server.query_drop(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+    for way in WAYS {
+        let mut conn = node.connect(CLIENT.0, CLIENT.1).await.unwrap();
+        let answer = run(&mut conn, way).await;
+        let told = matches!(&answer, Err(Error::Server(error)) if error.code == 3024);
+        assert!(told, "{way:?}: {answer:?}; {}", node.log());
+    }
+    for way in FREE {
+        let mut conn = node.connect(CLIENT.0, CLIENT.1).await.unwrap();
+        run(&mut conn, way).await.unwrap_or_else(|error| panic!("{way:?}: {error}"));
+    }
+}
