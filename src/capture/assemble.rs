@@ -391,9 +391,13 @@ impl Assembler {
         if is_mariadb && *statement == Statement::DropSeveral {
             context.sql_if_exists = Some(true);
         }
+        let sql_mode = context.sql_mode.unwrap_or(0);
         let sql = match statement {
-            Statement::Account => statement::with_invoker(query.sql, context.sql_mode.unwrap_or(0), invoker),
-            _ => Some(statement::with_definer(query.sql, context.sql_mode.unwrap_or(0), invoker)),
+            Statement::Account => statement::with_invoker(query.sql, sql_mode, invoker).map(|sql| match is_mariadb {
+                true => statement::with_admin(sql, sql_mode, invoker),
+                false => sql,
+            }),
+            _ => Some(statement::with_definer(query.sql, sql_mode, invoker)),
         };
         let Some(sql) = sql else {
             return unsupported(

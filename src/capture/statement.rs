@@ -71,7 +71,8 @@ pub(super) fn classify<'a>(sql: &'a [u8], sql_mode: u64, schema: &[u8]) -> State
     }
 }
 
-/// The beginning of a statement for an error, unless it may hold a password.
+/// The beginning of a statement for an error, which anybody may read: without values and comments, and not at all if it
+/// may hold a password.
 pub(super) fn excerpt(sql: &[u8], sql_mode: u64) -> String {
     let secret = |token: Token<'_>| {
         token.is_any(&["IDENTIFIED", "PASSWORD", "USER", "ROLE", "SERVER", "GRANT", "REVOKE", "MASTER", "SOURCE"])
@@ -79,11 +80,55 @@ pub(super) fn excerpt(sql: &[u8], sql_mode: u64) -> String {
     if Tokens::new(sql, sql_mode).any(secret) {
         return "(not shown, since it may hold a password)".into();
     }
-    let mut text = String::from_utf8_lossy(&sql[..sql.len().min(EXCERPT)]).into_owned();
-    if sql.len() > EXCERPT {
-        text.push('…');
+    let (mut text, mut end) = (String::new(), 0);
+    let mut tokens = Tokens::new(sql, sql_mode);
+    while let Some((place, token)) = tokens.next_at() {
+        if place.start > end && end > 0 {
+            text.push(' ');
+        }
+        end = place.end;
+        match token {
+            Token::Text => text.push('?'),
+            Token::Word([first, ..]) if first.is_ascii_digit() => text.push('?'),
+            _ => text.push_str(&String::from_utf8_lossy(&sql[place])),
+        }
+        if let Some((cut, _)) = text.char_indices().nth(EXCERPT) {
+            text.truncate(cut);
+            text.push('…');
+            break;
+        }
     }
     text
+}
+
+/// A statement that makes roles and names nobody who may grant them, with the account that ran it as the one: on MariaDB
+/// that is whoever runs it, so it would be the account that applies it.
+pub(super) fn with_admin<'a>(sql: Cow<'a, [u8]>, sql_mode: u64, invoker: Option<&Invoker<'_>>) -> Cow<'a, [u8]> {
+    let Some(invoker) = invoker.filter(|invoker| !invoker.host.is_empty()) else { return sql };
+    let mut tokens = Tokens::new(&sql, sql_mode);
+    if !tokens.accept("CREATE") {
+        return sql;
+    }
+    if tokens.accept("OR") {
+        tokens.accept("REPLACE");
+    }
+    if !tokens.accept("ROLE") {
+        return sql;
+    }
+    let mut end = None;
+    while let Some((place, token)) = tokens.next_at() {
+        // WITH is reserved, so no role has it for an unquoted name.
+        if token.is("WITH") {
+            return sql;
+        }
+        if token != Token::Symbol(b';') {
+            end = Some(place.end);
+        }
+    }
+    let Some(end) = end else { return sql };
+    let (before, after) = sql.split_at(end);
+    let admin = format!(" WITH ADMIN {}@{}", quote(invoker.user), quote(invoker.host));
+    Cow::Owned([before, admin.as_bytes(), after].concat())
 }
 
 /// A statement on accounts with `CURRENT_USER` replaced by the account that ran it: the account that applies it is
@@ -116,8 +161,8 @@ pub(super) fn with_invoker<'a>(sql: &'a [u8], sql_mode: u64, invoker: Option<&In
     Some(Cow::Owned(replaced))
 }
 
-/// A statement on an event that names no definer, with the account that ran it as its definer: it would become that of
-/// whoever applies it. Any other statement as it is; the servers name the definers of all other objects themselves.
+/// A statement on an event that names no definer, or CURRENT_USER, with the account that ran it as its definer: it would
+/// become that of whoever applies it. Any other statement as it is; the servers name the definers of all other objects themselves.
 pub(super) fn with_definer<'a>(sql: &'a [u8], sql_mode: u64, invoker: Option<&Invoker<'_>>) -> Cow<'a, [u8]> {
     let mut tokens = Tokens::new(sql, sql_mode);
     let Some(invoker) = invoker.filter(|invoker| !invoker.host.is_empty()) else { return Cow::Borrowed(sql) };
@@ -127,11 +172,21 @@ pub(super) fn with_definer<'a>(sql: &'a [u8], sql_mode: u64, invoker: Option<&In
     if tokens.accept("OR") {
         tokens.accept("REPLACE");
     }
+    let account = format!("{}@{}", quote(invoker.user), quote(invoker.host));
     match tokens.next_at() {
         Some((place, object)) if object.is("EVENT") => {
             let (before, after) = sql.split_at(place.start);
-            let definer = format!("DEFINER={}@{} ", quote(invoker.user), quote(invoker.host));
-            Cow::Owned([before, definer.as_bytes(), after].concat())
+            Cow::Owned([before, b"DEFINER=", account.as_bytes(), b" ", after].concat())
+        }
+        Some((_, clause)) if clause.is("DEFINER") && tokens.next() == Some(Token::Symbol(b'=')) => {
+            let Some((place, _)) = tokens.next_at().filter(|(_, definer)| definer.is("CURRENT_USER")) else {
+                return Cow::Borrowed(sql);
+            };
+            let mut end = place.end;
+            if tokens.next() == Some(Token::Symbol(b'(')) {
+                end = tokens.next_at().map_or(end, |(closing, _)| closing.end);
+            }
+            Cow::Owned([&sql[..place.start], account.as_bytes(), &sql[end..]].concat())
         }
         _ => Cow::Borrowed(sql),
     }
@@ -413,8 +468,32 @@ mod tests {
         {
             assert!(!excerpt(sql.as_bytes(), 0).contains("secret"), "{sql}");
         }
-        assert_eq!(excerpt(b"INSERT INTO t VALUES (1)", 0), "INSERT INTO t VALUES (1)");
+        let sql = b"INSERT INTO t1 /* secret */ VALUES (17, 'secret', x'1f') -- secret";
+        assert_eq!(excerpt(sql, 0), "INSERT INTO t1 VALUES (?, ?, x?)");
         assert!(excerpt(&[b'x'; 1000], 0).len() < 210);
+    }
+
+    #[test]
+    fn who_runs_a_statement_on_roles_or_events_is_named() {
+        let invoker = Invoker { user: "app", host: "%" };
+        let text = |sql: Cow<'_, [u8]>| String::from_utf8(sql.into_owned()).unwrap();
+        for (sql, expected) in [
+            ("CREATE ROLE r -- why", "CREATE ROLE r WITH ADMIN `app`@`%` -- why"),
+            ("create or replace role `with`;", "create or replace role `with` WITH ADMIN `app`@`%`;"),
+            ("CREATE ROLE r WITH ADMIN root@localhost", "CREATE ROLE r WITH ADMIN root@localhost"),
+            ("CREATE USER u", "CREATE USER u"),
+        ] {
+            assert_eq!(text(with_admin(Cow::Borrowed(sql.as_bytes()), 0, Some(&invoker))), expected);
+        }
+        for (sql, expected) in [
+            ("CREATE EVENT e DO DO 1", "CREATE DEFINER=`app`@`%` EVENT e DO DO 1"),
+            ("ALTER DEFINER = current_user ( ) EVENT e ENABLE", "ALTER DEFINER = `app`@`%` EVENT e ENABLE"),
+            ("ALTER DEFINER=CURRENT_USER EVENT e ENABLE", "ALTER DEFINER=`app`@`%` EVENT e ENABLE"),
+            ("ALTER DEFINER=root@localhost EVENT e ENABLE", "ALTER DEFINER=root@localhost EVENT e ENABLE"),
+            ("ALTER TABLE t FORCE", "ALTER TABLE t FORCE"),
+        ] {
+            assert_eq!(text(with_definer(sql.as_bytes(), 0, Some(&invoker))), expected);
+        }
     }
 
     #[test]

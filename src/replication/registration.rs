@@ -12,6 +12,11 @@ const TRY_TIMEOUT: Duration = Duration::from_secs(5);
 const BACK_OFF_MIN: Duration = Duration::from_millis(200);
 const BACK_OFF_MAX: Duration = Duration::from_secs(10);
 
+/// What a 404 from `cluster.master` means.
+pub(super) const NOT_ADMINISTRATION: &str = "it answers 404: `cluster.master` is not where the master's administration is; \
+    write the master's `admin.listen` there, and set that on the master: without it it is 127.0.0.1:5900 unless the master's \
+    `http.listen` is on loopback";
+
 /// What a slave tells its master, and where.
 #[derive(Clone, Debug)]
 pub struct Registration {
@@ -41,6 +46,9 @@ enum TryError {
     /// The master does not answer; it may start later.
     #[error("it does not answer")]
     Away(#[from] reqwest::Error),
+    /// What answers is no administration.
+    #[error("{NOT_ADMINISTRATION}")]
+    NotAdministration,
     /// The master answers, and says no.
     #[error("it answers {status}: {body}")]
     Refused { status: reqwest::StatusCode, body: String },
@@ -87,6 +95,7 @@ impl Registration {
         let answer = request.json(&Body { id: &self.id, url: &self.url, family: self.family }).send().await?;
         match answer.status() {
             status if status.is_success() => Ok(()),
+            reqwest::StatusCode::NOT_FOUND => Err(TryError::NotAdministration),
             status => {
                 let body = answer.text().await.unwrap_or_default();
                 Err(TryError::Refused { status, body: body.chars().take(300).collect() })

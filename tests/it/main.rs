@@ -21,6 +21,7 @@ mod node;
 mod outlook;
 mod readme;
 mod round_trip;
+mod same_rights;
 mod snapshot;
 mod streamed;
 mod support;

@@ -26,6 +26,8 @@ fn the_configurations_are_valid() {
     let [master, slave, _, _] =
         loaded.collect::<Vec<_>>().try_into().expect("a master's, a slave's, one of TLS and one of layers");
     assert_eq!(master.cluster.slaves[0].as_str(), format!("http://{}", slave.http.listen));
+    let administration = master.admin_listen().expect("a listener of its own");
+    assert_eq!(slave.cluster.master.expect("it registers").as_str(), format!("http://{administration}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

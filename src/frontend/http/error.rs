@@ -193,7 +193,8 @@ pub(crate) enum HttpError {
     GetWrites,
     /// The path is not served.
     #[error(
-        "there is nothing at {path}; this node is a {role} and serves /{role}, /healthz, /readyz, /status and /metrics"
+        "there is nothing at {path} here; this node is a {role}: /{role} is at `http.listen`, /status, /metrics and /admin \
+         at `admin.listen`, which is 127.0.0.1:5900 unless it is set or `http.listen` is on loopback"
     )]
     UnknownPath {
         /// The path.

@@ -29,6 +29,7 @@ use crate::replication::{
     json_lines::Lines,
     progress::{ApplyState, SnapshotProgress, Track, now_seconds},
     protocol::{Family, Mark},
+    registration::NOT_ADMINISTRATION,
     tables::slave::{self, SlaveRecord},
 };
 
@@ -54,6 +55,8 @@ pub(crate) enum LoadError {
     MySql(#[from] mysql_async::Error),
     #[error("a snapshot can't be fetched from the master: {0}")]
     Http(#[from] reqwest::Error),
+    #[error("the master gives no snapshot: {NOT_ADMINISTRATION}")]
+    NotAdministration,
     #[error("the master gives no snapshot, it answers {0}: {1}")]
     Refused(StatusCode, String),
     #[error("the snapshot broke off: {0}")]
@@ -290,6 +293,9 @@ impl Master<'_> {
         let answer = request.send().await?;
         if answer.status() == StatusCode::NOT_FOUND && id.is_some() {
             return Ok(None);
+        }
+        if answer.status() == StatusCode::NOT_FOUND {
+            return Err(LoadError::NotAdministration);
         }
         Ok(Some(serde_json::from_slice(&accepted(answer).await?.bytes().await?)?))
     }
