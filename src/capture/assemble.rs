@@ -20,7 +20,10 @@ use super::{
     streamed::Streamed,
     unpack,
 };
-use crate::replication::protocol::{Binary, Change, Context, Family, Format, SchemaChange, Transaction};
+use crate::replication::{
+    apply_session::{Verdict, verdict_of},
+    protocol::{Binary, Change, Context, Family, Format, SchemaChange, Transaction},
+};
 
 /// Makes transactions of the events that [`Self::push`] is given in the order of the binlog.
 ///
@@ -32,6 +35,8 @@ pub(super) struct Assembler {
     source: Source,
     epoch: Epoch,
     transaction_bytes_max: usize,
+    /// As whom the master's node logs in to its server.
+    user: String,
     /// The number of the last transaction, 0 before the first.
     last: u64,
     file: String,
@@ -144,6 +149,7 @@ impl Assembler {
             source,
             epoch: options.epoch,
             transaction_bytes_max: options.transaction_bytes_max,
+            user: options.opts.user().unwrap_or_default().to_owned(),
             last: source.seq_of(&options.from.gtid).unwrap_or(0),
             file: String::new(),
             end: 0,
@@ -335,14 +341,15 @@ impl Assembler {
                 Ok(())
             }
             (Statement::RollbackTo(name), true) if open.roll_back_to(&name) => Ok(()),
-            (Statement::ReleaseSavepoint | Statement::DropTemporary | Statement::OwnSchema, true) => Ok(()),
-            (Statement::DropTemporary | Statement::OwnSchema | Statement::Maintenance, false) => self.commit(event),
+            (Statement::ReleaseSavepoint | Statement::DropTemporary | Statement::OfServer, true) => Ok(()),
+            (Statement::DropTemporary | Statement::OfServer | Statement::Maintenance, false) => self.commit(event),
             (statement @ (Statement::Schema | Statement::DropSeveral | Statement::Account), _) => {
                 self.schema_change(event, &query, &statement, context, invoker.as_ref())
             }
-            (Statement::OwnSchemaAndOthers, _) => Err(CaptureError::Unsupported {
+            (Statement::OfServerAndOthers, _) => Err(CaptureError::Unsupported {
                 place,
-                event: "a statement that changes the schema towline together with others",
+                event: "a statement that changes together what each server has of its own (the schema towline, logs in mysql) \
+                        and what it has not",
                 mend: "change them by statements of their own; the slaves need a snapshot from after it",
             }),
             (Statement::System, _) => Err(CaptureError::SystemTable { place, table: format!("mysql ({})", excerpt()) }),
@@ -379,17 +386,21 @@ impl Assembler {
                     "the slaves need a snapshot from after it",
                 );
             }
-            _ if query.error != 0 => {
+            // What it did not find, or found, is not there on a slave or there as well; a lock or a kill comes at no same
+            // place twice.
+            _ if query.error != 0 && verdict_of(query.error) != Verdict::Never => {
                 return unsupported(
-                    "a schema change that failed after a part of it was done",
+                    "a schema change that was ended after a part of it was done",
                     "the slaves need a snapshot from after it",
                 );
             }
             _ => {}
         }
-        // MariaDB drops those that there are, answers with an error and logs all names, without the error.
+        // MariaDB drops those that there are, answers with an error and logs all names, mostly without the error.
+        let mut error = query.error;
         if is_mariadb && *statement == Statement::DropSeveral {
             context.sql_if_exists = Some(true);
+            error = 0;
         }
         let sql_mode = context.sql_mode.unwrap_or(0);
         let sql = match statement {
@@ -405,7 +416,10 @@ impl Assembler {
                 "name the account or role; the slaves need a snapshot from after it",
             );
         };
-        open.changes.push(Change::Schema(SchemaChange { sql: Binary(sql.into_owned()), context }));
+        let own_account = *statement == Statement::Account
+            && statement::names_own_account(&sql, sql_mode, &self.user, is_mariadb);
+        let sql = Binary(sql.into_owned());
+        open.changes.push(Change::Schema(SchemaChange { sql, context, error, own_account }));
         if ends { self.commit(event) } else { Ok(()) }
     }
 

@@ -78,7 +78,8 @@ pub enum CaptureError {
     /// Row data was logged as a statement.
     #[error(
         "a statement that changes data was logged as text at {place}, so its rows are unknown: {sql}. \
-         Set binlog_format=ROW globally and in every session; the slaves need a snapshot from after it"
+         Set binlog_format=ROW globally and in every session, and let tables be versioned by TIMESTAMP(6), not by \
+         BIGINT (MariaDB logs what is inserted into those as text); the slaves need a snapshot from after it"
     )]
     StatementLogged {
         /// Where.

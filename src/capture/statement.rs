@@ -40,11 +40,11 @@ pub(super) enum Statement<'a> {
     Temporary,
     /// A temporary table dropped; where rows are logged it never was anywhere else.
     DropTemporary,
-    /// Changes only the schema `towline`.
-    OwnSchema,
-    /// Changes the schema `towline` and others at once.
-    OwnSchemaAndOthers,
-    /// Changes a table of the schema `mysql` by DDL.
+    /// Changes only what each server has of its own: the schema `towline`, logs and whatever is made in `mysql`.
+    OfServer,
+    /// Changes what each server has of its own together with what it has not.
+    OfServerAndOthers,
+    /// Changes by DDL what the schema `mysql` holds for all servers.
     System,
     /// Changes schemas, tables, routines and so on.
     Schema,
@@ -131,27 +131,27 @@ pub(super) fn with_admin<'a>(sql: Cow<'a, [u8]>, sql_mode: u64, invoker: Option<
     Cow::Owned([before, admin.as_bytes(), after].concat())
 }
 
-/// A statement on accounts with `CURRENT_USER` replaced by the account that ran it: the account that applies it is
-/// another. None if it names whoever runs it and the binlog does not say who that was.
+/// A statement on accounts with `CURRENT_USER` replaced by the account that ran it, and `CURRENT_ROLE` by its role: the
+/// account that applies it is another. None if it names whoever runs it and the binlog does not say who that was.
 pub(super) fn with_invoker<'a>(sql: &'a [u8], sql_mode: u64, invoker: Option<&Invoker<'_>>) -> Option<Cow<'a, [u8]>> {
     let mut replaced = Vec::new();
     let mut copied = 0;
     let mut tokens = Tokens::new(sql, sql_mode);
     while let Some((mut place, token)) = tokens.next_at() {
-        if token.is("CURRENT_ROLE") {
-            return None;
-        }
-        if !token.is("CURRENT_USER") {
+        let is_role = token.is("CURRENT_ROLE");
+        if !is_role && !token.is("CURRENT_USER") {
             continue;
         }
-        let invoker = invoker.filter(|invoker| !invoker.host.is_empty())?;
+        let invoker = invoker.filter(|invoker| invoker.host.is_empty() == is_role)?;
         let mut after = tokens.clone();
         if after.next() == Some(Token::Symbol(b'(')) {
             place.end = after.next_at().filter(|(_, token)| *token == Token::Symbol(b')'))?.0.end;
             tokens = after;
         }
         replaced.extend_from_slice(&sql[copied..place.start]);
-        replaced.extend_from_slice(format!("{}@{}", quote(invoker.user), quote(invoker.host)).as_bytes());
+        let user = quote(invoker.user);
+        let name = if is_role { user } else { format!("{user}@{}", quote(invoker.host)) };
+        replaced.extend_from_slice(name.as_bytes());
         copied = place.end;
     }
     if copied == 0 {
@@ -159,6 +159,38 @@ pub(super) fn with_invoker<'a>(sql: &'a [u8], sql_mode: u64, invoker: Option<&In
     }
     replaced.extend_from_slice(&sql[copied..]);
     Some(Cow::Owned(replaced))
+}
+
+/// Whether a statement on accounts names one that no snapshot holds, since each server has it of its own: `node` is that
+/// of the master's node. MySQL does all of a statement or nothing, so there it must name no other.
+pub(super) fn names_own_account(sql: &[u8], sql_mode: u64, node: &str, is_mariadb: bool) -> bool {
+    let is_own = |name: &[u8]| {
+        name == node.as_bytes()
+            || matches!(name, b"root" | b"mariadb.sys" | b"mysql" | b"")
+            || name.starts_with(b"mysql.")
+    };
+    let (mut names_own, mut hosts, mut before) = (false, 0, None::<Token<'_>>);
+    let mut tokens = Tokens::new(sql, sql_mode);
+    while let Some((place, token)) = tokens.next_at() {
+        // What makes a role names who may grant it, and must make it.
+        if token.is("ROLE") && before.as_ref().is_some_and(|before| before.is_any(&["CREATE", "REPLACE"])) {
+            return false;
+        }
+        let is_account = tokens.peek() == Some(Token::Symbol(b'@'))
+            || before.as_ref().is_some_and(|before| {
+                before.is_any(&["USER", "TO", "FROM", "FOR", "EXISTS"]) || *before == Token::Symbol(b',')
+            });
+        names_own |= is_account
+            && match &token {
+                Token::Word(word) => is_own(word),
+                Token::Name(name) => is_own(name),
+                Token::Text => is_own(&sql[place.start + 1..place.end - 1]),
+                Token::Symbol(_) => false,
+            };
+        hosts += u32::from(token == Token::Symbol(b'@'));
+        before = Some(token);
+    }
+    names_own && (is_mariadb || hosts == 1)
 }
 
 /// A statement on an event that names no definer, or CURRENT_USER, with the account that ran it as its definer: it would
@@ -273,15 +305,51 @@ fn definition<'a>(verb: &Token<'a>, mut tokens: Tokens<'a>, schema: &[u8]) -> St
     if object.is_any(&["TABLESPACE", "LOGFILE", "REFERENCE", "LIBRARY"]) {
         return Statement::Schema;
     }
-    let Some(concerned) = schemas(verb, &object, tokens, schema) else { return Statement::Unknown };
-    let own = concerned.iter().filter(|schema| ***schema == *OWN_SCHEMA).count();
-    match own {
-        0 if concerned.iter().any(|schema| **schema == *SYSTEM_SCHEMA) => Statement::System,
+    let Some(concerned) = concerned(verb, &object, tokens, schema) else { return Statement::Unknown };
+    let is_table = object.is_any(&["TABLE", "TABLES"]);
+    let is_own = |(schema, name): &&Object<'_>| match &**schema {
+        OWN_SCHEMA => true,
+        SYSTEM_SCHEMA => is_table && !is_for_all_servers(name),
+        _ => false,
+    };
+    match concerned.iter().filter(is_own).count() {
+        0 if concerned.iter().any(|(schema, _)| **schema == *SYSTEM_SCHEMA) => Statement::System,
         0 if verb.is("DROP") && concerned.len() > 1 => Statement::DropSeveral,
         0 => Statement::Schema,
-        n if n == concerned.len() => Statement::OwnSchema,
-        _ => Statement::OwnSchemaAndOthers,
+        n if n == concerned.len() => Statement::OfServer,
+        _ => Statement::OfServerAndOthers,
     }
+}
+
+/// Whether a table of the schema `mysql` says something that must be equal everywhere: accounts, time zones, routines.
+/// Others are logs, statistics, and what is made of them, as when logs are rotated.
+fn is_for_all_servers(table: &[u8]) -> bool {
+    const TABLES: [&str; 23] = [
+        "columns_priv",
+        "component",
+        "db",
+        "default_roles",
+        "event",
+        "func",
+        "global_grants",
+        "global_priv",
+        "password_history",
+        "plugin",
+        "proc",
+        "procs_priv",
+        "proxies_priv",
+        "role_edges",
+        "roles_mapping",
+        "servers",
+        "tables_priv",
+        "time_zone",
+        "time_zone_leap_second",
+        "time_zone_name",
+        "time_zone_transition",
+        "time_zone_transition_type",
+        "user",
+    ];
+    TABLES.iter().any(|known| table.eq_ignore_ascii_case(known.as_bytes()))
 }
 
 const OBJECTS: [&str; 19] = [
@@ -318,13 +386,16 @@ fn skip_definer(tokens: &mut Tokens<'_>) {
     }
 }
 
-/// The schemas of the objects that a statement names; none if it can't be told.
-fn schemas<'a>(
+/// A schema, and what it holds by this name.
+type Object<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
+
+/// The objects that a statement names, each with its schema before it; none if it can't be told.
+fn concerned<'a>(
     verb: &Token<'_>,
     object: &Token<'_>,
     mut tokens: Tokens<'a>,
     default: &[u8],
-) -> Option<Vec<Cow<'a, [u8]>>> {
+) -> Option<Vec<Object<'a>>> {
     if object.is("INDEX") {
         while !tokens.next()?.is("ON") {}
     }
@@ -341,24 +412,25 @@ fn schemas<'a>(
             token.is_any(&["CHARACTER", "CHARSET", "COLLATE", "DEFAULT", "COMMENT", "ENCRYPTION", "READ"])
         };
         let nameless = verb.is("ALTER") && tokens.peek().as_ref().is_some_and(option);
-        return Some(vec![if nameless { Cow::Owned(default.to_vec()) } else { name(&mut tokens)? }]);
+        let schema = if nameless { Cow::Owned(default.to_vec()) } else { name(&mut tokens)? };
+        return Some(vec![(schema, Cow::default())]);
     }
     let several = verb.is_any(&["DROP", "RENAME"]);
-    let mut schemas = Vec::new();
+    let mut objects = Vec::new();
     loop {
         let first = name(&mut tokens)?;
-        let qualified = tokens.peek() == Some(Token::Symbol(b'.'));
-        if qualified {
+        objects.push(if tokens.peek() == Some(Token::Symbol(b'.')) {
             tokens.next();
-            name(&mut tokens)?;
-        }
-        schemas.push(if qualified { first } else { Cow::Owned(default.to_vec()) });
+            (first, name(&mut tokens)?)
+        } else {
+            (Cow::Owned(default.to_vec()), first)
+        });
         if !several {
-            return Some(schemas);
+            return Some(objects);
         }
         loop {
             match tokens.next() {
-                None => return Some(schemas),
+                None => return Some(objects),
                 Some(token) if token.is("TO") || token == Token::Symbol(b',') => break,
                 Some(_) => {} // RESTRICT, WAIT 5 and the like
             }
@@ -439,26 +511,32 @@ mod tests {
     fn the_own_schema_never_travels_and_others_always_do() {
         use Statement::*;
         let cases = [
-            ("CREATE DATABASE IF NOT EXISTS towline", OwnSchema),
-            ("DROP SCHEMA `towline`", OwnSchema),
-            ("ALTER TABLE towline.position ADD x int", OwnSchema),
-            ("DROP TABLE IF EXISTS towline.a, towline.b", OwnSchema),
-            ("DROP TABLE towline.a, b", OwnSchemaAndOthers),
-            ("RENAME TABLE a TO towline.b", OwnSchemaAndOthers),
-            ("CREATE INDEX i ON towline.position (seq)", OwnSchema),
+            ("CREATE DATABASE IF NOT EXISTS towline", OfServer),
+            ("DROP SCHEMA `towline`", OfServer),
+            ("ALTER TABLE towline.position ADD x int", OfServer),
+            ("DROP TABLE IF EXISTS towline.a, towline.b", OfServer),
+            ("DROP TABLE towline.a, b", OfServerAndOthers),
+            ("RENAME TABLE a TO towline.b", OfServerAndOthers),
+            ("CREATE INDEX i ON towline.position (seq)", OfServer),
             ("CREATE TABLE towline (a int)", Schema),
             ("CREATE TABLE t AS SELECT * FROM towline.slaves", Schema),
-            ("TRUNCATE towline.slaves", OwnSchema),
+            ("TRUNCATE towline.slaves", OfServer),
             ("TRUNCATE TABLE mysql.time_zone", System),
+            ("CREATE VIEW mysql.v AS SELECT 1", System),
+            ("TRUNCATE mysql.slow_log", OfServer),
+            ("CREATE TABLE IF NOT EXISTS `mysql`.`next` LIKE mysql.general_log", OfServer),
+            ("RENAME TABLE mysql.slow_log TO mysql.old, mysql.next TO mysql.slow_log", OfServer),
+            ("RENAME TABLE mysql.old TO logs.old", OfServerAndOthers),
+            ("RENAME TABLE mysql.user TO mysql.user2", OfServerAndOthers),
             ("ALTER DATABASE CHARACTER SET utf8mb4", Schema),
         ];
         for (sql, expected) in cases {
             assert_eq!(kind(sql), expected, "{sql}");
         }
-        assert_eq!(classify(b"DROP TABLE position", 0, b"towline"), OwnSchema);
+        assert_eq!(classify(b"DROP TABLE position", 0, b"towline"), OfServer);
         assert_eq!(classify(b"DROP TABLE shop.t", 0, b"towline"), Schema);
-        assert_eq!(classify(b"ALTER DATABASE COLLATE utf8mb4_bin", 0, b"towline"), OwnSchema);
-        assert_eq!(classify(b"CREATE TABLE \"towline\".x (a int)", 1 << 2, b"shop"), OwnSchema);
+        assert_eq!(classify(b"ALTER DATABASE COLLATE utf8mb4_bin", 0, b"towline"), OfServer);
+        assert_eq!(classify(b"CREATE TABLE \"towline\".x (a int)", 1 << 2, b"shop"), OfServer);
     }
 
     #[test]
@@ -497,6 +575,25 @@ mod tests {
     }
 
     #[test]
+    fn accounts_of_the_server_are_known() {
+        let cases = [
+            ("ALTER USER 'root'@'localhost' IDENTIFIED BY 'x'", true),
+            ("SET PASSWORD FOR `node`@`%` = 'x'", true),
+            ("GRANT SELECT ON *.* TO node", true),
+            ("DROP USER IF EXISTS a, node@localhost", true),
+            ("ALTER USER teller@'%' IDENTIFIED BY 'root'", false),
+            ("GRANT SELECT ON root.* TO teller", false),
+            ("CREATE USER noder", false),
+            ("CREATE ROLE r WITH ADMIN root@localhost", false),
+        ];
+        for (sql, expected) in cases {
+            assert_eq!(names_own_account(sql.as_bytes(), 0, "node", true), expected, "{sql}");
+        }
+        assert!(!names_own_account(b"DROP USER 'a'@'%', 'node'@'%'", 0, "node", false));
+        assert!(names_own_account(b"DROP USER 'node'@'%'", 0, "node", false));
+    }
+
+    #[test]
     fn current_user_becomes_the_account_that_ran_it() {
         let invoker = Invoker { user: "o`k", host: "%" };
         let replaced = |sql: &'static str| {
@@ -505,6 +602,10 @@ mod tests {
         assert_eq!(replaced("GRANT r TO CURRENT_USER ( ), current_user").unwrap(), "GRANT r TO `o``k`@`%`, `o``k`@`%`");
         assert_eq!(replaced("ALTER USER u COMMENT 'current_user'").unwrap(), "ALTER USER u COMMENT 'current_user'");
         assert_eq!(replaced("GRANT r TO CURRENT_ROLE"), None);
+        let role = Invoker { user: "r", host: "" };
+        let with_role = with_invoker(b"CREATE ROLE s WITH ADMIN current_role()", 0, Some(&role));
+        assert_eq!(with_role.unwrap(), &b"CREATE ROLE s WITH ADMIN `r`"[..]);
+        assert_eq!(with_invoker(b"GRANT CURRENT_ROLE TO CURRENT_USER", 0, Some(&role)), None);
         assert_eq!(with_invoker(b"DROP USER current_user", 0, None), None);
     }
 }

@@ -149,6 +149,12 @@ fn by_keyword(statement: Cursor<'_>, facts: Facts<'_>) -> Verdict {
         if rest.is(keyword) {
             let verdict = Verdict::new(Intent::Write, format!("keyword {keyword}"));
             let verdict = on_slave.map_or(verdict.clone(), |reason| verdict.refused_on_slave(reason));
+            if has_transaction_ids(rest) {
+                return verdict.refused_everywhere(
+                    "a table versioned by transaction ids (BIGINT … ROW START) can't be replicated: MariaDB logs what is \
+                     inserted into it as text; use TIMESTAMP(6)",
+                );
+            }
             return program(rest, verdict, facts);
         }
     }
@@ -158,6 +164,19 @@ fn by_keyword(statement: Cursor<'_>, facts: Facts<'_>) -> Verdict {
         }
     }
     other(rest, facts)
+}
+
+/// Whether a table is made, or altered, so that its versions begin at ids of transactions (MariaDB).
+fn has_transaction_ids(mut rest: Cursor<'_>) -> bool {
+    let mut is_number = false;
+    while !rest.at_end() {
+        is_number = (is_number || rest.is("BIGINT") || rest.is("INT8")) && rest.kind() != Kind::Comma;
+        if is_number && rest.is("ROW") && rest.is_at(1, "START") {
+            return true;
+        }
+        rest.take();
+    }
+    false
 }
 
 fn other(mut rest: Cursor<'_>, facts: Facts<'_>) -> Verdict {

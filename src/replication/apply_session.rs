@@ -94,7 +94,10 @@ pub(crate) enum Verdict {
 impl ApplyError {
     pub(crate) fn verdict(&self) -> Verdict {
         match self {
-            Self::MySql(mysql_async::Error::Server(error)) => verdict_of(error),
+            Self::MySql(mysql_async::Error::Server(error)) if error.code == 1030 && error.message.contains(" 28 ") => {
+                Verdict::Later
+            }
+            Self::MySql(mysql_async::Error::Server(error)) => verdict_of(error.code),
             Self::MySql(_) | Self::Unfit(_) | Self::Moved | Self::Damaged(_) => Verdict::Later,
             Self::Unapplicable(_) => Verdict::Never,
         }
@@ -109,14 +112,14 @@ impl ApplyError {
     }
 }
 
-fn verdict_of(error: &mysql_async::ServerError) -> Verdict {
-    match error.code {
+/// What to do about a statement that has failed with one of the server's errors.
+pub(crate) fn verdict_of(code: u16) -> Verdict {
+    match code {
         1205 | 1213 => Verdict::Busy,
         // The disk is full (1021, 1114, 1026, 3, 28), memory or connections are short, the server stops or killed us,
         // a right or a setting is missing: mended at the server, not in the data.
         3 | 28 | 1021 | 1026 | 1037 | 1038 | 1040 | 1041 | 1044 | 1045 | 1053 | 1114 | 1142 | 1203 | 1227 | 1290
         | 1317 | 1792 | 1836 | 1927 | 1969 | 3024 => Verdict::Later,
-        1030 if error.message.contains(" 28 ") => Verdict::Later,
         _ => Verdict::Never,
     }
 }

@@ -11,7 +11,7 @@
 mod acks;
 pub mod apply;
 mod apply_batch;
-mod apply_session;
+pub(crate) mod apply_session;
 mod back_off;
 mod binlog_statement;
 mod blockers;

@@ -204,6 +204,17 @@ pub struct SchemaChange {
     pub sql: Binary,
     /// The session state that the binlog gives.
     pub context: Context,
+    /// The server's number of the error that it ended with on the master when it had done a part; 0 for none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub error: u16,
+    /// Whether it names an account that each server has of its own: here that may be another one, or missing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own_account: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(number: &u16) -> bool {
+    *number == 0
 }
 
 /// The session state under which a statement ran, as the binlog's Query event carries it. What is absent is left at

@@ -27,6 +27,8 @@
 //! | `TRUNCATE`, `GRANT`, `REVOKE`, `SET PASSWORD` | – | none needed: twice is the same as once |
 //! | all others: `CREATE TABLE`, `VIEW`, `INDEX`, `TRIGGER`, `ALTER …`, `RENAME TABLE` | yes | none: the log decides |
 //!
+//! One that ended with an error on the master when it had done a part (`DROP USER a, nobody`) may end with the same here.
+//!
 //! A statement that the server refused takes its announcement back, so that a later try is no crash either.
 //!
 //! Source: <https://mariadb.com/kb/en/atomic-ddl/>, <https://mariadb.com/kb/en/gtid/#gtid_binlog_state>.
@@ -107,6 +109,7 @@ pub(crate) async fn run(
 ) -> Result<(), ApplyError> {
     let kind = Kind::of(&change.sql.0);
     let result = run_marked(session, gtid, change, rows, &kind).await;
+    let result = as_on_master(gtid, change, result);
     if !session.conn.is_disconnected() {
         session.restore().await?;
         FailPoint::SessionRestored.pass();
@@ -118,6 +121,35 @@ pub(crate) async fn run(
             Err(error)
         }
         other => other,
+    }
+}
+
+/// A statement that failed on the master when it had done a part fails here by the same; one on an account that this
+/// server has of its own may be about none.
+fn as_on_master(gtid: &str, change: &SchemaChange, result: Result<(), ApplyError>) -> Result<(), ApplyError> {
+    // There is no such account, or it is there, or has no such right.
+    const NOT_HERE: [u16; 6] = [1133, 1141, 1147, 1269, 1396, 1410];
+    let code = result.as_ref().map_or_else(ApplyError::code, |()| Some(0));
+    match result {
+        Err(_) if code == Some(change.error) => Ok(()),
+        Err(error) if change.own_account && code.is_some_and(|code| NOT_HERE.contains(&code)) => {
+            tracing::warn!(
+                gtid,
+                %error,
+                "a statement on an account that each server has of its own (root, or a node's) does not fit this server's and \
+                 is passed over; do by hand what is wanted here"
+            );
+            Ok(())
+        }
+        Ok(()) if change.error != 0 => {
+            tracing::warn!(
+                gtid,
+                error = change.error,
+                "a statement of which the master could do only a part was done whole"
+            );
+            Ok(())
+        }
+        result => result,
     }
 }
 
@@ -436,7 +468,12 @@ mod tests {
                 gtid: format!("0-1-{}", self.seq),
                 committed_at: 1_790_000_000,
                 format: 0,
-                changes: vec![Change::Schema(SchemaChange { sql: Binary(sql.as_bytes().to_vec()), context })],
+                changes: vec![Change::Schema(SchemaChange {
+                    sql: Binary(sql.as_bytes().to_vec()),
+                    context,
+                    error: 0,
+                    own_account: false,
+                })],
             }
         }
 

@@ -121,3 +121,28 @@ CREATE DEFINER = m_emil@'%' PROCEDURE p() DO 1
 CREATE DEFINER = m_emil@'%' VIEW v AS SELECT 1 AS one
 CREATE PROCEDURE mine() DO 1
 CREATE DEFINER = CURRENT_USER FUNCTION f() RETURNS INT DETERMINISTIC RETURN 1
+
+-- row: statements that fail when they have done a part [mariadb]
+CREATE VIEW v AS SELECT 1
+! DROP VIEW v, nowhere
+CREATE SEQUENCE s
+! DROP SEQUENCE s, nowhere
+CREATE USER m_part_a, m_part_b, m_part_c
+CREATE ROLE m_part_r
+! DROP USER m_part_a, m_part_nobody
+! CREATE USER m_part_d, m_part_b
+! RENAME USER m_part_c TO m_part_e, m_part_nobody TO m_part_f
+! DROP ROLE m_part_r, m_part_nobody
+GRANT SELECT ON *.* TO m_part_b
+! REVOKE ALL, GRANT OPTION FROM m_part_b, m_part_nobody
+? SELECT User, Host, is_role FROM mysql.user WHERE User LIKE 'm\_part%' ORDER BY 1
+? SHOW GRANTS FOR m_part_b
+
+-- row: the current role [mariadb]
+CREATE ROLE m_chief
+SET ROLE m_chief
+CREATE ROLE m_helper WITH ADMIN CURRENT_ROLE
+GRANT SELECT ON `{schema}`.* TO CURRENT_ROLE()
+SET ROLE NONE
+? SELECT User, Role, Admin_option FROM mysql.roles_mapping WHERE Role IN ('m_chief', 'm_helper') AND User = 'm_chief'
+? SHOW GRANTS FOR m_chief
