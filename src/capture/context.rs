@@ -58,6 +58,7 @@ pub(super) fn read<'a>(query: &Query<'a>, timestamp: u32, family: Family) -> Opt
             19 | 20 => skip(fields.bytes(1))?,
             129 => skip(fields.bytes(8))?,
             130 => alter_phase(&mut fields)?,
+            131 => context.character_set_collations = Some(collations(&mut fields)?),
             _ => return None,
         }
     }
@@ -83,6 +84,20 @@ fn updated_databases(fields: &mut Fields<'_>) -> Option<()> {
         while fields.u8()? != 0 {}
     }
     Some(())
+}
+
+/// The collations that MariaDB takes for character sets that are named without one: their number, then for each the ids
+/// of the character set's own default and of the collation.
+///
+/// Source: MariaDB, `sql/charset_collations.h`, `Charset_collation_map_st::to_binary`
+fn collations(fields: &mut Fields<'_>) -> Option<Vec<u16>> {
+    let count = fields.u8()?;
+    let mut collations = Vec::new();
+    for _ in 0..count {
+        fields.u16()?;
+        collations.push(fields.u16()?);
+    }
+    Some(collations)
 }
 
 /// MariaDB's `ALTER` in two phases: what the GTID event has said already.
@@ -132,6 +147,18 @@ mod tests {
         };
         assert_eq!(context, expected);
         assert_eq!(invoker, Some(Invoker { user: "root", host: "localhost" }));
+    }
+
+    #[test]
+    fn default_collations_are_read_wherever_they_stand() {
+        // As MariaDB 11.5 writes them: before the session's character sets. utf8mb3 and utf8mb4, each as uca1400_ai_ci.
+        let status = b"\x00\x00\x00\x00\x00\x83\x02\x21\x00\x00\x08\x2d\x00\x00\x09\x04\x2d\x00\x00\x09\x08\x00";
+        let (context, _) = read(&query(status, b""), 0, Family::MariaDb).unwrap();
+        assert_eq!(context.character_set_collations, Some(vec![2048, 2304]));
+        assert_eq!(context.charset, Some([45, 2304, 8]));
+        for cut in 6..16 {
+            assert!(read(&query(&status[..cut], b""), 0, Family::MariaDb).is_none(), "cut at {cut}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use mysql_async::{Conn, Opts, OptsBuilder, prelude::Queryable};
+use mysql_async::{ChangeUserOpts, Conn, Opts, OptsBuilder, prelude::Queryable};
 
 use towline_middleware::{Epoch, Position};
 
@@ -200,6 +200,17 @@ impl ApplySession {
         Ok(())
     }
 
+    /// Leaves the session without a default schema, where names without one fail. RESET CONNECTION keeps the one it has.
+    pub(crate) async fn leave_schema(&mut self) -> Result<(), ApplyError> {
+        self.format = None;
+        self.fit_tables.clear();
+        self.broken = true;
+        self.conn.change_user(ChangeUserOpts::new().with_db_name(None)).await?;
+        set_up(&mut self.conn, self.is_mariadb, &self.options).await?;
+        self.broken = false;
+        Ok(())
+    }
+
     /// Whether the server's limit was raised since the session was opened, which keeps the one that it had.
     pub(crate) async fn is_outgrown(&mut self) -> mysql_async::Result<bool> {
         let packet: Option<usize> = self.conn.query_first("SELECT @@global.max_allowed_packet").await?;
@@ -374,7 +385,7 @@ impl ApplySession {
 const ACCESS_DENIED_RIGHT: u16 = 1227;
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// What a packet needs besides a `BINLOG`: its own head, and the statements that stand before it.
-const PACKET_MARGIN: usize = 2048;
+pub(crate) const PACKET_MARGIN: usize = 2048;
 /// A session that a dead node left behind is closed by the server after this time; a living one pings more often.
 const WAIT_TIMEOUT_SECONDS: u32 = 60;
 /// How long the lock of an applier that is just going away is waited for.

@@ -5,6 +5,7 @@
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 
+use super::apply_session::PACKET_MARGIN;
 use super::protocol::{Change, Format, RowsChange, Transaction};
 
 /// What is wrong with events that a master sent.
@@ -45,7 +46,9 @@ pub(crate) enum CantBuild {
     Damaged(#[from] DamagedEvents),
     /// One row event with its maps exceeds the server's limit.
     #[error(
-        "a row event of {needed} bytes is above this server's max_allowed_packet: raise it to at least {needed} there"
+        "a row event of {needed} bytes is above this server's max_allowed_packet: raise it to at least {} there",
+        // The server takes multiples of 1024 only.
+        (needed + PACKET_MARGIN).next_multiple_of(1024)
     )]
     TooLarge { needed: usize },
 }

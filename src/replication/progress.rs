@@ -27,6 +27,8 @@ pub struct Progress {
     pub lag_seconds: u64,
     /// Seconds since the master was last heard of; none before the first push.
     pub heard_seconds: Option<u64>,
+    /// Views and rights that the snapshot of this process had to leave out, since what they name is not there on the master.
+    pub left_out: Vec<String>,
     /// What was done since this process started.
     pub counts: ApplyCounts,
     /// How many pushes were refused since this process started, by why.
@@ -106,6 +108,7 @@ pub(crate) struct Track {
     /// The commit time of what is applied next, or was applied last; none when nothing is missing.
     pub(crate) behind_since: Option<u64>,
     pub(crate) heard: Option<Instant>,
+    pub(crate) left_out: Vec<String>,
     pub(crate) counts: ApplyCounts,
     pub(crate) refused: BTreeMap<PushRefusal, u64>,
 }
@@ -119,6 +122,7 @@ impl Default for Track {
             state: ApplyState::Unavailable { error: "not connected to MySQL yet".to_owned() },
             behind_since: None,
             heard: None,
+            left_out: Vec::new(),
             counts: ApplyCounts::default(),
             refused: BTreeMap::new(),
         }
@@ -142,6 +146,7 @@ impl Track {
             state: self.state.clone(),
             lag_seconds: self.behind_since.map_or(0, |since| now_seconds().saturating_sub(since)),
             heard_seconds: self.heard.map(|at| at.elapsed().as_secs()),
+            left_out: self.left_out.clone(),
             counts: self.counts,
             refused: self.refused.clone(),
         }

@@ -250,6 +250,9 @@ pub struct Context {
     /// Id of `default_collation_for_utf8mb4` (MySQL).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_collation_for_utf8mb4: Option<u16>,
+    /// Ids of the collations in `character_set_collations` (MariaDB since 11.2): each is its character set's default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub character_set_collations: Option<Vec<u16>>,
     /// `time_zone`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time_zone: Option<String>,

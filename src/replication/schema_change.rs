@@ -141,6 +141,11 @@ fn as_on_master(gtid: &str, change: &SchemaChange, result: Result<(), ApplyError
             );
             Ok(())
         }
+        // Nothing is lost by it: a snapshot leaves views out that show nothing.
+        Err(error) if is_unknown_view(&change.sql.0, code) => {
+            tracing::warn!(gtid, %error, "a view is dropped that is not here");
+            Ok(())
+        }
         Ok(()) if change.error != 0 => {
             tracing::warn!(
                 gtid,
@@ -151,6 +156,11 @@ fn as_on_master(gtid: &str, change: &SchemaChange, result: Result<(), ApplyError
         }
         result => result,
     }
+}
+
+fn is_unknown_view(sql: &[u8], code: Option<u16>) -> bool {
+    let kind = Kind::of(sql);
+    kind.verb() == "DROP" && kind.object() == "VIEW" && matches!(code, Some(1051 | 4092))
 }
 
 /// Moves the position past the schema change, on MariaDB together with the rows that belong to it.
@@ -172,17 +182,20 @@ async fn run_marked(
     kind: &Kind,
 ) -> Result<(), ApplyError> {
     let context = &change.context;
-    if let Some(format) = rows.format.filter(|_| !session.is_mariadb) {
-        session.tell_format(format).await?;
-    }
     if !context.schema.is_empty() {
         match session.conn.query_drop(format!("USE {}", quoted_name(&context.schema))).await {
             // The binlog gives a database statement the very database as its schema.
             Err(mysql_async::Error::Server(error)) if error.code == 1049 && kind.is_about_database() => {}
+            // It was dropped before this, by another session.
+            Err(mysql_async::Error::Server(error)) if error.code == 1049 => session.leave_schema().await?,
             other => other?,
         }
     }
+    if let Some(format) = rows.format.filter(|_| !session.is_mariadb) {
+        session.tell_format(format).await?;
+    }
     session.conn.query_drop(context_statement(context, session.is_mariadb)).await?;
+    set_default_collations(session, gtid, context).await?;
     if session.is_mariadb {
         session.conn.query_drop(format!("SET SESSION server_id = {}", marker_id(session.server_id))).await?;
         FailPoint::ContextSet.pass();
@@ -241,6 +254,36 @@ async fn log_of_schema_changes(session: &mut ApplySession, mark: &Mark) -> Resul
     // `domain-server-seq`, one for each pair of domain and server.
     let marked = |gtid: &&str| gtid.split('-').nth(1) == Some(&marker);
     Ok(state.unwrap_or_default().split(',').map(str::trim).filter(marked).collect::<Vec<_>>().join(","))
+}
+
+/// Which collations character sets have by themselves. Servers before MariaDB 11.2 have their own, and no say in it.
+async fn set_default_collations(session: &mut ApplySession, gtid: &str, context: &Context) -> Result<(), ApplyError> {
+    let Some(ids) = &context.character_set_collations else { return Ok(()) };
+    match session.conn.query_drop(collations_statement(ids)).await {
+        Err(mysql_async::Error::Server(error)) if error.code == UNKNOWN_VARIABLE => {
+            tracing::warn!(
+                gtid,
+                "this server has no character_set_collations: what names a character set without a collation may get another \
+                 one than on the master; let both be of one version"
+            );
+            Ok(())
+        }
+        other => Ok(other?),
+    }
+}
+
+/// The server's error number for a variable that it does not have.
+const UNKNOWN_VARIABLE: u16 = 1193;
+
+fn collations_statement(ids: &[u16]) -> String {
+    if ids.is_empty() {
+        return "SET SESSION character_set_collations = ''".to_owned();
+    }
+    let ids = ids.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
+    format!(
+        "SET SESSION character_set_collations = (SELECT GROUP_CONCAT(CHARACTER_SET_NAME, '=', FULL_COLLATION_NAME) \
+         FROM information_schema.COLLATION_CHARACTER_SET_APPLICABILITY WHERE ID IN ({ids}))"
+    )
 }
 
 /// One `SET` of everything that the context holds.

@@ -22,6 +22,26 @@ pub(crate) enum DefinitionError {
     OtherEngine(String, String),
 }
 
+/// How a table is made, but for the number that its next row gets.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Shape(Vec<u8>);
+
+impl Shape {
+    /// Reads it, with the statement that makes the table.
+    pub(super) async fn read(conn: &mut Conn, database: &str, table: &str) -> mysql_async::Result<(Self, Binary)> {
+        const NEXT: &[u8] = b" AUTO_INCREMENT=";
+        set_up(conn).await?;
+        conn.query_drop("SET SESSION character_set_results = NULL").await?;
+        let sql = show(conn, &format!("TABLE {}.{}", quoted(database), quoted(table)), 1).await?;
+        let mut shape = sql.0.clone();
+        while let Some(at) = shape.windows(NEXT.len()).position(|part| part == NEXT) {
+            let digits = shape[at + NEXT.len()..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+            shape.drain(at..at + NEXT.len() + digits);
+        }
+        Ok((Self(shape), sql))
+    }
+}
+
 /// A sequence of MariaDB's.
 #[derive(Debug)]
 pub(super) struct Sequence {
@@ -31,31 +51,36 @@ pub(super) struct Sequence {
 }
 
 /// Fills in what is to be made before and after the rows but for accounts, and which tables have some. Nobody may change a
-/// schema meanwhile. Returns the sequences, whose values any client may change.
-pub(super) async fn read(conn: &mut Conn, plan: &mut Plan) -> Result<Vec<Sequence>, DefinitionError> {
+/// schema meanwhile. Returns the sequences, whose values any client may change, and how the tables are made.
+pub(super) async fn read(conn: &mut Conn, plan: &mut Plan) -> Result<(Vec<Sequence>, Vec<Shape>), DefinitionError> {
     set_up(conn).await?;
     let sql = format!("SELECT SCHEMA_NAME FROM information_schema.SCHEMATA WHERE SCHEMA_NAME NOT IN {OWN_SCHEMAS}");
     let databases: Vec<String> = conn.query(sql).await?;
     conn.query_drop("SET SESSION character_set_results = NULL").await?;
     for database in &databases {
         let create = show(conn, &format!("DATABASE {}", quoted(database)), 1).await?;
-        plan.before.push(Definition { schema: String::new(), settings: Vec::new(), sql: create, account: None });
+        plan.before.push(Definition {
+            sql: create,
+            object: format!("the schema {}", quoted(database)),
+            ..Definition::default()
+        });
     }
-    let (mut sequences, mut views) = (Vec::new(), Vec::new());
+    let (mut sequences, mut shapes, mut views) = (Vec::new(), Vec::new(), Vec::new());
     for (database, name, kind, engine, rows) in tables(conn).await? {
         let place = format!("{}.{}", quoted(&database), quoted(&name));
         match kind.as_str() {
             "VIEW" => views.push(view(conn, database, &place).await?),
             "SEQUENCE" => {
                 let create = show(conn, &format!("SEQUENCE {place}"), 1).await?;
-                plan.before.push(plain(&database, create));
+                plan.before.push(plain(&database, create, format!("the sequence {place}")));
                 sequences.push(Sequence { database, place });
             }
             // Others know no moments, or, as MyRocks, do not tell whether a table was put in the place of another.
             _ if engine != "InnoDB" => return Err(DefinitionError::OtherEngine(place, engine)),
             _ => {
-                let create = show(conn, &format!("TABLE {place}"), 1).await?;
-                plan.before.push(plain(&database, create));
+                let (shape, create) = Shape::read(conn, &database, &name).await?;
+                plan.before.push(plain(&database, create, format!("the table {place}")));
+                shapes.push(shape);
                 plan.tables.push(table(conn, database, name, kind == "SYSTEM VERSIONED", rows).await?);
             }
         }
@@ -63,7 +88,7 @@ pub(super) async fn read(conn: &mut Conn, plan: &mut Plan) -> Result<Vec<Sequenc
     routines(conn, &mut plan.after).await?;
     plan.after.extend(views);
     triggers_and_events(conn, &mut plan.after).await?;
-    Ok(sequences)
+    Ok((sequences, shapes))
 }
 
 /// Adds the values of sequences, which nobody can write to the binlog meanwhile. One that is about to be written there may
@@ -78,13 +103,13 @@ pub(super) async fn read_sequences(
             conn.query_first(format!("SELECT next_not_cached_value, cycle_count FROM {place}")).await?;
         let (next, cycle) = next.unwrap_or_default();
         let sql = format!("DO SETVAL({place}, {next}, 0, {cycle})");
-        plan.after.push(plain(&database, Binary(sql.into_bytes())));
+        plan.after.push(plain(&database, Binary(sql.into_bytes()), format!("the value of the sequence {place}")));
     }
     Ok(())
 }
 
-fn plain(database: &str, sql: Binary) -> Definition {
-    Definition { schema: database.to_owned(), settings: Vec::new(), sql, account: None }
+fn plain(database: &str, sql: Binary, object: String) -> Definition {
+    Definition { schema: database.to_owned(), sql, object, ..Definition::default() }
 }
 
 /// A column of `SHOW CREATE`'s only row.
@@ -146,7 +171,9 @@ async fn table(
 
 async fn view(conn: &mut Conn, database: String, place: &str) -> mysql_async::Result<Definition> {
     let row = row(conn, &format!("SHOW CREATE VIEW {place}")).await?;
-    Ok(definition(database, &row, 1, &[("character_set_client", 2), ("collation_connection", 3)]))
+    let settings = [("character_set_client", 2), ("collation_connection", 3)];
+    let definition = definition(database, &row, 1, &settings, format!("the view {place}"));
+    Ok(Definition { may_lack_objects: true, ..definition })
 }
 
 async fn row(conn: &mut Conn, sql: &str) -> mysql_async::Result<Vec<Value>> {
@@ -155,11 +182,12 @@ async fn row(conn: &mut Conn, sql: &str) -> mysql_async::Result<Vec<Value>> {
 }
 
 /// The statement in one column of a row, under the settings in others.
-fn definition(database: String, row: &[Value], sql: usize, settings: &[(&str, usize)]) -> Definition {
+fn definition(database: String, row: &[Value], sql: usize, settings: &[(&str, usize)], object: String) -> Definition {
     let bytes = |column: usize| row.get(column).and_then(|value| from_value_opt::<Vec<u8>>(value.clone()).ok());
     let text = |column| String::from_utf8_lossy(&bytes(column).unwrap_or_default()).into_owned();
     let settings = settings.iter().map(|(name, column)| ((*name).to_owned(), text(*column))).collect();
-    Definition { schema: database, settings, sql: Binary(bytes(sql).unwrap_or_default()), account: None }
+    let sql = Binary(bytes(sql).unwrap_or_default());
+    Definition { schema: database, settings, sql, object, ..Definition::default() }
 }
 
 async fn routines(conn: &mut Conn, definitions: &mut Vec<Definition>) -> mysql_async::Result<()> {
@@ -171,9 +199,10 @@ async fn routines(conn: &mut Conn, definitions: &mut Vec<Definition>) -> mysql_a
         ))
         .await?;
     for (database, name, kind) in routines {
-        let row = row(conn, &format!("SHOW CREATE {kind} {}.{}", quoted(&database), quoted(&name))).await?;
+        let object = format!("{kind} {}.{}", quoted(&database), quoted(&name));
+        let row = row(conn, &format!("SHOW CREATE {object}")).await?;
         let settings = [("sql_mode", 1), ("character_set_client", 3), ("collation_connection", 4)];
-        definitions.push(definition(database, &row, 2, &settings));
+        definitions.push(definition(database, &row, 2, &settings, object));
     }
     Ok(())
 }
@@ -187,9 +216,10 @@ async fn triggers_and_events(conn: &mut Conn, definitions: &mut Vec<Definition>)
         ))
         .await?;
     for (database, name) in triggers {
-        let row = row(conn, &format!("SHOW CREATE TRIGGER {}.{}", quoted(&database), quoted(&name))).await?;
+        let object = format!("TRIGGER {}.{}", quoted(&database), quoted(&name));
+        let row = row(conn, &format!("SHOW CREATE {object}")).await?;
         let settings = [("sql_mode", 1), ("character_set_client", 3), ("collation_connection", 4)];
-        definitions.push(definition(database, &row, 2, &settings));
+        definitions.push(definition(database, &row, 2, &settings, object));
     }
     let events: Vec<(String, String)> = conn
         .query(format!(
@@ -197,9 +227,10 @@ async fn triggers_and_events(conn: &mut Conn, definitions: &mut Vec<Definition>)
         ))
         .await?;
     for (database, name) in events {
-        let row = row(conn, &format!("SHOW CREATE EVENT {}.{}", quoted(&database), quoted(&name))).await?;
+        let object = format!("EVENT {}.{}", quoted(&database), quoted(&name));
+        let row = row(conn, &format!("SHOW CREATE {object}")).await?;
         let settings = [("sql_mode", 1), ("time_zone", 2), ("character_set_client", 4), ("collation_connection", 5)];
-        definitions.push(definition(database, &row, 3, &settings));
+        definitions.push(definition(database, &row, 3, &settings, object));
     }
     Ok(())
 }
@@ -211,12 +242,13 @@ async fn set_up(conn: &mut Conn) -> mysql_async::Result<()> {
 }
 
 /// Fills in roles, users and what they may do, and holds up those who would change them until the session ends. Where
-/// nobody can do so while schemas are held up, nothing more is held.
+/// nobody can do so while schemas are held up, nothing more is held. Returns the rights on single objects, which are to be
+/// given when those are there.
 pub(super) async fn accounts(
     conn: &mut Conn,
     is_mariadb: bool,
     definitions: &mut Vec<Definition>,
-) -> mysql_async::Result<()> {
+) -> mysql_async::Result<Vec<Definition>> {
     set_up(conn).await?;
     if is_mariadb {
         // Each statement on accounts writes this table first, and the binlog last. Readers wait behind those who wait to
@@ -232,14 +264,14 @@ pub(super) async fn accounts(
              AND CONCAT(User, '@', Host) <> CURRENT_USER() ORDER BY 3 DESC, 1, 2"
         ))
         .await?;
-    let mut rights = Vec::new();
+    let (mut rights, mut on_objects) = (Vec::new(), Vec::new());
     for (user, host, is_role) in accounts {
         let account = if is_role { quoted(&user) } else { format!("{}@{}", quoted(&user), quoted(&host)) };
         let about = |sql: String| Definition {
-            schema: String::new(),
-            settings: Vec::new(),
             sql: Binary(sql.into_bytes()),
             account: Some(format!("{user}@{host}")),
+            object: format!("the account {account}"),
+            ..Definition::default()
         };
         if is_role && user != "PUBLIC" {
             definitions.push(about(format!("DROP ROLE IF EXISTS {account}")));
@@ -250,8 +282,15 @@ pub(super) async fn accounts(
             definitions.push(about(create.unwrap_or_default()));
         }
         let grants: Vec<String> = conn.query(format!("SHOW GRANTS FOR {account}")).await?;
-        rights.extend(grants.into_iter().map(about));
+        for grant in grants {
+            // On all, on a schema, or of a role.
+            if !grant.contains(" ON ") || grant.contains(".* TO ") {
+                rights.push(about(grant));
+            } else {
+                on_objects.push(Definition { may_lack_objects: true, ..about(grant) });
+            }
+        }
     }
     definitions.extend(rights);
-    Ok(())
+    Ok(on_objects)
 }

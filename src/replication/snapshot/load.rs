@@ -84,8 +84,8 @@ pub(crate) enum LoadError {
          its data by the master's"
     )]
     ForeignData(String),
-    #[error("the master's definition of something in `{schema}` can't be made here: {error}")]
-    Definition { schema: String, error: mysql_async::Error },
+    #[error("the master's definition of {object} can't be made here, the snapshot is begun anew: {error}")]
+    Definition { object: String, error: mysql_async::Error },
 }
 
 /// How many tables are fetched at a time.
@@ -147,6 +147,8 @@ async fn load_once(
         Some(begun) => master.plan(Some(&begun.id)).await?,
         None => None,
     };
+    // What was here of a cluster, or of whom this server was taken from, goes in whole, whoever goes on with it.
+    let with_accounts = options.replace || again || (begun.is_some() && !record.cluster.is_empty());
     let is_made = known.is_some() && begun.is_some_and(|begun| begun.made);
     let plan = match known {
         Some(plan) => plan,
@@ -156,7 +158,7 @@ async fn load_once(
                 master.end(&plan.id).await;
                 return Err(refusal);
             }
-            slave::begin_snapshot(&mut conn, &plan.id).await?;
+            slave::begin_snapshot(&mut conn, &plan.id, options.replace.then_some(&*plan.cluster)).await?;
             plan
         }
     };
@@ -165,13 +167,14 @@ async fn load_once(
         // Clients come no more, but those that are here may hold tables.
         let is_mariadb = plan.family == Some(Family::MariaDb);
         let watch = BlockerWatch::start(opts.clone(), conn.id(), is_mariadb, Arc::clone(blockers_ended));
-        wipe(&mut conn, options.replace || again).await?;
+        wipe(&mut conn, with_accounts, is_mariadb).await?;
         drop(watch);
-        make(&mut conn, &plan.before).await?;
+        master.end_if_unfit(&plan, make(&mut conn, &plan.before).await).await?;
         slave::snapshot_made(&mut conn).await?;
     }
     Loading { master: &master, plan: &plan, opts: &opts, track, rows: AtomicU64::new(0) }.tables().await?;
-    make(&mut conn, &plan.after).await?;
+    let left_out = master.end_if_unfit(&plan, make(&mut conn, &plan.after).await).await?;
+    track.send_modify(|track| track.left_out = left_out);
     slave::finish_snapshot(&mut conn, &plan.cluster, plan.epoch, &plan.mark, now_seconds()).await?;
     tracing::info!(position = %plan.mark.position, "the snapshot is whole");
     master.end(&plan.id).await;
@@ -213,49 +216,73 @@ async fn set_up(conn: &mut Conn) -> mysql_async::Result<()> {
 }
 
 /// Removes what a former try has made and, if that was asked for, what was here.
-async fn wipe(conn: &mut Conn, with_accounts: bool) -> mysql_async::Result<()> {
+async fn wipe(conn: &mut Conn, with_accounts: bool, is_mariadb: bool) -> mysql_async::Result<()> {
     for schema in slave::foreign_schemas(conn).await? {
         conn.query_drop(format!("DROP DATABASE {}", quoted(&schema))).await?;
     }
     if with_accounts {
-        let accounts: Vec<(String, String)> = conn
-            .query(
-                "SELECT User, Host FROM mysql.user WHERE Host <> '' AND User NOT IN ('root', 'mariadb.sys', 'mysql', '') \
-                 AND User NOT LIKE 'mysql.%' AND CONCAT(User, '@', Host) <> CURRENT_USER()",
-            )
+        let is_role = if is_mariadb { "is_role = 'Y'" } else { "FALSE" };
+        let accounts: Vec<(String, String, bool)> = conn
+            .query(format!(
+                "SELECT User, Host, {is_role} FROM mysql.user WHERE User NOT IN ('root', 'mariadb.sys', 'mysql', '') \
+                 AND User NOT LIKE 'mysql.%' AND CONCAT(User, '@', Host) <> CURRENT_USER()"
+            ))
             .await?;
-        for (user, host) in accounts {
-            conn.query_drop(format!("DROP USER {}@{}", quoted(&user), quoted(&host))).await?;
+        for (user, host, is_role) in accounts {
+            let sql = match (is_role, user.as_str()) {
+                (true, "PUBLIC") => "REVOKE ALL PRIVILEGES, GRANT OPTION FROM PUBLIC".to_owned(),
+                (true, _) => format!("DROP ROLE {}", quoted(&user)),
+                _ => format!("DROP USER {}@{}", quoted(&user), quoted(&host)),
+            };
+            conn.query_drop(sql).await?;
         }
     }
     Ok(())
 }
 
 /// Makes what the definitions say. One may need another that comes later: those are tried again as long as any succeed.
-async fn make(conn: &mut Conn, definitions: &[Definition]) -> Result<(), LoadError> {
+/// Returns what must be left out, since the master has no longer what it names.
+async fn make(conn: &mut Conn, definitions: &[Definition]) -> Result<Vec<String>, LoadError> {
     // There from a try that was killed: routine, trigger, event, table or view.
     const THERE_ALREADY: [u16; 5] = [1304, 1359, 1537, 1538, 1050];
+    // Database, column, table, right on a table, routine, what a view is of.
+    const LACKS_OBJECTS: [u16; 6] = [1049, 1054, 1146, 1147, 1305, 1356];
     let own: Option<String> = conn.query_first("SELECT CURRENT_USER()").await?;
     let mut left: Vec<&Definition> = definitions.iter().filter(|d| d.account.is_none() || d.account != own).collect();
     loop {
         let before = left.len();
-        let (mut failed, mut first_error) = (Vec::new(), None);
+        let (mut failed, mut first_error, mut left_out) = (Vec::new(), None, Vec::new());
         for definition in left {
             match make_one(conn, definition).await {
                 Ok(()) => {}
                 Err(mysql_async::Error::Server(error)) if THERE_ALREADY.contains(&error.code) => {}
+                Err(mysql_async::Error::Server(error))
+                    if definition.may_lack_objects && LACKS_OBJECTS.contains(&error.code) =>
+                {
+                    failed.push(definition);
+                    left_out.push(format!("{}: {error}", definition.object));
+                }
                 Err(error @ mysql_async::Error::Server(_)) => {
                     failed.push(definition);
-                    first_error.get_or_insert(LoadError::Definition { schema: definition.schema.clone(), error });
+                    first_error.get_or_insert(LoadError::Definition { object: definition.object.clone(), error });
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        match first_error {
-            None => return Ok(()),
-            Some(error) if failed.len() == before => return Err(error),
-            Some(_) => left = failed,
+        if failed.len() < before && !failed.is_empty() {
+            left = failed;
+            continue;
         }
+        if let Some(error) = first_error {
+            return Err(error);
+        }
+        for what in &left_out {
+            tracing::warn!(
+                what,
+                "the master's definition names what it no longer has, and is left out of the snapshot"
+            );
+        }
+        return Ok(left_out);
     }
 }
 
@@ -304,6 +331,14 @@ impl Master<'_> {
         let answer = self.request(reqwest::Method::POST, "/rows").json(question).send().await?;
         let body: reqwest::Body = accepted(answer).await?.into();
         Ok(Lines::new(Body::new(body)))
+    }
+
+    /// Lets a snapshot go in which something can't be made: the master's definitions may change, those of a snapshot don't.
+    async fn end_if_unfit<T>(&self, plan: &Plan, made: Result<T, LoadError>) -> Result<T, LoadError> {
+        if matches!(made, Err(LoadError::Definition { .. })) {
+            self.end(&plan.id).await;
+        }
+        made
     }
 
     /// Lets a snapshot go. If that is lost the master does so in time.

@@ -44,7 +44,7 @@ pub struct Plan {
     pub before: Vec<Definition>,
     /// The tables with rows.
     pub tables: Vec<TablePlan>,
-    /// What is made when all rows are there: triggers must not fire for them.
+    /// What is made when all rows are there: triggers must not fire for them, and rights need what they are on.
     pub after: Vec<Definition>,
 }
 
@@ -75,7 +75,7 @@ pub struct Column {
 }
 
 /// A statement, and the session under which it means what it meant on the master.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Definition {
     /// The default schema; empty for none.
     pub schema: String,
@@ -86,6 +86,12 @@ pub struct Definition {
     /// The account that it is about, if it is about one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
+    /// What it makes, for people.
+    #[serde(default)]
+    pub object: String,
+    /// Whether the master may keep it though what it names has gone: then it can be made nowhere, and is left out.
+    #[serde(default)]
+    pub may_lack_objects: bool,
 }
 
 /// Asks for rows.

@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{
     Plan, RowsLine, RowsQuestion, TablePlan,
-    definitions::{self, DefinitionError},
+    definitions::{self, DefinitionError, Shape},
     identity::{self, Identity, InnodbTables},
     leave_log, literal, quoted,
 };
@@ -85,6 +85,8 @@ struct Live {
     plan: Plan,
     /// Of the plan's tables, in their order.
     identities: Vec<Identity>,
+    /// How each of them was made.
+    shapes: Vec<Shape>,
     /// For questions beside the sessions.
     mysql: Opts,
     sessions: Mutex<Vec<Conn>>,
@@ -99,6 +101,8 @@ enum ReadError {
     MySql(#[from] mysql_async::Error),
     #[error("RENAME TABLE or EXCHANGE PARTITION has put another table in its place since the snapshot was begun")]
     Replaced,
+    #[error("ALTER TABLE has changed it since the snapshot was begun")]
+    Altered,
 }
 
 impl Live {
@@ -162,6 +166,10 @@ impl Live {
         if !self.identities[question.table].is_still(&now.identity(table)) {
             return Err(ReadError::Replaced);
         }
+        // A change that is done in an instant leaves its id, and the session reads other columns by the old names.
+        if self.shapes[question.table] != Shape::read(&mut beside, &table.database, &table.table).await?.0 {
+            return Err(ReadError::Altered);
+        }
         Ok(send_rows(rows, table, lines).await?)
     }
 }
@@ -199,9 +207,9 @@ impl Snapshots {
         }
         let mut accounts = Conn::new(opts.clone()).await?;
         accounts.query_drop(lock_wait).await?;
-        definitions::accounts(&mut accounts, is_mariadb, &mut plan.before).await?;
+        let rights = definitions::accounts(&mut accounts, is_mariadb, &mut plan.before).await?;
         let mut reader = Conn::new(opts.clone()).await?;
-        let sequences = definitions::read(&mut reader, &mut plan).await?;
+        let (sequences, shapes) = definitions::read(&mut reader, &mut plan).await?;
         let tables = InnodbTables::read(&mut reader, is_mariadb, "").await?;
         let identities = plan.tables.iter().map(|table| tables.identity(table)).collect();
         for lock in locks(is_mariadb).commits {
@@ -212,6 +220,7 @@ impl Snapshots {
         }
         plan.mark = hub.newest(&mut guard).await?;
         definitions::read_sequences(&mut reader, sequences, &mut plan).await?;
+        plan.after.extend(rights);
         for lock in locks(is_mariadb).end {
             guard.query_drop(*lock).await?;
         }
@@ -219,6 +228,7 @@ impl Snapshots {
         let live = Live {
             plan: plan.clone(),
             identities,
+            shapes,
             mysql: opts,
             free: Semaphore::new(sessions.len()),
             sessions: Mutex::new(sessions),

@@ -118,15 +118,20 @@ pub(crate) async fn snapshot(conn: &mut Conn) -> mysql_async::Result<Option<Begu
 }
 
 /// Writes down that the data of this server is being replaced: from here on it has no position. It stays of its cluster
-/// and behind its fence, which a snapshot that is begun anew is compared with.
-pub(crate) async fn begin_snapshot(conn: &mut Conn, id: &str) -> mysql_async::Result<()> {
+/// and behind its fence, which a snapshot that is begun anew is compared with. One that is taken `over` is of that cluster
+/// from here on: nothing that was here may stay, even if it is not told so once more.
+pub(crate) async fn begin_snapshot(conn: &mut Conn, id: &str, over: Option<&str>) -> mysql_async::Result<()> {
     for table in SNAPSHOT_TABLES {
         conn.query_drop(*table).await?;
     }
     conn.query_drop("BEGIN").await?;
     conn.exec_drop("REPLACE INTO towline.snapshot (id, snapshot, made) VALUES (1, ?, 0)", (id,)).await?;
     conn.query_drop("DELETE FROM towline.snapshot_table").await?;
-    conn.query_drop("UPDATE towline.position SET epoch = 0, seq = 0, gtid = '' WHERE id = 1").await?;
+    conn.exec_drop(
+        "UPDATE towline.position SET cluster = IFNULL(?, cluster), epoch = 0, seq = 0, gtid = '' WHERE id = 1",
+        (over,),
+    )
+    .await?;
     conn.query_drop("COMMIT").await
 }
 

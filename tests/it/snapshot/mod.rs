@@ -1,5 +1,6 @@
 //! A new slave gets its master's data by a snapshot, and follows.
 
+mod leftovers;
 mod mysql;
 mod source;
 
@@ -254,7 +255,7 @@ async fn data_of_another_is_replaced_only_when_told() {
     let ((_master, http), server) = tokio::join!(TestHttp::master(), TestServer::start(Role::Slave));
     let mine = ["CREATE DATABASE mine", "CREATE TABLE mine.t (i INT)", "INSERT INTO mine.t VALUES (1)"];
     server.run(&mine).await;
-    server.run(&["CREATE USER old@'%'"]).await;
+    server.run(&["CREATE USER old@'%'", "CREATE ROLE old_role", "GRANT SELECT ON *.* TO PUBLIC"]).await;
     let (applier, _) = fetching(&server, &http, false);
     eventually("a refusal", async || match applier.progress().state {
         ApplyState::Unavailable { error } if error.contains("`mine`") && error.contains("--replace") => Ok(()),
@@ -273,8 +274,21 @@ async fn data_of_another_is_replaced_only_when_told() {
     .await;
     assert_eq!(conn.query_first("SELECT COUNT(*) FROM shop.item").await.unwrap(), Some(2));
     assert!(conn.query_drop("SELECT i FROM mine.t").await.is_err(), "it was to be replaced");
-    let old: Option<u64> = conn.query_first("SELECT COUNT(*) FROM mysql.user WHERE User = 'old'").await.unwrap();
-    assert_eq!(old, Some(0));
+    let old = "SELECT COUNT(*) FROM mysql.user WHERE User LIKE 'old%'";
+    assert_eq!(conn.query_first(old).await.unwrap(), Some(0));
+    let public: Vec<String> = conn.query("SHOW GRANTS FOR PUBLIC").await.unwrap();
+    assert!(!public.iter().any(|grant| grant.contains("SELECT")), "{public:?}");
+    applier.stop().await;
+
+    // A replacement that is broken off goes on without being told so once more.
+    server.run(&["CREATE USER old@'%'", "INSERT INTO towline.snapshot VALUES (1, 'gone', 0)"]).await;
+    let (applier, _) = fetching(&server, &http, false);
+    eventually("a slave", async || match applier.progress().state {
+        ApplyState::Running => Ok(()),
+        state => Err(state),
+    })
+    .await;
+    assert_eq!(conn.query_first(old).await.unwrap(), Some(0));
     applier.stop().await;
 
     // Of another cluster, or of this one where a newer master has pushed.

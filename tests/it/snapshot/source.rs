@@ -76,6 +76,32 @@ async fn rows_of_a_table_that_was_put_in_the_place_of_another_never_travel() {
 }
 
 #[tokio::test]
+async fn rows_of_a_table_that_was_altered_in_an_instant_never_travel() {
+    let (master, http) = TestHttp::master().await;
+    master
+        .run(&[
+            "CREATE TABLE shop.t (i INT PRIMARY KEY AUTO_INCREMENT, a INT, b INT)",
+            "INSERT INTO shop.t (a, b) VALUES (1, 2)",
+        ])
+        .await;
+    let alters = [
+        "ALTER TABLE shop.t CHANGE a a_old INT, ADD a INT DEFAULT 5, ALGORITHM=INSTANT",
+        "ALTER TABLE shop.t RENAME COLUMN a TO b, RENAME COLUMN b TO a, ALGORITHM=INSTANT",
+    ];
+    for alter in alters {
+        let plan = begin(&http).await;
+        // It is told from what each new row changes.
+        master.run(&["INSERT INTO shop.t (b) VALUES (3)"]).await;
+        let before = rows(&http, &plan, "t").await;
+        assert_eq!(before.last(), Some(&json!("end")), "{before:?}");
+        master.run(&[alter]).await;
+        let after = rows(&http, &plan, "t").await;
+        let [told] = &after[..] else { panic!("{after:?}") };
+        assert!(told["lost"].as_str().unwrap().contains("ALTER TABLE"), "{told}");
+    }
+}
+
+#[tokio::test]
 async fn a_snapshot_outlives_new_tables_and_a_server_without_room() {
     let (master, http) = TestHttp::master().await;
     let mut conn = master.connect().await;
