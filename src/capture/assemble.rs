@@ -416,8 +416,8 @@ impl Assembler {
                 "name the account or role; the slaves need a snapshot from after it",
             );
         };
-        let own_account = *statement == Statement::Account
-            && statement::names_own_account(&sql, sql_mode, &self.user, is_mariadb);
+        let own_account =
+            *statement == Statement::Account && statement::names_own_account(&sql, sql_mode, &self.user, is_mariadb);
         let sql = Binary(sql.into_owned());
         open.changes.push(Change::Schema(SchemaChange { sql, context, error, own_account }));
         if ends { self.commit(event) } else { Ok(()) }
