@@ -24,21 +24,26 @@ pub trait Replication: Send + Sync + fmt::Debug {
     /// known of it.
     fn position_of(&self, gtid: &str) -> Option<Position>;
 
+    /// The newest position in the master's history that the node knows of.
+    fn known(&self) -> Position;
+
     /// Whether a client's OK waits for slaves at all.
     fn waits(&self) -> bool;
 
-    /// Waits until enough slaves have applied `position`, or the time allowed is over.
+    /// Waits until enough slaves have applied `position`, or the time allowed is over. `known` is what
+    /// [`known`](Self::known) told before the commit began: one whose position is not beyond it is of another history, of
+    /// which no slave has anything.
     ///
     /// # Cancel safety
     /// A dropped future only stops waiting.
-    fn acknowledged(&self, position: Position) -> BoxFuture<'_, Acknowledgement>;
+    fn acknowledged(&self, position: Position, known: Position) -> BoxFuture<'_, Acknowledgement>;
 
     /// The same for a commit that [`position_of`](Self::position_of) tells no position of. A node that has only just started
     /// may soon know it; one that never will must not call the commit acknowledged.
     ///
     /// # Cancel safety
     /// As for [`acknowledged`](Self::acknowledged).
-    fn acknowledged_gtid<'a>(&'a self, gtid: &'a str) -> BoxFuture<'a, Acknowledgement> {
+    fn acknowledged_gtid<'a>(&'a self, gtid: &'a str, _known: Position) -> BoxFuture<'a, Acknowledgement> {
         let reason = format!("Committed on the master as {gtid}, which replication does not follow");
         Box::pin(async { Acknowledgement::Missing { reason, is_error: true } })
     }

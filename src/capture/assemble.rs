@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use crc32fast::Hasher;
 use towline_middleware::{Epoch, Position, Sequence};
 
 use super::{
@@ -62,6 +63,8 @@ struct Again {
 #[derive(Debug)]
 struct Open {
     gtid: Gtid,
+    /// Of the CRC32s of its events.
+    checksum: Hasher,
     /// The binlog file that it begins in.
     file: String,
     /// Those that are held.
@@ -91,6 +94,7 @@ impl Open {
     fn new(gtid: Gtid, file: String) -> Self {
         Self {
             gtid,
+            checksum: Hasher::new(),
             file,
             changes: Vec::new(),
             rows: StatementRows::default(),
@@ -199,10 +203,12 @@ impl Assembler {
         }
         self.end = event.end();
         let size = event.bytes().len();
+        let crc = event.crc();
         let place = self.place(&event);
         let event = unpack::unpacked(event, EVENT_BYTES_MAX)
             .ok_or(CaptureError::Malformed { place, what: "its compressed part" })?;
         let Some(open) = &mut self.open else { return self.between(&event) };
+        open.checksum.update(&crc);
         open.bytes += size.max(event.bytes().len());
         self.within(event)?;
         self.hand_on();
@@ -278,7 +284,9 @@ impl Assembler {
         if gtid.group == Group::Xa {
             return Err(CaptureError::Unsupported { place, event: "an XA transaction", mend: XA_MEND });
         }
-        self.open = Some(Open::new(gtid, self.file.clone()));
+        let mut open = Open::new(gtid, self.file.clone());
+        open.checksum.update(&event.crc());
+        self.open = Some(open);
         Ok(())
     }
 
@@ -439,6 +447,7 @@ impl Assembler {
             transaction: Transaction {
                 position: Position { epoch: self.epoch, seq: Sequence(open.gtid.seq) },
                 gtid: open.gtid.text,
+                checksum: Some(open.checksum.finalize()),
                 committed_at: event.timestamp().into(),
                 format: format.as_ref().map_or(0, |format| format.id),
                 changes: if streamed.is_none() { open.changes } else { Vec::new() },

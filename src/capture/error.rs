@@ -64,6 +64,12 @@ pub enum CaptureError {
         /// What the server said.
         detail: String,
     },
+    /// The server has not the history that was captured.
+    #[error("the master's server is not as it was: {detail}")]
+    Renewed {
+        /// How that shows.
+        detail: String,
+    },
     /// An event's bytes are not those that the server wrote.
     #[error("the binlog event at {0} is damaged: its CRC32 does not match")]
     Checksum(Place),
@@ -178,6 +184,24 @@ impl CaptureError {
             Self::TooLarge { limit, .. } => Self::TooLarge { place: at, limit },
             other => other,
         }
+    }
+
+    /// Whether the server has not, or no longer, the history that follows what was captured.
+    pub(crate) fn is_lost_history(&self) -> bool {
+        matches!(self, Self::BinlogGone { .. } | Self::Forked { .. } | Self::Renewed { .. } | Self::NotRising { .. })
+    }
+
+    /// Whether the binlog holds what can never be captured, so that only a snapshot from behind it mends that.
+    pub(crate) fn is_uncapturable(&self) -> bool {
+        matches!(
+            self,
+            Self::StatementLogged { .. }
+                | Self::UnknownStatement { .. }
+                | Self::Unsupported { .. }
+                | Self::UnknownEvent { .. }
+                | Self::SystemTable { .. }
+                | Self::TooLarge { .. }
+        )
     }
 
     /// Whether it may go away by itself: a new capture from the last transaction can then go on. Anything else needs a

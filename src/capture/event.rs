@@ -119,6 +119,12 @@ impl Event {
         &self.0[HEADER..self.0.len() - CRC]
     }
 
+    /// The CRC32 that it ends with.
+    pub(super) fn crc(&self) -> [u8; CRC] {
+        let [.., a, b, c, d] = self.0[..] else { unreachable!("an event is longer than its CRC32") };
+        [a, b, c, d]
+    }
+
     /// Whether the CRC32 is that of the bytes before it.
     pub(super) fn is_intact(&self) -> bool {
         let (content, crc) = self.0.split_at(self.0.len() - CRC);

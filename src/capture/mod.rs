@@ -29,9 +29,9 @@ pub(crate) use flavor::Source;
 use mysql_async::Opts;
 pub(crate) use stream::begun_at;
 pub use streamed::{Rereading, Streamed};
-use towline_middleware::{Changed, Epoch};
+use towline_middleware::{Changed, Epoch, Position, Sequence};
 
-use self::{assemble::Assembler, stream::EventStream};
+use self::{assemble::Assembler, event::kind, stream::EventStream};
 use crate::replication::protocol::{self, Format, Mark, Transaction};
 
 /// What to capture, and from where.
@@ -79,18 +79,69 @@ impl Captured {
 pub struct Capture {
     stream: EventStream,
     assembler: Assembler,
+    start: Mark,
 }
 
 impl Capture {
-    /// Connects and asks for the binlog after `options.from`.
+    /// Connects and asks for the binlog after `options.from`, which is read once more where the server still has it: it may
+    /// be another transaction now.
     ///
     /// # Errors
     /// [`CaptureError::Connect`] if the server can't be reached or refuses the account; [`CaptureError::BinlogGone`] or
     /// [`CaptureError::Forked`] if MySQL's own GTIDs already tell that `from` can't be a start (on MariaDB the server
     /// says so at the first [`Self::next`]); [`CaptureError::Unfit`] if the server is not set up for capture.
     pub async fn open(options: &CaptureOptions) -> Result<Self, CaptureError> {
+        if let Some(behind_start) = Self::open_before(options).await? {
+            return Ok(behind_start);
+        }
         let (stream, source) = EventStream::open(options).await?;
-        Ok(Self { stream, assembler: Assembler::new(options, source) })
+        Ok(Self { stream, assembler: Assembler::new(options, source), start: options.from.clone() })
+    }
+
+    /// Reads from the transaction before `options.from` on, up to that; none if the server does not give it.
+    async fn open_before(options: &CaptureOptions) -> Result<Option<Self>, CaptureError> {
+        let CaptureOptions { from, .. } = options;
+        let Some(before) = number_before(from) else { return Ok(None) };
+        let earlier = CaptureOptions { from: before, ..options.clone() };
+        let (stream, source) = EventStream::open_near(&earlier).await?;
+        let mut capture = Self { stream, assembler: Assembler::new(&earlier, source), start: from.clone() };
+        if source.seq_of(&from.gtid).is_none() {
+            return Ok(None);
+        }
+        let mut found = loop {
+            if let Some(captured) = capture.assembler.pop() {
+                break captured.transaction.mark();
+            }
+            let pushed = match capture.stream.next().await {
+                // It waits for what it does not have.
+                Ok(event) if [kind::HEARTBEAT, kind::HEARTBEAT_V2].contains(&event.kind()) => return Ok(None),
+                Ok(event) => capture.assembler.push(event),
+                Err(error) => Err(error),
+            };
+            match pushed {
+                Ok(()) => {}
+                Err(error) if error.is_transient() => return Err(error),
+                // The server has no transaction before it, or this one can't be captured, which a snapshot has brought.
+                Err(_) => return Ok(None),
+            }
+        };
+        // It may have been captured in an older epoch.
+        found.position.epoch = from.position.epoch;
+        if found.position > from.position {
+            return Ok(None);
+        }
+        if !found.is_same(from) {
+            let detail = "the server has another one of this number, as when its data was put back to an older copy or \
+                          RESET MASTER was run";
+            return Err(CaptureError::Forked { after: from.gtid.clone(), detail: detail.to_owned() });
+        }
+        capture.start = found;
+        Ok(Some(capture))
+    }
+
+    /// The transaction that it has begun after, with its checksum if the server still has it.
+    pub(crate) fn start(&self) -> &Mark {
+        &self.start
     }
 
     /// The next transaction. Waits for one for as long as the server is alive.
@@ -110,4 +161,13 @@ impl Capture {
             self.assembler.push(event)?;
         }
     }
+}
+
+/// The mark of the number before this one, which need not be a transaction; none before the first.
+fn number_before(mark: &Mark) -> Option<Mark> {
+    let (source, number) = mark.gtid.split_at(mark.gtid.rfind([':', '-'])? + 1);
+    let before = number.parse::<u64>().ok()?.checked_sub(1)?;
+    let gtid = if before == 0 { String::new() } else { format!("{source}{before}") };
+    let position = Position { epoch: mark.position.epoch, seq: Sequence(before) };
+    Some(Mark { position, gtid, checksum: None })
 }

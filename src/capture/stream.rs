@@ -55,7 +55,16 @@ impl std::fmt::Debug for EventStream {
 impl EventStream {
     /// Connects and asks for the events after `options.from`. Also tells whose transactions they are.
     pub(super) async fn open(options: &CaptureOptions) -> Result<(Self, Source), CaptureError> {
-        let (events, after, source) = connect(options, None).await?;
+        Self::connected(options, Start::After).await
+    }
+
+    /// The same where `options.from` need not be a transaction, if there is one behind it.
+    pub(super) async fn open_near(options: &CaptureOptions) -> Result<(Self, Source), CaptureError> {
+        Self::connected(options, Start::Near).await
+    }
+
+    async fn connected(options: &CaptureOptions, start: Start<'_>) -> Result<(Self, Source), CaptureError> {
+        let (events, after, source) = connect(options, start).await?;
         let (options, file) = (options.clone(), String::new());
         Ok((Self { events, after, options, source, file, resume_in: None }, source))
     }
@@ -67,7 +76,7 @@ impl EventStream {
     pub(super) async fn next(&mut self) -> Result<Event, CaptureError> {
         loop {
             if let Some(file) = &self.resume_in {
-                (self.events, ..) = connect(&self.options, Some(file)).await?;
+                (self.events, ..) = connect(&self.options, Start::File(file)).await?;
                 self.resume_in = None;
             }
             let event = match tokio::time::timeout(SILENCE_MAX, self.events.next()).await {
@@ -117,9 +126,20 @@ impl EventStream {
     }
 }
 
-/// Connects and asks for the events after `options.from`, or for those of a file and the ones that follow it. Also tells
-/// what the start was, for errors, and whose transactions they are.
-async fn connect(options: &CaptureOptions, file: Option<&str>) -> Result<(BinlogStream, String, Source), CaptureError> {
+/// Where reading is to begin.
+#[derive(Clone, Copy)]
+enum Start<'a> {
+    /// Behind `from`.
+    After,
+    /// Behind `from`, or where that would be if there is no such transaction.
+    Near,
+    /// At the beginning of a file.
+    File(&'a str),
+}
+
+/// Connects and asks for the events that are wanted. Also tells what the start was, for errors, and whose transactions they
+/// are.
+async fn connect(options: &CaptureOptions, at: Start<'_>) -> Result<(BinlogStream, String, Source), CaptureError> {
     let opts =
         OptsBuilder::from_opts(options.opts.clone()).max_allowed_packet(Some(EVENT_BYTES_MAX)).stmt_cache_size(0);
     let mut conn = Conn::new(opts).await.map_err(CaptureError::Connect)?;
@@ -141,13 +161,18 @@ async fn connect(options: &CaptureOptions, file: Option<&str>) -> Result<(Binlog
             setup += ", @mariadb_slave_capability = 4";
             // A GTID holds digits and dashes only: `start` has read it.
             let state = &options.from.gtid;
-            match file {
-                None => setup += &format!(", @slave_connect_state = '{state}', @slave_gtid_strict_mode = 1"),
-                Some(file) => request = request.with_filename(file.as_bytes()).with_pos(FILE_START),
+            let is_strict = u8::from(matches!(at, Start::After));
+            match at {
+                Start::After | Start::Near => {
+                    setup += &format!(", @slave_connect_state = '{state}', @slave_gtid_strict_mode = {is_strict}");
+                }
+                Start::File(file) => request = request.with_filename(file.as_bytes()).with_pos(FILE_START),
             }
         }
         Source::Uuid(uuid) => {
-            refuse_unknown_start(&mut conn, &after, start).await?;
+            if !matches!(at, Start::Near) {
+                refuse_unknown_start(&mut conn, &after, start).await?;
+            }
             let known = (start > 0).then(|| Sid::new(uuid).with_interval(GnoInterval::new(1, start + 1)));
             request = request.with_gtid().with_gtid_set(known);
         }

@@ -182,7 +182,7 @@ impl Applier {
         let told = |error: mysql_async::Error| error.to_string();
         let mut snapshot = Snapshot::open(&self.options.mysql).await.map_err(told)?;
         let record = slave::record(snapshot.conn()).await.map_err(told)?.unwrap_or_default();
-        if record.mark != *at {
+        if !record.mark.is_same(at) {
             return Err(format!("it stands at {}, not at {}", record.mark.position, at.position));
         }
         Ok(snapshot)
@@ -514,11 +514,12 @@ impl Worker {
     }
 
     fn note_lag(&self, batch: &Batch) {
+        let last = self.session.as_ref().map(|session| session.record.committed_at).filter(|at| *at > 0);
         self.track.send_modify(|track| {
             let caught_up = track.mark.position >= track.head;
             let applied = batch.transactions.iter().rev().find(|t| t.position <= track.mark.position);
             let next = batch.transactions.iter().find(|t| t.position > track.mark.position).or(applied);
-            track.behind_since = next.map(|t| t.committed_at).or(track.behind_since).filter(|_| !caught_up);
+            track.behind_since = next.map(|t| t.committed_at).or(track.behind_since).or(last).filter(|_| !caught_up);
         });
     }
 

@@ -56,7 +56,8 @@ pub(crate) enum Reason {
     #[error("this slave stands at {own}, not at {theirs}")]
     Position { own: Position, theirs: Position },
     #[error(
-        "this slave stands at {} with the GTID {}, the master has {} there: their histories differ, take a new snapshot",
+        "this slave stands at {} ({}), where the master has another transaction ({}): their histories differ. If the master's \
+         is the right one, empty this server and start it again",
         own.position, own.gtid, theirs.gtid
     )]
     Forked { own: Mark, theirs: Mark },
@@ -207,7 +208,7 @@ async fn judge(session: &mut ApplySession, batch: &Batch) -> Result<(), Failure>
     if batch.after.position != own.position {
         return refused(P::Position, Reason::Position { own: own.position, theirs: batch.after.position });
     }
-    if batch.after.gtid != own.gtid {
+    if !batch.after.is_same(own) {
         return refused(P::Forked, Reason::Forked { own: own.clone(), theirs: batch.after.clone() });
     }
     // Only now: one that comes late is not about where this slave stands, and a new snapshot replaces all of its data.
@@ -284,7 +285,7 @@ fn failed(session: &ApplySession, transaction: &Transaction, tables: &[TableName
         return Failure::Session(error);
     }
     Failure::Stopped(Stop {
-        mark: Mark { position: transaction.position, gtid: transaction.gtid.clone() },
+        mark: transaction.mark(),
         tables: tables.iter().map(ToString::to_string).collect(),
         code: error.code(),
         // 1064 quotes the statement, which may hold a password.

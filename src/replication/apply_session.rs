@@ -281,7 +281,7 @@ impl ApplySession {
         if let Some(format) = format.filter(|_| !matches!(rows, Rows::Built([]))) {
             self.tell_format(format).await?;
         }
-        let to = Mark { position: last.position, gtid: last.gtid.clone() };
+        let to = last.mark();
         self.broken = true;
         if let Err(error) = self.fill_transaction(rows, &to, last.committed_at, finishes).await {
             // Before anything else: after a 1205 the transaction is still open and holds a part of the rows.

@@ -395,7 +395,14 @@ mod tests {
     }
 
     fn transaction(changes: Vec<Change>) -> Transaction {
-        Transaction { position: Position::new(1, 1), gtid: "0-1-1".into(), committed_at: 0, format: 1, changes }
+        Transaction {
+            position: Position::new(1, 1),
+            gtid: "0-1-1".into(),
+            checksum: None,
+            committed_at: 0,
+            format: 1,
+            changes,
+        }
     }
 
     fn decoded(statement: &[u8]) -> Vec<u8> {

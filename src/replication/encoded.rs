@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use serde::Serialize;
 use towline_middleware::{Epoch, Position};
 
-use super::protocol::{Family, Format, Mark, Transaction};
+use super::protocol::{Family, Format, Mark};
 use crate::capture::{Captured, Streamed};
 
 /// One transaction of the master, ready to be sent.
@@ -26,8 +26,8 @@ impl Encoded {
     pub(crate) fn new(captured: Captured) -> Self {
         let Captured { transaction, format, streamed } = captured;
         let json = serde_json::to_vec(&transaction).expect("a transaction has no map with keys that are no text");
-        let Transaction { position, gtid, committed_at, .. } = transaction;
-        Self { mark: Mark { position, gtid }, committed_at, format, json: json.into(), streamed }
+        let committed_at = transaction.committed_at;
+        Self { mark: transaction.mark(), committed_at, format, json: json.into(), streamed }
     }
 
     /// About how many bytes it takes in memory.
@@ -90,7 +90,7 @@ const PIECE_BYTES: usize = 64 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replication::protocol::{Action, Batch, Binary, Change, RowsChange, RowsOf, VERSION};
+    use crate::replication::protocol::{Action, Batch, Binary, Change, RowsChange, RowsOf, Transaction, VERSION};
 
     #[test]
     fn a_body_reads_back_as_the_batch_that_it_is() {
@@ -101,6 +101,7 @@ mod tests {
             .map(|(len, seq)| Transaction {
                 position: Position::new(2, seq),
                 gtid: format!("0-1-{seq}"),
+                checksum: Some(9),
                 committed_at: 1_790_000_000,
                 format: 7,
                 changes: vec![Change::Rows(RowsChange {
@@ -112,7 +113,7 @@ mod tests {
                 })],
             })
             .collect();
-        let after = Mark { position: Position::new(2, 0), gtid: String::new() };
+        let after = Mark { position: Position::new(2, 0), ..Mark::default() };
         let entries: Vec<_> = transactions
             .iter()
             .map(|t| {

@@ -17,14 +17,13 @@ use reqwest::{Client, Url, header::HeaderValue};
 use serde::Serialize;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use towline_middleware::{
-    Acknowledgement, BoxFuture, ChangeFeed, Classifier, Epoch, Position, Replication, Sequence, Step,
-};
+use towline_middleware::{Acknowledgement, BoxFuture, ChangeFeed, Classifier, Epoch, Position, Replication, Step};
 
 use super::{
     acks::{Acks, Missing},
     back_off::BackOff,
     encoded::Encoded,
+    history::{History, newest},
     outlook,
     progress::now_seconds,
     protocol::{Family, Mark},
@@ -36,7 +35,7 @@ use super::{
         Plan, RowsLine, RowsQuestion,
         source::{SnapshotError, Snapshots},
     },
-    tables::master::{self, ClusterRecord, RegisteredSlave},
+    tables::master::{self, RegisteredSlave},
     verify::Summary,
 };
 use crate::{
@@ -152,7 +151,8 @@ pub enum HubState {
         /// What went wrong.
         error: String,
     },
-    /// The binlog holds what can't be captured, or the server is not set up for it. It is tried again slowly.
+    /// The binlog holds what can't be captured, or the server is not set up for it. It is tried again slowly; but not where
+    /// the server has lost the history that was captured.
     Stopped {
         /// What it is and how it is mended.
         error: String,
@@ -201,6 +201,8 @@ impl Hub {
             authorization,
             history: OnceLock::new(),
             is_ready: CancellationToken::new(),
+            lost: watch::Sender::default(),
+            doubted: Notify::new(),
             state: Mutex::new(HubState::Starting),
             slaves: Mutex::default(),
             registration: tokio::sync::Mutex::default(),
@@ -416,7 +418,7 @@ impl Hub {
         self.tasks.wait().await;
     }
 
-    /// Captures, and starts again when the master's MySQL was away.
+    /// Captures, and starts again when the master's MySQL was away; but not when it has lost its history.
     async fn capture_forever(&self) {
         let mut back_off = BackOff::new();
         loop {
@@ -424,6 +426,9 @@ impl Hub {
                 Err(error) => error,
                 Ok(never) => match never {},
             };
+            if error.is_lost_history() {
+                return self.shared.lose(&error);
+            }
             let (state, wait) = if error.is_transient() {
                 (HubState::Away { error: error.to_string() }, back_off.wait())
             } else {
@@ -436,10 +441,12 @@ impl Hub {
 
     async fn capture_until_error(&self, back_off: &mut BackOff) -> Result<std::convert::Infallible, CaptureError> {
         let shared = &self.shared;
-        if shared.history.get().is_none() {
-            self.find_history().await?;
+        match shared.history.get() {
+            None => self.find_history().await?,
+            Some(history) => shared.check(history).await?,
         }
         let mut capture = Capture::open(&shared.capture_options()).await?;
+        shared.learn(capture.start());
         shared.enter(HubState::Running);
         loop {
             let captured = match capture.next().now_or_never() {
@@ -448,7 +455,7 @@ impl Hub {
                     if shared.is_unattended() {
                         tokio::time::sleep(UNATTENDED_PAUSE).await;
                     }
-                    capture.next().await?
+                    shared.next_of(&mut capture).await?
                 }
             };
             back_off.reset();
@@ -507,37 +514,52 @@ impl Hub {
 
 impl Replication for Hub {
     fn position_of(&self, gtid: &str) -> Option<Position> {
-        let History { record, source } = self.shared.history.get()?;
-        Some(Position { epoch: record.epoch, seq: Sequence(source.seq_of(gtid)?) })
+        self.shared.history.get()?.position_of(gtid)
+    }
+
+    fn known(&self) -> Position {
+        self.shared.captured.borrow().position
     }
 
     fn waits(&self) -> bool {
         self.shared.acks.wanted()
     }
 
-    fn acknowledged(&self, position: Position) -> BoxFuture<'_, Acknowledgement> {
+    fn acknowledged(&self, position: Position, known: Position) -> BoxFuture<'_, Acknowledgement> {
         let HubOptions { ack_timeout, ack_on_timeout, .. } = self.shared.options;
         Box::pin(async move {
-            match self.shared.acks.wait(position, ack_timeout).await {
-                Ok(()) => Acknowledgement::Given,
-                Err(Missing { have, wanted, registered }) => Acknowledgement::Missing {
-                    reason: format!(
-                        "Committed on the master at {position}, but within {ack_timeout:?} only {have} of {wanted} wanted \
-                         slaves have applied it ({registered} registered)"
-                    ),
-                    is_error: ack_on_timeout == AckOnTimeout::Error,
-                },
+            let why = if position <= known {
+                self.shared.doubted.notify_one();
+                format!("{known} was captured before it began: the server has lost its history")
+            } else {
+                let mut lost = self.shared.lost.subscribe();
+                let lost = lost.wait_for(Option::is_some);
+                tokio::select! {
+                    // The sender lives in `self`.
+                    lost = lost => lost.ok().and_then(|lost| lost.clone()).unwrap_or_default(),
+                    waited = self.shared.acks.wait(position, ack_timeout) => match waited {
+                        Ok(()) => return Acknowledgement::Given,
+                        Err(Missing { have, wanted, registered }) => format!(
+                            "within {ack_timeout:?} only {have} of {wanted} wanted slaves have applied it ({registered} \
+                             registered)"
+                        ),
+                    },
+                }
+            };
+            Acknowledgement::Missing {
+                reason: format!("Committed on the master at {position}, but {why}"),
+                is_error: ack_on_timeout == AckOnTimeout::Error,
             }
         })
     }
 
-    fn acknowledged_gtid<'a>(&'a self, gtid: &'a str) -> BoxFuture<'a, Acknowledgement> {
+    fn acknowledged_gtid<'a>(&'a self, gtid: &'a str, known: Position) -> BoxFuture<'a, Acknowledgement> {
         let HubOptions { ack_timeout, ack_on_timeout, .. } = self.shared.options;
         Box::pin(async move {
             // Clients may commit before a new process has asked the master who it is.
             let told = tokio::time::timeout(ack_timeout, self.shared.ready()).await;
             match told.ok().and_then(|()| self.position_of(gtid)) {
-                Some(position) => self.acknowledged(position).await,
+                Some(position) => self.acknowledged(position, known).await,
                 None => Acknowledgement::Missing {
                     reason: format!(
                         "Committed on the master as {gtid}, but within {ack_timeout:?} replication knew no position of it"
@@ -570,6 +592,10 @@ pub(crate) struct Shared {
     /// Set once the master's MySQL was reached.
     history: OnceLock<History>,
     is_ready: CancellationToken,
+    /// Why nothing can be captured any more, once the server has lost its history.
+    lost: watch::Sender<Option<String>>,
+    /// Told when that may be so.
+    doubted: Notify,
     state: Mutex<HubState>,
     slaves: Mutex<BTreeMap<String, Arc<Slave>>>,
     /// Held while the table of slaves and `slaves` are changed together.
@@ -586,23 +612,91 @@ pub(crate) struct Shared {
     options: HubOptions,
 }
 
-#[derive(Debug)]
-struct History {
-    record: ClusterRecord,
-    source: Source,
-}
-
 impl Shared {
     /// Whether nobody waits for changes: there is no slave, and no layer that listens.
     fn is_unattended(&self) -> bool {
         self.slaves.lock().is_empty() && !self.options.changes.has_listeners()
     }
 
+    /// The next transaction. While there is none it is looked whether the server still has the last one.
+    async fn next_of(&self, capture: &mut Capture) -> Result<Captured, CaptureError> {
+        loop {
+            tokio::select! {
+                captured = capture.next() => return captured,
+                () = self.doubted.notified() => {}
+                () = tokio::time::sleep(HISTORY_CHECK) => {}
+            }
+            if let Some(history) = self.history.get() {
+                self.check(history).await?;
+            }
+        }
+    }
+
+    async fn check(&self, history: &History) -> Result<(), CaptureError> {
+        let mut conn = Conn::new(self.mysql()).await.map_err(CaptureError::Connect)?;
+        let captured = self.captured.borrow().clone();
+        history.check(&mut conn, &captured).await?;
+        // It ends either way.
+        let _ = conn.disconnect().await;
+        Ok(())
+    }
+
+    /// The last transaction in the binlog, for a snapshot: of a server that has lost its history there must be none.
+    pub(super) async fn mark_of_snapshot(&self, conn: &mut Conn) -> Result<Mark, SnapshotError> {
+        let history = self.history.get().ok_or(SnapshotError::NotReady)?;
+        if let Some(error) = self.lost() {
+            return Err(SnapshotError::Unfit(error));
+        }
+        let captured = self.captured.borrow().clone();
+        if let Err(error) = history.check(conn, &captured).await {
+            self.doubted.notify_one();
+            return Err(SnapshotError::Unfit(error.to_string()));
+        }
+        Ok(history.newest(conn).await?)
+    }
+
+    /// The same mark with its checksum, if it is captured in a moment.
+    pub(super) async fn with_checksum(&self, mark: Mark) -> Mark {
+        let mut captured = self.captured.subscribe();
+        let reached = captured.wait_for(|captured| captured.position >= mark.position);
+        // Without it the slave has only the GTID until its first transaction.
+        let _ = tokio::time::timeout(CHECKSUM_WAIT, reached).await.map(drop);
+        self.ring.lock().known(&mark).cloned().unwrap_or(mark)
+    }
+
+    /// Takes over what capture has found out of the newest transaction.
+    fn learn(&self, start: &Mark) {
+        let mut ring = self.ring.lock();
+        if *ring.newest() != *start && ring.newest().is_same(start) {
+            ring.learn(start);
+            self.captured.send_replace(start.clone());
+        }
+    }
+
+    /// Ends all pushing and acknowledging until the node is started again: what the server has now is not what the slaves
+    /// have.
+    fn lose(&self, error: &CaptureError) {
+        let error = format!("{error}. {LOST_MEND}");
+        self.acks.void();
+        self.lost.send_replace(Some(error.clone()));
+        self.enter(HubState::Stopped { error });
+    }
+
+    /// Whether what is committed now is captured.
+    pub(super) fn is_capturing(&self) -> bool {
+        *self.state.lock() == HubState::Running
+    }
+
+    /// Why nothing is pushed any more, if so.
+    pub(super) fn lost(&self) -> Option<String> {
+        self.lost.borrow().clone()
+    }
+
     /// Tells and keeps the next transaction. Without a slave it is not kept: one that comes reads the binlog.
     fn note(&self, captured: Captured) {
         let position = captured.transaction.position;
         let mark = if self.is_unattended() {
-            let mark = Mark { position, gtid: captured.transaction.gtid };
+            let mark = captured.transaction.mark();
             *self.ring.lock() = Ring::new(mark.clone(), self.options.ring_bytes_max);
             mark
         } else {
@@ -627,7 +721,7 @@ impl Shared {
 
     /// Which servers the changes are for; none before [`ready`](Self::ready).
     pub(crate) fn family(&self) -> Option<Family> {
-        self.history.get().map(|history| history.source.family())
+        self.history.get().map(History::family)
     }
 
     /// How long a slave may take for one change of a streamed transaction, and to commit it.
@@ -647,15 +741,14 @@ impl Shared {
     /// The last transaction in the master's binlog, asked over this connection.
     pub(super) async fn newest(&self, conn: &mut Conn) -> mysql_async::Result<Mark> {
         match self.history.get() {
-            Some(history) => newest(conn, history.source, history.record.epoch).await,
+            Some(history) => history.newest(conn).await,
             None => Ok(Mark::default()),
         }
     }
 
     /// The last transaction of this master in a list of GTIDs.
     pub(super) fn mark_in(&self, gtids: &str) -> Option<Mark> {
-        let History { record, source } = self.history.get()?;
-        mark_in(gtids, *source, record.epoch)
+        self.history.get()?.mark_in(gtids)
     }
 
     pub(super) fn all_slaves(&self) -> Vec<Arc<Slave>> {
@@ -715,6 +808,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where nobody waits for changes, what comes within this time is read at once: each time that the server wakes the node
 /// takes CPU time from clients.
 const UNATTENDED_PAUSE: Duration = Duration::from_millis(20);
+/// How long a snapshot waits until its last transaction is captured.
+const CHECKSUM_WAIT: Duration = Duration::from_secs(2);
+/// After how long without a transaction it is looked whether the server still has the last one.
+const HISTORY_CHECK: Duration = Duration::from_secs(5);
+const LOST_MEND: &str = "Nothing is captured, pushed or acknowledged until this node is started again: put back the data \
+                         that the server had; or, to go on with what it has now, start the node again and empty each slave \
+                         that has another history, so that it is filled anew";
 /// How often capture that stopped is tried again: someone may have mended the server.
 const STOPPED_RETRY: Duration = Duration::from_secs(10);
 
@@ -722,30 +822,4 @@ const STOPPED_RETRY: Duration = Duration::from_secs(10);
 fn checked_url(url: &str) -> Result<String, HubError> {
     let ok = Url::parse(url).is_ok_and(|url| url.scheme() == "http" && url.has_host()) && url.len() <= 512;
     if ok { Ok(url.trim_end_matches('/').to_owned()) } else { Err(HubError::Url(url.to_owned())) }
-}
-
-/// The last transaction in the server's binlog; the default mark if there is none yet.
-async fn newest(conn: &mut Conn, source: Source, epoch: Epoch) -> mysql_async::Result<Mark> {
-    let logged: Option<String> = match source {
-        Source::Domain(_) => conn.query_first("SELECT @@global.gtid_binlog_pos").await?,
-        Source::Uuid(_) => conn.query_first("SELECT @@global.gtid_executed").await?,
-    };
-    Ok(mark_in(&logged.unwrap_or_default(), source, epoch).unwrap_or_default())
-}
-
-/// The last transaction of a source in a list of GTIDs.
-fn mark_in(gtids: &str, source: Source, epoch: Epoch) -> Option<Mark> {
-    let mut last = gtids.split(',').filter_map(|member| {
-        // On MySQL a member is `uuid:1-5:7-9`; its last number is the newest.
-        let gtid = match (source, member.trim().split_once(':')) {
-            (Source::Uuid(_), Some((uuid, intervals))) => {
-                let last = intervals.rsplit([':', '-']).next()?;
-                format!("{uuid}:{last}")
-            }
-            _ => member.trim().to_owned(),
-        };
-        let seq = source.seq_of(&gtid)?;
-        Some(Mark { position: Position { epoch, seq: Sequence(seq) }, gtid })
-    });
-    last.next_back()
 }

@@ -18,6 +18,7 @@ mod blockers;
 mod catch_up;
 pub mod digest;
 mod encoded;
+mod history;
 pub mod hub;
 pub(crate) mod json_lines;
 mod outlook;

@@ -3,11 +3,11 @@
 //! Version 1 of the format; any program that accepts the POST can be a slave:
 //!
 //! ```json
-//! {"version": 1, "cluster": "f3a9…", "epoch": 3, "family": "mariadb", "after": {"position": "3:1041", "gtid": "0-1-1041"},
+//! {"version": 1, "cluster": "f3a9…", "epoch": 3, "family": "mariadb", "after": {"position": "3:1041", "gtid": "0-1-1041", "checksum": 912559},
 //!  "head": "3:1042",
 //!  "formats": [{"id": 2774851920, "event": "<base64>"}],
 //!  "transactions": [
-//!   {"position": "3:1042", "gtid": "0-1-1042", "committed_at": 1790000000, "format": 2774851920, "changes": [
+//!   {"position": "3:1042", "gtid": "0-1-1042", "checksum": 3410065, "committed_at": 1790000000, "format": 2774851920, "changes": [
 //!    {"kind": "rows", "tables": [{"action": "insert", "database": "shop", "table": "item"}],
 //!     "maps": "<base64>", "events": "<base64>", "starts": true, "ends": true}]}]}
 //! ```
@@ -17,6 +17,8 @@
 //!   and the master goes on from there.
 //! - A master also asks `GET /slave/server` for [`ServerFacts`](super::server_facts::ServerFacts), and warns by them of what
 //!   is about to go wrong; a slave may answer with 404.
+//! - A `checksum` that both sides know must agree too: a master whose data was put back to an older copy gives the same
+//!   GTIDs to other transactions.
 //! - A transaction that the master does not hold in memory is *streamed*: a POST of `application/x-ndjson`, one JSON
 //!   value a line ([`StreamLine`]). The first line is a batch as above whose one transaction has no changes; its changes
 //!   follow, one a line, and then a line that says how many they were. The slave applies them as they come, in one
@@ -37,13 +39,28 @@ use towline_middleware::{Changed, Epoch, Position};
 /// The version of the format that this node speaks.
 pub const VERSION: u32 = 1;
 
-/// A position with the GTID that proves it is of the same history: two histories may number alike.
+/// A position with what proves that it is of the same history: two histories may number alike, and even give the same
+/// GTIDs, as a server does whose data was put back to an older copy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
     /// Where.
     pub position: Position,
     /// The transaction's GTID in the master's own words (`0-1-1042`, `uuid:1042`). Empty before the first transaction.
     pub gtid: String,
+    /// [`Transaction::checksum`]; none where only the GTID is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<u32>,
+}
+
+impl Mark {
+    /// Whether both are the same transaction, as far as either knows.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let alike = match (self.checksum, other.checksum) {
+            (Some(own), Some(theirs)) => own == theirs,
+            _ => true,
+        };
+        alike && self.position == other.position && self.gtid == other.gtid
+    }
 }
 
 /// A family of servers. Row events and schema changes of one mean something else, or nothing, to the other.
@@ -115,6 +132,10 @@ pub struct Transaction {
     pub position: Position,
     /// Its GTID in the master's own words.
     pub gtid: String,
+    /// A CRC32 of the CRC32s of all its events, by which it is told from one of the same GTID in another history. Absent
+    /// if the master does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<u32>,
     /// When it was committed there, in seconds since 1970 (UTC).
     pub committed_at: u64,
     /// The [`Format::id`] under which its events were written; 0 if it has no row events.
@@ -122,6 +143,13 @@ pub struct Transaction {
     /// In the order of the binlog. Empty when nothing of it is to be applied (a change to the schema `towline`, say):
     /// the slave only moves its position.
     pub changes: Vec<Change>,
+}
+
+impl Transaction {
+    /// Where a slave stands that has applied it.
+    pub fn mark(&self) -> Mark {
+        Mark { position: self.position, gtid: self.gtid.clone(), checksum: self.checksum }
+    }
 }
 
 /// One change of a transaction.

@@ -51,6 +51,24 @@ impl Ring {
         self.entries.back().map_or(&self.before, |entry| &entry.mark)
     }
 
+    /// Takes over what was found out of where an empty one begins.
+    pub(crate) fn learn(&mut self, before: &Mark) {
+        if self.entries.is_empty() {
+            self.before.clone_from(before);
+        }
+    }
+
+    /// What it knows of a mark in its history.
+    pub(crate) fn known(&self, mark: &Mark) -> Option<&Mark> {
+        let next = self.place(mark).ok()?;
+        Some(next.checked_sub(1).map_or(&self.before, |at| &self.entries[at].mark))
+    }
+
+    /// Whether `mark` is surely in its history, and not only by its GTID.
+    pub(crate) fn vouches_for(&self, mark: &Mark) -> bool {
+        self.known(mark).is_some_and(|own| own == mark && (own.checksum.is_some() || own.gtid.is_empty()))
+    }
+
     /// Where it begins.
     pub(crate) fn before(&self) -> &Mark {
         &self.before
@@ -83,7 +101,7 @@ impl Ring {
 
     /// The index of the entry after `mark`.
     fn place(&self, mark: &Mark) -> Result<usize, Following> {
-        if *mark == self.before {
+        if mark.is_same(&self.before) {
             return Ok(0);
         }
         if mark.position < self.before.position {
@@ -93,7 +111,7 @@ impl Ring {
             return Err(Following::Newer);
         }
         match self.entries.binary_search_by_key(&mark.position, |entry| entry.mark.position) {
-            Ok(at) if self.entries[at].mark.gtid == mark.gtid => Ok(at + 1),
+            Ok(at) if self.entries[at].mark.is_same(mark) => Ok(at + 1),
             _ => Err(Following::Forked),
         }
     }
@@ -150,12 +168,13 @@ mod tests {
     use crate::{capture::Captured, replication::protocol::Transaction};
 
     fn mark(seq: u64) -> Mark {
-        Mark { position: Position::new(1, seq), gtid: if seq == 0 { String::new() } else { format!("0-1-{seq}") } }
+        let gtid = if seq == 0 { String::new() } else { format!("0-1-{seq}") };
+        Mark { position: Position::new(1, seq), gtid, checksum: (seq > 0).then_some(9) }
     }
 
     fn entry(seq: u64) -> Arc<Encoded> {
-        let Mark { position, gtid } = mark(seq);
-        let transaction = Transaction { position, gtid, committed_at: seq, format: 0, changes: Vec::new() };
+        let Mark { position, gtid, checksum } = mark(seq);
+        let transaction = Transaction { position, gtid, checksum, committed_at: seq, format: 0, changes: Vec::new() };
         Arc::new(Encoded::new(Captured { transaction, format: None, streamed: None }))
     }
 
@@ -182,6 +201,12 @@ mod tests {
         assert!(matches!(ring.following(&mark(5), LIMITS), Following::Forked), "no transaction has this number");
         let other = Mark { gtid: "0-9-3".into(), ..mark(3) };
         assert!(matches!(ring.following(&other, LIMITS), Following::Forked));
+        let unknown = Mark { checksum: None, ..mark(3) };
+        assert_eq!(seqs(ring.following(&unknown, LIMITS)), [7]);
+        for seq in [3, 7] {
+            let renewed = Mark { checksum: Some(8), ..mark(seq) };
+            assert!(matches!(ring.following(&renewed, LIMITS), Following::Forked), "{seq}: another history");
+        }
         assert_eq!(ring.next_after(&mark(2)).unwrap().committed_at, 3);
     }
 

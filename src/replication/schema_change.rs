@@ -75,10 +75,10 @@ pub(crate) async fn announce(
     session: &mut ApplySession,
     transaction: &Transaction,
 ) -> Result<Announcement, ApplyError> {
-    let mark = Mark { position: transaction.position, gtid: transaction.gtid.clone() };
+    let mark = transaction.mark();
     let log = log_of_schema_changes(session, &mark).await?;
     match slave::announced(&mut session.conn).await? {
-        Some(found) if found.mark != mark => {
+        Some(found) if !found.mark.is_same(&mark) => {
             let [announced, next] = [&found.mark, &mark].map(|mark| format!("{} ({})", mark.position, mark.gtid));
             Err(Unapplicable::OtherAnnounced { announced, next }.into())
         }
@@ -509,6 +509,7 @@ mod tests {
             Transaction {
                 position: Position::new(1, self.seq),
                 gtid: format!("0-1-{}", self.seq),
+                checksum: None,
                 committed_at: 1_790_000_000,
                 format: 0,
                 changes: vec![Change::Schema(SchemaChange {

@@ -130,11 +130,19 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 /// How often a slave that refuses is asked again.
 const ASK_REFUSING: Duration = Duration::from_secs(2);
 
-/// What an error in reading the binlog makes of a slave.
-fn binlog_state(error: &CaptureError) -> SlaveState {
+/// Which of the two histories is the right one a person must say: nothing of a slave is replaced for it.
+fn forked(error: String) -> SlaveState {
+    SlaveState::Refusing { refusal: PushRefusal::Forked.word(), error }
+}
+
+/// What an error in reading the binlog makes of a slave. What can't be captured the hub has passed by if `is_capturing`, so
+/// that a snapshot begins behind it.
+fn binlog_state(error: &CaptureError, is_capturing: bool) -> SlaveState {
     let text = error.to_string();
     match error {
-        CaptureError::BinlogGone { .. } | CaptureError::Forked { .. } => SlaveState::NeedsSnapshot { error: text },
+        CaptureError::BinlogGone { .. } => SlaveState::NeedsSnapshot { error: text },
+        CaptureError::Forked { .. } => forked(text),
+        error if error.is_uncapturable() && is_capturing => SlaveState::NeedsSnapshot { error: text },
         _ => SlaveState::MasterAway { error: text },
     }
 }
@@ -156,6 +164,10 @@ impl Sender {
         self.shared.ready().await;
         let mut gate = self.slave.gate.subscribe();
         loop {
+            if let Some(error) = self.shared.lost() {
+                self.enter(SlaveState::MasterAway { error });
+                return;
+            }
             let paused = gate.borrow_and_update().paused.clone();
             if let Some(reason) = paused {
                 self.forget_place();
@@ -177,7 +189,9 @@ impl Sender {
             let after = self.cursor.clone().unwrap_or_default();
             match self.push(&after, &batch).await {
                 Ok(answer) => self.answered(&after, &batch, answer).await,
-                Err(StreamError::Capture(error)) => self.cut_off(&after, binlog_state(&error)).await,
+                Err(StreamError::Capture(error)) => {
+                    self.cut_off(&after, binlog_state(&error, self.shared.is_capturing())).await
+                }
                 Err(error) => self.wait_in(SlaveState::Away { error: error.to_string() }).await,
             }
         }
@@ -185,6 +199,10 @@ impl Sender {
 
     /// Waits where the binlog gives nothing to push, and tells a slave that it no longer reaches.
     async fn cut_off(&mut self, cursor: &Mark, state: SlaveState) {
+        if matches!(state, SlaveState::Refusing { .. } | SlaveState::Ahead { .. }) {
+            // What it has confirmed is none of this history.
+            self.shared.acks.confirm(self.slave.ack_id, Position::default());
+        }
         if let SlaveState::NeedsSnapshot { error } = &state {
             // It may fetch a new one by itself; if it does not hear this it does so the next time.
             let told = self.pieces(cursor, Some(error), &[]);
@@ -252,23 +270,22 @@ impl Sender {
                 Following::Newer => return Err(SlaveState::Ahead { slave: cursor.position }),
                 Following::Forked => {
                     let error =
-                        format!("{} with the GTID {:?} is not in the master's history", cursor.position, cursor.gtid);
-                    return Err(SlaveState::NeedsSnapshot { error });
+                        format!("its transaction {} ({}) is not in the master's history", cursor.position, cursor.gtid);
+                    return Err(forked(error));
                 }
             }
         }
     }
 
     async fn next_from_binlog(&mut self, cursor: &Mark) -> Result<Vec<Arc<Encoded>>, SlaveState> {
-        if self.catch_up.is_none() {
-            self.enter(SlaveState::CatchingUp);
-        }
         let shared = &self.shared;
         let catch_up = self.catch_up.get_or_insert_with(|| {
             let options = CaptureOptions { from: cursor.clone(), ..shared.capture_options() };
             CatchUp::start(options, shared.limits)
         });
-        catch_up.next().await.map_err(|error| binlog_state(&error))
+        let batch = catch_up.next().await.map_err(|error| binlog_state(&error, shared.is_capturing()))?;
+        self.enter(SlaveState::CatchingUp);
+        Ok(batch)
     }
 
     async fn push(&self, after: &Mark, batch: &[Arc<Encoded>]) -> Result<Result<Mark, NotApplied>, StreamError> {
@@ -299,11 +316,14 @@ impl Sender {
     async fn answered(&mut self, after: &Mark, batch: &[Arc<Encoded>], answer: Result<Mark, NotApplied>) {
         let expected = batch.last().map_or(after, |entry| &entry.mark);
         match answer {
-            Ok(applied) if applied == *expected => {
-                self.back_off.reset();
+            Ok(applied) if applied.is_same(expected) => {
+                // A question alone brings nobody further, and one that stands in another history may say yes to it.
+                if !batch.is_empty() || self.shared.ring.lock().vouches_for(&applied) {
+                    self.back_off.reset();
+                    self.shared.acks.confirm(self.slave.ack_id, applied.position);
+                }
                 self.confirmed = true;
                 self.cursor = Some(applied.clone());
-                self.shared.acks.confirm(self.slave.ack_id, applied.position);
                 FailPoint::Confirmed.pass();
                 let mut seen = self.slave.seen.lock();
                 seen.mark = Some(applied);

@@ -68,7 +68,7 @@ pub enum SlaveState {
         /// Where it stands.
         slave: Position,
     },
-    /// The binlog no longer reaches back to where it stands, or its history is another.
+    /// The binlog no longer reaches back to where it stands, or holds what can't be captured behind that.
     NeedsSnapshot {
         /// What the master's server said.
         error: String,

@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use towline::replication::{
     apply::{Applier, ApplyOptions},
     progress::ApplyState,
-    protocol::{Batch, Change, Mark, NotApplied, PushRefusal, Transaction},
+    protocol::{Batch, Change, Mark, NotApplied, PushRefusal},
 };
 use towline_middleware::{Epoch, Position, Role};
 
@@ -37,7 +37,7 @@ impl Slave {
 
     async fn apply(&self, batch: &Batch) {
         let applied = self.applier.push(batch.clone()).await.unwrap_or_else(|refusal| panic!("{refusal:?}"));
-        assert_eq!(applied.applied, mark(batch.transactions.last().unwrap()));
+        assert_eq!(applied.applied, batch.transactions.last().unwrap().mark());
     }
 
     async fn refusal(&self, batch: &Batch) -> NotApplied {
@@ -60,21 +60,17 @@ impl Slave {
 
     /// The position as the server holds it.
     async fn position(&mut self) -> Mark {
-        let row: Option<(u64, u64, String)> =
-            self.session.query_first("SELECT epoch, seq, gtid FROM towline.position").await.unwrap();
-        let (epoch, seq, gtid) = row.unwrap();
-        Mark { position: Position::new(epoch, seq), gtid }
+        let row: Option<(u64, u64, String, Option<u32>)> =
+            self.session.query_first("SELECT epoch, seq, gtid, checksum FROM towline.position").await.unwrap();
+        let (epoch, seq, gtid, checksum) = row.unwrap();
+        Mark { position: Position::new(epoch, seq), gtid, checksum }
     }
-}
-
-fn mark(transaction: &Transaction) -> Mark {
-    Mark { position: transaction.position, gtid: transaction.gtid.clone() }
 }
 
 /// What comes after a part of a batch was applied.
 fn rest_of(batch: &Batch, applied: usize) -> Batch {
     let mut rest = batch.clone();
-    rest.after = mark(&rest.transactions[applied - 1]);
+    rest.after = rest.transactions[applied - 1].mark();
     rest.transactions.drain(..applied);
     rest
 }
@@ -110,10 +106,10 @@ async fn a_batch_that_fails_in_the_middle_moves_the_position_to_just_before_it()
 
         let refusal = slave.refusal(&batch).await;
         assert_eq!(refusal.refusal, PushRefusal::Stopped, "{refusal:?}");
-        let good = mark(&batch.transactions[1]);
+        let good = batch.transactions[1].mark();
         assert_eq!((refusal.at.as_ref(), slave.position().await), (Some(&good), good.clone()));
         let ApplyState::Stopped(stop) = slave.applier.progress().state else { panic!("it must have stopped") };
-        assert_eq!((stop.mark, stop.code), (mark(&batch.transactions[2]), Some(code)));
+        assert_eq!((stop.mark, stop.code), (batch.transactions[2].mark(), Some(code)));
         assert!(stop.tables.contains(&"shop.t".to_owned()));
         assert_eq!(slave.rows("SELECT 0, i FROM shop.fine").await, [(0, 1)], "the third must wait for the second");
 
@@ -133,9 +129,14 @@ async fn a_transaction_that_someone_else_has_applied_is_not_a_fault_of_the_data(
     let (mut changes, mut slave) = tokio::join!(Changes::start(), Slave::start());
     slave.apply(&changes.make(&TABLE).await).await;
     let batch = changes.make(&["INSERT INTO shop.t VALUES (1, 1)"]).await;
-    let last = mark(&batch.transactions[0]);
+    let last = batch.transactions[0].mark();
     slave.run("INSERT INTO shop.t VALUES (1, 1)").await;
-    let moved = format!("UPDATE towline.position SET seq = {}, gtid = '{}'", last.position.seq, last.gtid);
+    let moved = format!(
+        "UPDATE towline.position SET seq = {}, gtid = '{}', checksum = {}",
+        last.position.seq,
+        last.gtid,
+        last.checksum.unwrap()
+    );
     slave.run(&moved).await;
     let refusal = slave.refusal(&batch).await;
     assert_eq!(refusal.refusal, PushRefusal::Unavailable, "{refusal:?}");
@@ -144,6 +145,22 @@ async fn a_transaction_that_someone_else_has_applied_is_not_a_fault_of_the_data(
         refusal => Err(refusal),
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_position_that_an_older_node_has_written_is_gone_on_from() {
+    let (mut changes, mut slave) = tokio::join!(Changes::start(), Slave::start());
+    slave.apply(&changes.make(&TABLE).await).await;
+    slave.applier.stop().await;
+    slave.run("ALTER TABLE towline.position DROP COLUMN checksum").await;
+    slave.applier = Applier::start(ApplyOptions::new(slave.server.opts()));
+    let mut batch = changes.make(&["INSERT INTO shop.t VALUES (1, 1)"]).await;
+    slave.apply(&batch).await;
+
+    // From here on another transaction of the same GTID is known for what it is.
+    batch = changes.make(&["INSERT INTO shop.t VALUES (2, 2)"]).await;
+    batch.after.checksum = batch.after.checksum.map(|checksum| !checksum);
+    assert_eq!(slave.refusal(&batch).await.refusal, PushRefusal::Forked);
 }
 
 #[tokio::test]
@@ -257,7 +274,7 @@ async fn only_the_next_batch_of_this_history_is_applied() {
     assert_eq!(slave.refusal(&second).await.refusal, PushRefusal::Position, "ahead of an empty slave");
     slave.apply(&first).await;
     slave.apply(&second).await;
-    let here = mark(&second.transactions[0]);
+    let here = second.transactions[0].mark();
 
     let mut cases = vec![
         ("sent twice", second.clone(), PushRefusal::Position),

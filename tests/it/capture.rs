@@ -77,9 +77,9 @@ impl Tail {
         let mut all = Vec::new();
         while self.at.gtid != last {
             let captured = timeout(DEADLINE, self.capture.next()).await.expect("a transaction within the deadline")?;
-            let Transaction { position, gtid, .. } = &captured.transaction;
+            let position = &captured.transaction.position;
             assert!(*position > self.at.position, "{position} after {}", self.at.position);
-            self.at = Mark { position: *position, gtid: gtid.clone() };
+            self.at = captured.transaction.mark();
             all.push(captured);
         }
         Ok(all)
@@ -394,7 +394,7 @@ async fn capture_goes_on_after_any_transaction() {
     let all: Vec<Transaction> = tail.run(&statements).await.into_iter().map(|captured| captured.transaction).collect();
     tail.execute(&["FLUSH BINARY LOGS"]).await;
     for (n, from) in all.iter().enumerate() {
-        let from = Mark { position: from.position, gtid: from.gtid.clone() };
+        let from = from.mark();
         let mut again = Capture::open(&options(tail.server.opts(), from)).await.unwrap();
         for expected in &all[n + 1..] {
             let captured = timeout(DEADLINE, again.next()).await.unwrap().unwrap();
@@ -472,7 +472,7 @@ async fn all_of(server: &ManagedServer, transaction_bytes_max: usize) -> Result<
                 transaction.changes.push(change);
             }
         }
-        options.from = Mark { position: transaction.position, gtid: transaction.gtid.clone() };
+        options.from = transaction.mark();
         all.push(transaction);
     }
     Ok(all)
@@ -677,7 +677,7 @@ async fn a_transaction_above_the_limit_is_not_held_and_reads_the_same_a_second_t
             }
             assert_eq!(captured.format, expected.format);
             assert!(transaction == expected.transaction, "{statements:?}");
-            from = Mark { position: transaction.position, gtid: transaction.gtid };
+            from = transaction.mark();
         }
         assert_eq!(streamed, 1, "{statements:?}");
     }

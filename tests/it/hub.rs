@@ -29,7 +29,7 @@ use towline::{
         slave_status::{SlaveState, SlaveStatus},
     },
 };
-use towline_middleware::{Acknowledgement, Replication, Role, testing::ByFirstWord};
+use towline_middleware::{Acknowledgement, Position, Replication, Role, testing::ByFirstWord};
 
 use crate::support::{TestServer, eventually};
 
@@ -48,7 +48,7 @@ enum Fault {
 /// A slave: its MySQL, its applier and the HTTP in front of it.
 pub(crate) struct Slave {
     pub(crate) server: TestServer,
-    applier: Applier,
+    pub(crate) applier: Applier,
     pub(crate) url: String,
     fault: Arc<AtomicU8>,
     http: JoinHandle<()>,
@@ -150,7 +150,7 @@ pub(crate) const SHOP: [&str; 3] = [
 ];
 
 /// Waits until every one of these slaves holds what the master holds.
-async fn assert_equal(master: &TestServer, hub: &Hub, slaves: &[&Slave]) {
+pub(crate) async fn assert_equal(master: &TestServer, hub: &Hub, slaves: &[&Slave]) {
     let mut session = master.connect().await;
     for slave in slaves {
         eventually("the slave has everything", async || {
@@ -175,7 +175,7 @@ async fn contents(server: &TestServer) -> Vec<(String, Option<u64>)> {
     conn.query(format!("CHECKSUM TABLE {}", tables.join(", "))).await.unwrap()
 }
 
-async fn slave_in(hub: &Hub, url: &str, what: &str, is: impl Fn(&SlaveState) -> bool) -> SlaveStatus {
+pub(crate) async fn slave_in(hub: &Hub, url: &str, what: &str, is: impl Fn(&SlaveState) -> bool) -> SlaveStatus {
     eventually(what, async || {
         let slaves = hub.slaves();
         match slaves.iter().find(|slave| slave.url == url) {
@@ -294,7 +294,7 @@ async fn an_ok_waits_for_as_many_slaves_as_wanted() {
         run(&mut session, &["INSERT INTO shop.t (n) VALUES (1)"]).await;
         let gtid: Option<String> = session.query_first("SELECT @@last_gtid").await.unwrap();
         let position = hub.position_of(&gtid.unwrap()).unwrap();
-        assert_eq!(hub.acknowledged(position).await, Acknowledgement::Given, "{ack:?}");
+        assert_eq!(hub.acknowledged(position, Position::default()).await, Acknowledgement::Given, "{ack:?}");
         let applied = [&a, &b].iter().filter(|slave| slave.applier.progress().mark.position >= position).count();
         assert!(applied >= if ack == Ack::All { 2 } else { 1 });
 
@@ -307,14 +307,17 @@ async fn an_ok_waits_for_as_many_slaves_as_wanted() {
             run(&mut session, &["INSERT INTO shop.t (n) VALUES (2)"]).await;
             let gtid: Option<String> = session.query_first("SELECT @@last_gtid").await.unwrap();
             let position = hub.position_of(&gtid.unwrap()).unwrap();
-            let Acknowledgement::Missing { reason, is_error } = hub.acknowledged(position).await else {
+            let Acknowledgement::Missing { reason, is_error } = hub.acknowledged(position, Position::default()).await
+            else {
                 panic!("a slave that is silent has applied nothing")
             };
             assert!(is_error && reason.contains("of 2 wanted"), "{reason}");
             hub.remove(&b.url).await.unwrap();
-            eventually("the other slave alone is enough", async || match hub.acknowledged(position).await {
-                Acknowledgement::Given => Ok(()),
-                missing => Err(missing),
+            eventually("the other slave alone is enough", async || {
+                match hub.acknowledged(position, Position::default()).await {
+                    Acknowledgement::Given => Ok(()),
+                    missing => Err(missing),
+                }
             })
             .await;
         }
@@ -345,14 +348,14 @@ async fn a_commit_waits_for_its_slaves_although_the_master_is_not_known_yet() {
     let gtid = gtid.unwrap();
     let hub = Hub::start(HubOptions { ack_timeout: Duration::from_millis(100), ..options.clone() }).unwrap();
     assert_eq!(hub.position_of(&gtid), None);
-    let Acknowledgement::Missing { reason, is_error } = hub.acknowledged_gtid(&gtid).await else {
+    let Acknowledgement::Missing { reason, is_error } = hub.acknowledged_gtid(&gtid, Position::default()).await else {
         panic!("nothing is known of the slave")
     };
     assert!(is_error && reason.contains("knew no position"), "{reason}");
     hub.stop().await;
 
     let hub = Hub::start(options).unwrap();
-    let mut waiting = hub.acknowledged_gtid(&gtid);
+    let mut waiting = hub.acknowledged_gtid(&gtid, Position::default());
     assert_eq!((&mut waiting).now_or_never(), None);
     run(&mut locker, &["UNLOCK TABLES"]).await;
     assert_eq!(waiting.await, Acknowledgement::Given);

@@ -11,6 +11,7 @@ mod cluster;
 mod corpus;
 mod default_schema;
 mod guard;
+mod history;
 mod http;
 mod hub;
 mod layers;

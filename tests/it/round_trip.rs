@@ -55,7 +55,7 @@ impl Pair {
         let last = last.unwrap();
         while self.at.gtid != last {
             let captured = timeout(Duration::from_secs(30), self.capture.next()).await.unwrap().unwrap();
-            let next = Mark { position: captured.transaction.position, gtid: captured.transaction.gtid.clone() };
+            let next = captured.transaction.mark();
             let shown = format!("{:?}", captured.transaction);
             let batch = Batch {
                 version: VERSION,

@@ -12,7 +12,8 @@ use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use crate::{
-    Acknowledgement, BoxFuture, Command, Completion, Error, Final, Part, Parts, Plan, Replication, Reply, ServerError,
+    Acknowledgement, BoxFuture, Command, Completion, Error, Final, Part, Parts, Plan, Position, Replication, Reply,
+    ServerError,
 };
 
 /// Applies [`FanOut`]; on a node without slaves of its own it passes everything through.
@@ -65,7 +66,10 @@ where
         if self.replication.as_ref().is_some_and(|replication| replication.waits()) {
             command.await_commit();
         }
-        let watch = self.replication.clone().map(|replication| Watch { replication, plan: command.plan().cloned() });
+        let watch = self.replication.clone().map(|replication| {
+            let known = replication.known();
+            Watch { replication, plan: command.plan().cloned(), known }
+        });
         FanOutFuture::Running { watch, inner: self.inner.call(command) }
     }
 }
@@ -75,6 +79,8 @@ where
 struct Watch {
     replication: Arc<dyn Replication>,
     plan: Option<Arc<Plan>>,
+    /// What was known of the master's history when the command began.
+    known: Position,
 }
 
 impl Watch {
@@ -106,8 +112,8 @@ impl Watch {
             return;
         };
         let acknowledgement = match completion.position {
-            Some(position) => self.replication.acknowledged(position).await,
-            None => self.replication.acknowledged_gtid(gtid).await,
+            Some(position) => self.replication.acknowledged(position, self.known).await,
+            None => self.replication.acknowledged_gtid(gtid, self.known).await,
         };
         match acknowledgement {
             Acknowledgement::Given => {}
@@ -217,7 +223,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::{Intent, Position, Role, testing};
+    use crate::{Intent, Role, testing};
 
     /// Knows every GTID that ends in a number, and gives what the test wants for an acknowledgement.
     #[derive(Debug)]
@@ -232,11 +238,15 @@ mod tests {
             Some(Position::new(1, gtid.rsplit('-').next()?.parse().ok()?))
         }
 
+        fn known(&self) -> Position {
+            Position::default()
+        }
+
         fn waits(&self) -> bool {
             self.answer.is_some()
         }
 
-        fn acknowledged(&self, _: Position) -> BoxFuture<'_, Acknowledgement> {
+        fn acknowledged(&self, _: Position, _: Position) -> BoxFuture<'_, Acknowledgement> {
             Box::pin(async { self.answer.clone().expect("only asked when it waits") })
         }
 

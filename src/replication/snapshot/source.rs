@@ -218,12 +218,13 @@ impl Snapshots {
         for session in &mut sessions {
             session.query_drop("START TRANSACTION WITH CONSISTENT SNAPSHOT").await?;
         }
-        plan.mark = hub.newest(&mut guard).await?;
+        plan.mark = hub.mark_of_snapshot(&mut guard).await?;
         definitions::read_sequences(&mut reader, sequences, &mut plan).await?;
         plan.after.extend(rights);
         for lock in locks(is_mariadb).end {
             guard.query_drop(*lock).await?;
         }
+        plan.mark = hub.with_checksum(plan.mark).await;
         tracing::info!(snapshot = plan.id, position = %plan.mark.position, tables = plan.tables.len(), "a slave fetches a snapshot");
         let live = Live {
             plan: plan.clone(),

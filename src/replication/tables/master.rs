@@ -3,7 +3,7 @@
 use mysql_async::{Conn, prelude::Queryable};
 use towline_middleware::Epoch;
 
-use super::{MissingRow, create, found, other};
+use super::{MissingRow, add_column, create, found, other};
 
 /// The master's own record: `towline.cluster`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,8 +23,8 @@ pub(crate) struct RegisteredSlave {
 
 /// Reads a master's record. A server without the tables gets them, and its cluster an id at random.
 pub(crate) async fn open(conn: &mut Conn) -> mysql_async::Result<ClusterRecord> {
-    if let Some(record) = found(cluster_record(conn).await)? {
-        add_pause(conn).await?;
+    if let Some(record) = record(conn).await? {
+        add_column(conn, "slaves", "paused", "VARCHAR(512) NULL").await?;
         return Ok(record);
     }
     create(conn, MASTER_TABLES).await?;
@@ -33,21 +33,15 @@ pub(crate) async fn open(conn: &mut Conn) -> mysql_async::Result<ClusterRecord> 
     cluster_record(conn).await?.ok_or_else(|| other(MissingRow("towline.cluster")))
 }
 
+/// Reads a master's record; none if the server has none.
+pub(crate) async fn record(conn: &mut Conn) -> mysql_async::Result<Option<ClusterRecord>> {
+    found(cluster_record(conn).await)
+}
+
 async fn cluster_record(conn: &mut Conn) -> mysql_async::Result<Option<ClusterRecord>> {
     let row: Option<(String, u64)> =
         conn.query_first("SELECT cluster, epoch FROM towline.cluster WHERE id = 1").await?;
     Ok(row.map(|(id, epoch)| ClusterRecord { id, epoch: Epoch(epoch) }))
-}
-
-/// Tables that an older node has made have no column for it.
-async fn add_pause(conn: &mut Conn) -> mysql_async::Result<()> {
-    const UNKNOWN_COLUMN: u16 = 1054;
-    match conn.query_drop("SELECT paused FROM towline.slaves LIMIT 0").await {
-        Err(mysql_async::Error::Server(error)) if error.code == UNKNOWN_COLUMN => {
-            conn.query_drop("ALTER TABLE towline.slaves ADD COLUMN paused VARCHAR(512) NULL").await
-        }
-        other => other,
-    }
 }
 
 /// Every registered slave.

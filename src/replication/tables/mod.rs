@@ -22,6 +22,17 @@ async fn create(conn: &mut Conn, tables: &[&str]) -> mysql_async::Result<()> {
     Ok(())
 }
 
+/// Adds a column to a table that an older node has made without it.
+async fn add_column(conn: &mut Conn, table: &str, column: &str, kind: &str) -> mysql_async::Result<()> {
+    const UNKNOWN_COLUMN: u16 = 1054;
+    match conn.query_drop(format!("SELECT {column} FROM towline.{table} LIMIT 0")).await {
+        Err(mysql_async::Error::Server(error)) if error.code == UNKNOWN_COLUMN => {
+            conn.query_drop(format!("ALTER TABLE towline.{table} ADD COLUMN {column} {kind}")).await
+        }
+        other => other,
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` has lost its row: restore it or register this server anew")]
 struct MissingRow(&'static str);

@@ -3,7 +3,7 @@
 use mysql_async::{Conn, prelude::Queryable};
 use towline_middleware::{Epoch, Position};
 
-use super::{MissingRow, create, found, other};
+use super::{MissingRow, add_column, create, found, other};
 use crate::replication::protocol::Mark;
 
 /// A slave's own record: `towline.position`.
@@ -30,6 +30,7 @@ pub(crate) struct Announced {
 
 /// Reads a slave's record. A server without the tables gets them, and an empty record.
 pub(crate) async fn open(conn: &mut Conn) -> mysql_async::Result<SlaveRecord> {
+    found(add_column(conn, "position", "checksum", "INT UNSIGNED NULL").await.map(Some))?;
     if let Some(record) = found(record(conn).await)? {
         return Ok(record);
     }
@@ -40,13 +41,16 @@ pub(crate) async fn open(conn: &mut Conn) -> mysql_async::Result<SlaveRecord> {
 
 /// Where this slave stands; none if the row is not there.
 pub(crate) async fn record(conn: &mut Conn) -> mysql_async::Result<Option<SlaveRecord>> {
-    let row: Option<(String, u64, u64, u64, String, u64)> = conn
-        .query_first("SELECT cluster, fence, epoch, seq, gtid, committed_at FROM towline.position WHERE id = 1")
+    type Columns = (String, u64, u64, u64, String, Option<u32>, u64);
+    let row: Option<Columns> = conn
+        .query_first(
+            "SELECT cluster, fence, epoch, seq, gtid, checksum, committed_at FROM towline.position WHERE id = 1",
+        )
         .await?;
-    Ok(row.map(|(cluster, fence, epoch, seq, gtid, committed_at)| SlaveRecord {
+    Ok(row.map(|(cluster, fence, epoch, seq, gtid, checksum, committed_at)| SlaveRecord {
         cluster,
         fence: Epoch(fence),
-        mark: Mark { position: Position::new(epoch, seq), gtid },
+        mark: Mark { position: Position::new(epoch, seq), checksum: checksum.filter(|_| !gtid.is_empty()), gtid },
         committed_at,
     }))
 }
@@ -56,9 +60,10 @@ pub(crate) async fn record(conn: &mut Conn) -> mysql_async::Result<Option<SlaveR
 pub(crate) fn position_update(from: &Mark, to: &Mark, committed_at: u64) -> String {
     // A GTID is whatever was pushed: in digits it can't end its literal.
     let hex = |gtid: &str| gtid.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let checksum = to.checksum.map_or("NULL".to_owned(), |checksum| checksum.to_string());
     format!(
-        "UPDATE towline.position SET epoch = {}, seq = {}, gtid = X'{}', committed_at = {committed_at} \
-         WHERE id = 1 AND epoch = {} AND seq = {} AND gtid = X'{}'",
+        "UPDATE towline.position SET epoch = {}, seq = {}, gtid = X'{}', checksum = {checksum}, \
+         committed_at = {committed_at} WHERE id = 1 AND epoch = {} AND seq = {} AND gtid = X'{}'",
         to.position.epoch.0,
         to.position.seq.0,
         hex(&to.gtid),
@@ -128,7 +133,8 @@ pub(crate) async fn begin_snapshot(conn: &mut Conn, id: &str, over: Option<&str>
     conn.exec_drop("REPLACE INTO towline.snapshot (id, snapshot, made) VALUES (1, ?, 0)", (id,)).await?;
     conn.query_drop("DELETE FROM towline.snapshot_table").await?;
     conn.exec_drop(
-        "UPDATE towline.position SET cluster = IFNULL(?, cluster), epoch = 0, seq = 0, gtid = '' WHERE id = 1",
+        "UPDATE towline.position SET cluster = IFNULL(?, cluster), epoch = 0, seq = 0, gtid = '', checksum = NULL \
+         WHERE id = 1",
         (over,),
     )
     .await?;
@@ -182,8 +188,8 @@ pub(crate) async fn finish_snapshot(
     conn.query_drop("BEGIN").await?;
     conn.exec_drop(
         "UPDATE towline.position SET cluster = ?, fence = GREATEST(fence, ?), epoch = ?, seq = ?, gtid = ?, \
-         committed_at = ? WHERE id = 1",
-        (cluster, epoch.0, mark.position.epoch.0, mark.position.seq.0, &mark.gtid, committed_at),
+         checksum = ?, committed_at = ? WHERE id = 1",
+        (cluster, epoch.0, mark.position.epoch.0, mark.position.seq.0, &mark.gtid, mark.checksum, committed_at),
     )
     .await?;
     conn.query_drop("DELETE FROM towline.snapshot").await?;
@@ -197,7 +203,7 @@ pub(crate) async fn announced(conn: &mut Conn) -> mysql_async::Result<Option<Ann
     let row: Option<(u64, u64, String, String)> =
         conn.query_first("SELECT epoch, seq, gtid, log_before FROM towline.schema_change WHERE id = 1").await?;
     Ok(row.map(|(epoch, seq, gtid, log_before)| Announced {
-        mark: Mark { position: Position::new(epoch, seq), gtid },
+        mark: Mark { position: Position::new(epoch, seq), gtid, checksum: None },
         log_before,
     }))
 }
@@ -238,6 +244,7 @@ const SLAVE_TABLES: &[&str] = &[
         epoch BIGINT UNSIGNED NOT NULL DEFAULT 0,
         seq BIGINT UNSIGNED NOT NULL DEFAULT 0,
         gtid VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT '',
+        checksum INT UNSIGNED NULL,
         committed_at BIGINT UNSIGNED NOT NULL DEFAULT 0
     ) ENGINE=InnoDB",
     "CREATE TABLE IF NOT EXISTS towline.schema_change (

@@ -46,7 +46,7 @@ impl Changes {
         while self.at.gtid != last {
             let captured = timeout(Duration::from_secs(30), self.capture.next()).await.unwrap().unwrap();
             let Captured { transaction, format, .. } = captured;
-            self.at = Mark { position: transaction.position, gtid: transaction.gtid.clone() };
+            self.at = transaction.mark();
             let format = format.map(|format| format.as_ref().clone());
             batch.formats.extend(format.filter(|format| !batch.formats.contains(format)));
             batch.transactions.push(transaction);

@@ -47,7 +47,11 @@ impl Replication for SeenCommits {
         false
     }
 
-    fn acknowledged(&self, _: Position) -> BoxFuture<'_, Acknowledgement> {
+    fn known(&self) -> Position {
+        Position::default()
+    }
+
+    fn acknowledged(&self, _: Position, _: Position) -> BoxFuture<'_, Acknowledgement> {
         Box::pin(async { Acknowledgement::Given })
     }
 

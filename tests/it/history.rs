@@ -1,0 +1,140 @@
+//! A master whose server has lost or renewed its history: nothing is acknowledged, and no slave is led into another one.
+
+use std::time::Duration;
+
+use mysql_async::{Conn, prelude::Queryable};
+use towline::{
+    config::{Ack, AckOnTimeout},
+    replication::{
+        hub::{Hub, HubOptions, HubState},
+        progress::ApplyState,
+        slave_status::SlaveState,
+    },
+};
+use towline_middleware::{Acknowledgement, Replication, Role};
+
+use crate::{
+    hub::{SHOP, Slave, assert_equal, options_of, slave_in},
+    support::{TestServer, eventually},
+};
+
+/// A master with some history that its slave has, and clients whose OKs wait for it.
+async fn pair() -> (TestServer, Slave, HubOptions, Hub) {
+    let (master, slave) = tokio::join!(TestServer::start(Role::Master), Slave::start());
+    master.run(&SHOP).await;
+    let options = HubOptions {
+        ack: Ack::All,
+        ack_timeout: Duration::from_millis(300),
+        ack_on_timeout: AckOnTimeout::Error,
+        ..options_of(master.opts(), &[&slave])
+    };
+    let hub = Hub::start(options.clone()).unwrap();
+    let mut client = master.connect().await;
+    for _ in 0..5 {
+        client.query_drop("INSERT INTO shop.t (n) VALUES (1)").await.unwrap();
+    }
+    assert_equal(&master, &hub, &[&slave]).await;
+    slave_in(&hub, &slave.url, "the slave follows", |state| *state == SlaveState::Streaming).await;
+    (master, slave, options, hub)
+}
+
+/// Writes as a client of the node does, and tells what that is told.
+async fn write(client: &mut Conn, hub: &Hub) -> Acknowledgement {
+    let known = hub.known();
+    client.query_drop("INSERT INTO shop.t (n) VALUES (2)").await.unwrap();
+    let gtid: Option<String> = client.query_first("SELECT @@last_gtid").await.unwrap();
+    hub.acknowledged(hub.position_of(&gtid.unwrap()).unwrap(), known).await
+}
+
+fn is_refused(acknowledgement: &Acknowledgement) -> bool {
+    matches!(acknowledgement, Acknowledgement::Missing { is_error: true, .. })
+}
+
+async fn lost(hub: &Hub, says: &str) {
+    eventually("the loss is seen", async || match hub.status().state {
+        HubState::Stopped { error } if error.contains(says) => Ok(()),
+        state => Err(state),
+    })
+    .await;
+}
+
+async fn forked(hub: &Hub, slave: &Slave) {
+    let is_forked = |state: &SlaveState| matches!(state, SlaveState::Refusing { refusal, .. } if refusal == "forked");
+    slave_in(hub, &slave.url, "the slave's history is another", is_forked).await;
+}
+
+#[tokio::test]
+async fn what_a_renewed_history_numbers_anew_is_never_acknowledged() {
+    let (master, slave, options, hub) = pair().await;
+    let mut client = master.connect().await;
+    assert_eq!(write(&mut client, &hub).await, Acknowledgement::Given);
+    assert_equal(&master, &hub, &[&slave]).await;
+    let before = slave.applier.progress().mark;
+
+    client.query_drop("RESET MASTER").await.unwrap();
+    // Each number that the slave has had, and some behind them.
+    for _ in 0..before.position.seq.0 + 5 {
+        let acknowledgement = write(&mut client, &hub).await;
+        assert!(is_refused(&acknowledgement), "{acknowledgement:?} {:?}", hub.status());
+    }
+    lost(&hub, "start the node again").await;
+    assert!(is_refused(&write(&mut client, &hub).await));
+    assert!(hub.snapshot(None).await.is_err(), "of a history that nobody vouches for");
+    assert_eq!(slave.applier.progress().mark, before);
+    hub.stop().await;
+
+    // A new process knows only what the slave says.
+    let hub = Hub::start(options).unwrap();
+    forked(&hub, &slave).await;
+    assert!(is_refused(&write(&mut client, &hub).await));
+    forked(&hub, &slave).await;
+    let progress = slave.applier.progress();
+    assert_eq!((progress.mark, progress.state), (before, ApplyState::Running));
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_history_that_ends_at_the_slaves_own_gtid_is_told_from_its_own() {
+    let (master, slave, options, hub) = pair().await;
+    let before = slave.applier.progress().mark;
+    hub.stop().await;
+    let mut client = master.connect().await;
+    client.query_drop("RESET MASTER").await.unwrap();
+    for _ in 0..before.position.seq.0 {
+        client.query_drop("INSERT INTO shop.t (n) VALUES (3)").await.unwrap();
+    }
+    let newest: Option<String> = client.query_first("SELECT @@gtid_binlog_pos").await.unwrap();
+    assert_eq!(newest.as_ref(), Some(&before.gtid));
+
+    let hub = Hub::start(options.clone()).unwrap();
+    forked(&hub, &slave).await;
+    assert!(is_refused(&write(&mut client, &hub).await));
+    forked(&hub, &slave).await;
+    hub.stop().await;
+
+    // A slave that is ahead is not taken back when its number is reached.
+    client.query_drop("RESET MASTER").await.unwrap();
+    let hub = Hub::start(options).unwrap();
+    slave_in(&hub, &slave.url, "the slave is ahead", |state| matches!(state, SlaveState::Ahead { .. })).await;
+    for _ in 0..before.position.seq.0 + 2 {
+        assert!(is_refused(&write(&mut client, &hub).await));
+    }
+    forked(&hub, &slave).await;
+    assert_eq!(slave.applier.progress().mark, before);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn an_empty_server_in_the_masters_place_gives_no_slave_its_emptiness() {
+    let (master, slave, _, hub) = pair().await;
+    let before = slave.applier.progress().mark;
+    let mut client = master.connect().await;
+    for sql in ["DROP DATABASE towline", "RESET MASTER"] {
+        client.query_drop(sql).await.unwrap();
+    }
+    assert!(hub.snapshot(None).await.is_err());
+    lost(&hub, "towline.cluster").await;
+    let progress = slave.applier.progress();
+    assert_eq!((progress.mark.position.seq >= before.position.seq, progress.state), (true, ApplyState::Running));
+    hub.stop().await;
+}
