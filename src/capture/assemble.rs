@@ -412,10 +412,7 @@ impl Assembler {
         }
         let sql_mode = context.sql_mode.unwrap_or(0);
         let sql = match statement {
-            Statement::Account => statement::with_invoker(query.sql, sql_mode, invoker).map(|sql| match is_mariadb {
-                true => statement::with_admin(sql, sql_mode, invoker),
-                false => sql,
-            }),
+            Statement::Account => statement::with_invoker(query.sql, sql_mode, invoker),
             _ => Some(statement::with_definer(query.sql, sql_mode, invoker)),
         };
         let Some(sql) = sql else {

@@ -101,36 +101,6 @@ pub(super) fn excerpt(sql: &[u8], sql_mode: u64) -> String {
     text
 }
 
-/// A statement that makes roles and names nobody who may grant them, with the account that ran it as the one: on MariaDB
-/// that is whoever runs it, so it would be the account that applies it.
-pub(super) fn with_admin<'a>(sql: Cow<'a, [u8]>, sql_mode: u64, invoker: Option<&Invoker<'_>>) -> Cow<'a, [u8]> {
-    let Some(invoker) = invoker.filter(|invoker| !invoker.host.is_empty()) else { return sql };
-    let mut tokens = Tokens::new(&sql, sql_mode);
-    if !tokens.accept("CREATE") {
-        return sql;
-    }
-    if tokens.accept("OR") {
-        tokens.accept("REPLACE");
-    }
-    if !tokens.accept("ROLE") {
-        return sql;
-    }
-    let mut end = None;
-    while let Some((place, token)) = tokens.next_at() {
-        // WITH is reserved, so no role has it for an unquoted name.
-        if token.is("WITH") {
-            return sql;
-        }
-        if token != Token::Symbol(b';') {
-            end = Some(place.end);
-        }
-    }
-    let Some(end) = end else { return sql };
-    let (before, after) = sql.split_at(end);
-    let admin = format!(" WITH ADMIN {}@{}", quote(invoker.user), quote(invoker.host));
-    Cow::Owned([before, admin.as_bytes(), after].concat())
-}
-
 /// A statement on accounts with `CURRENT_USER` replaced by the account that ran it, and `CURRENT_ROLE` by its role: the
 /// account that applies it is another. None if it names whoever runs it and the binlog does not say who that was.
 pub(super) fn with_invoker<'a>(sql: &'a [u8], sql_mode: u64, invoker: Option<&Invoker<'_>>) -> Option<Cow<'a, [u8]>> {
@@ -552,17 +522,9 @@ mod tests {
     }
 
     #[test]
-    fn who_runs_a_statement_on_roles_or_events_is_named() {
+    fn who_runs_a_statement_on_events_is_named() {
         let invoker = Invoker { user: "app", host: "%" };
         let text = |sql: Cow<'_, [u8]>| String::from_utf8(sql.into_owned()).unwrap();
-        for (sql, expected) in [
-            ("CREATE ROLE r -- why", "CREATE ROLE r WITH ADMIN `app`@`%` -- why"),
-            ("create or replace role `with`;", "create or replace role `with` WITH ADMIN `app`@`%`;"),
-            ("CREATE ROLE r WITH ADMIN root@localhost", "CREATE ROLE r WITH ADMIN root@localhost"),
-            ("CREATE USER u", "CREATE USER u"),
-        ] {
-            assert_eq!(text(with_admin(Cow::Borrowed(sql.as_bytes()), 0, Some(&invoker))), expected);
-        }
         for (sql, expected) in [
             ("CREATE EVENT e DO DO 1", "CREATE DEFINER=`app`@`%` EVENT e DO DO 1"),
             ("ALTER DEFINER = current_user ( ) EVENT e ENABLE", "ALTER DEFINER = `app`@`%` EVENT e ENABLE"),
