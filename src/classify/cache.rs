@@ -5,7 +5,7 @@ use std::{collections::HashMap, hash::BuildHasherDefault, sync::Arc};
 use parking_lot::Mutex;
 use towline_middleware::Plan;
 
-use super::scan::{Leading, Scan};
+use super::{keyword::Leading, scan::Scan};
 use crate::classify::flags::Flags;
 
 /// Few sessions meet in one shard.

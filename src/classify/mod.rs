@@ -16,7 +16,9 @@ mod cache;
 mod cursor;
 mod flags;
 mod functions;
+mod keyword;
 mod lexer;
+mod noticed;
 mod parse;
 mod protected;
 mod rules;
@@ -26,6 +28,7 @@ mod shape;
 #[cfg(test)]
 mod tests;
 mod verdict;
+mod with_list;
 
 pub(crate) use protected::{TRACKING, contains_ignoring_case, contains_name, is_name};
 

@@ -4,74 +4,20 @@
 //! Source: MySQL manual, "Comments", "String Literals", "Schema Object Names"; MariaDB Knowledge Base, "Comment Syntax";
 //! the finer rules (`1e5FOR`, `1.FOR`, `0x1FOR`, `t.for`, `--` and its space) were tried on both servers.
 
-use memchr::{memchr, memchr2, memchr3, memmem};
+mod class;
+mod eight;
+mod gap;
+mod run;
+
+use memchr::{memchr, memchr2};
 use towline_middleware::SqlMode;
 pub(super) use towline_middleware::{Token, TokenKind as Kind};
 
+use self::{
+    class::{CLASSES, Class, is_word_byte},
+    eight::{plain_name_length, plain_word_length},
+};
 use super::flags::Flags;
-
-/// What a byte may begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Class {
-    /// Space, or a sign that may begin a comment.
-    Gap,
-    /// A word.
-    Letter,
-    /// A word or a string: `x'00'`.
-    Prefix,
-    Digit,
-    Single,
-    Double,
-    Backtick,
-    Dot,
-    Open,
-    Close,
-    Comma,
-    Semicolon,
-    At,
-    Question,
-    Backslash,
-    Operator,
-}
-
-/// The class of each byte.
-static CLASSES: [Class; 256] = {
-    let mut classes = [Class::Operator; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        classes[byte] = match byte as u8 {
-            b' ' | 0x09..=0x0d | b'#' | b'-' | b'/' | b'*' => Class::Gap,
-            b'x' | b'X' | b'b' | b'B' | b'n' | b'N' => Class::Prefix,
-            b'a'..=b'z' | b'A'..=b'Z' | b'_' | b'$' | 0x80.. => Class::Letter,
-            b'0'..=b'9' => Class::Digit,
-            b'\'' => Class::Single,
-            b'"' => Class::Double,
-            b'`' => Class::Backtick,
-            b'.' => Class::Dot,
-            b'(' => Class::Open,
-            b')' => Class::Close,
-            b',' => Class::Comma,
-            b';' => Class::Semicolon,
-            b'@' => Class::At,
-            b'?' => Class::Question,
-            b'\\' => Class::Backslash,
-            _ => Class::Operator,
-        };
-        byte += 1;
-    }
-    classes
-};
-
-/// Which bytes a word may have behind its first.
-static WORD_BYTES: [bool; 256] = {
-    let mut word_bytes = [false; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        word_bytes[byte] = matches!(CLASSES[byte], Class::Letter | Class::Prefix | Class::Digit);
-        byte += 1;
-    }
-    word_bytes
-};
 
 /// Cuts one text.
 #[derive(Debug)]
@@ -213,103 +159,6 @@ impl<'a> Lexer<'a> {
     fn sign(&mut self, kind: Kind) -> Kind {
         self.at += 1;
         kind
-    }
-
-    /// Behind a comma between literals: steps over each literal that another comma follows. Tells whether there was one.
-    #[inline]
-    pub(super) fn skip_literals(&mut self) -> bool {
-        self.skip_run(|lexer| lexer.skip_literal() == Some(b','))
-    }
-
-    /// Behind a comma between rows of literals: steps over each row that another comma follows. Tells whether there was
-    /// one.
-    #[inline]
-    pub(super) fn skip_rows(&mut self) -> bool {
-        self.skip_run(|lexer| {
-            lexer.skip_space();
-            if lexer.peek(0) != Some(b'(') {
-                return false;
-            }
-            lexer.at += 1;
-            loop {
-                match lexer.skip_literal() {
-                    Some(b',') => {}
-                    Some(_) => break,
-                    None => return false,
-                }
-            }
-            lexer.skip_space();
-            let goes_on = lexer.peek(0) == Some(b',');
-            lexer.at += usize::from(goes_on);
-            goes_on
-        })
-    }
-
-    #[inline]
-    fn skip_run(&mut self, mut unit: impl FnMut(&mut Self) -> bool) -> bool {
-        let start = self.at;
-        if start == self.known_run.start && start < self.known_run.end {
-            self.at = self.known_run.end;
-            return true;
-        }
-        let mut end = start;
-        while unit(self) {
-            end = self.at;
-        }
-        self.at = end;
-        if end - start > self.longest_run.end - self.longest_run.start {
-            self.longest_run = Run { start, end };
-        }
-        end > start
-    }
-
-    /// Steps over a literal of a plain form and the `,` or `)` behind it, which it returns; none if something else is
-    /// there, which is then for [`next`](Self::next).
-    #[inline]
-    fn skip_literal(&mut self) -> Option<u8> {
-        self.skip_space();
-        let mut byte = self.peek(0)?;
-        if matches!(byte, b'-' | b'+') {
-            self.at += 1;
-            byte = self.peek(0).filter(u8::is_ascii_digit)?;
-        }
-        match byte {
-            b'0'..=b'9' => self.skip_number(),
-            b'\'' => {
-                self.text(byte);
-            }
-            b'?' => self.at += 1,
-            b'N' | b'n' if self.sql[self.at..].get(..4).is_some_and(|word| word.eq_ignore_ascii_case(b"NULL")) => {
-                self.at += 4;
-            }
-            _ => return None,
-        }
-        self.skip_space();
-        let sign = self.peek(0).filter(|byte| matches!(byte, b',' | b')'))?;
-        self.at += 1;
-        Some(sign)
-    }
-
-    /// Steps over `12`, `12.5` or `0x1f`.
-    #[inline]
-    fn skip_number(&mut self) {
-        if self.peek(0) == Some(b'0') && self.peek(1) == Some(b'x') {
-            let digits = self.sql[self.at + 2..].iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-            // `0x` alone is a name.
-            self.at += if digits == 0 { 0 } else { 2 + digits };
-            return;
-        }
-        self.at += self.digits(0);
-        if self.peek(0) == Some(b'.') {
-            self.at += 1 + self.digits(1);
-        }
-    }
-
-    #[inline(always)]
-    fn skip_space(&mut self) {
-        while matches!(self.peek(0), Some(b' ' | 0x09..=0x0d)) {
-            self.at += 1;
-        }
     }
 
     fn operator(&mut self, byte: u8) -> Kind {
@@ -480,172 +329,8 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// Steps over space and comments.
-    #[inline]
-    fn skip_gap(&mut self) {
-        while let Some(byte) = self.peek(0) {
-            match byte {
-                b' ' | 0x09..=0x0d => self.at += 1,
-                b'#' => self.skip_line(),
-                b'-' if self.peek(1) == Some(b'-') && self.dashes_comment() => self.skip_line(),
-                b'/' if self.peek(1) == Some(b'*') => self.skip_block(),
-                b'*' if self.executable_depth > 0 && self.peek(1) == Some(b'/') => {
-                    self.executable_depth -= 1;
-                    self.at += 2;
-                }
-                _ => break,
-            }
-        }
-    }
-
-    /// Two dashes begin a comment only before space, a control character or the end.
-    fn dashes_comment(&mut self) -> bool {
-        match self.peek(2) {
-            None => true,
-            Some(byte) if byte >= 0x80 => {
-                self.flags |= Flags::AMBIGUOUS;
-                false
-            }
-            Some(byte) => byte == b' ' || byte.is_ascii_control(),
-        }
-    }
-
-    fn skip_line(&mut self) {
-        let rest = &self.sql[self.at..];
-        let length = memchr(b'\n', rest).map_or(rest.len(), |end| end + 1);
-        if memchr(0, &rest[..length]).is_some() {
-            self.flags |= Flags::AMBIGUOUS;
-        }
-        self.at += length;
-    }
-
-    fn skip_block(&mut self) {
-        let executable = match (self.peek(2), self.peek(3)) {
-            (Some(b'!'), _) => 3,
-            (Some(b'M' | b'm'), Some(b'!')) => 4,
-            _ => 0,
-        };
-        if executable > 0 {
-            // Its content is cut as code. Whoever sees the flag knows that the server may take it for a comment.
-            self.flags |= Flags::EXECUTABLE_COMMENT;
-            self.executable_depth += 1;
-            let start = self.at;
-            self.at += executable;
-            self.at += self.digits(0).min(6);
-            self.executable.get_or_insert(Executable { start, content: self.at });
-            return;
-        }
-        let body = &self.sql[self.at + 2..];
-        let Some(length) = memmem::find(body, b"*/") else {
-            self.at = self.sql.len();
-            self.flags |= Flags::UNTERMINATED;
-            return;
-        };
-        // An optimizer hint has strings and names of its own, in which MySQL does not look for the comment's end.
-        if body.first() == Some(&b'+') && memchr3(b'\'', b'"', b'`', &body[..length]).is_some() {
-            self.flags |= Flags::AMBIGUOUS;
-        }
-        self.at += 2 + length + 2;
-    }
-
     #[inline(always)]
     fn peek(&self, ahead: usize) -> Option<u8> {
         self.sql.get(self.at + ahead).copied()
-    }
-}
-
-#[inline(always)]
-fn is_word_byte(byte: u8) -> bool {
-    WORD_BYTES[byte as usize]
-}
-
-const ONES: u64 = u64::from_le_bytes([1; 8]);
-/// The highest bit of each of eight bytes.
-const HIGH: u64 = 0x80 * ONES;
-
-/// How many letters of ASCII, digits and `_` a text begins with, eight at a time: what is within eight bytes of its end
-/// is not counted.
-#[inline(always)]
-fn plain_word_length(text: &[u8]) -> usize {
-    let mut length = 0;
-    while let Some(eight) = eight_at(text, length) {
-        // The highest bit of each byte is free to take the carry of its other seven.
-        let low = eight & !HIGH;
-        let between = |bytes: u64, first: u8, last: u8| {
-            (bytes + (0x80 - u64::from(first)) * ONES) & !(bytes + (0x7f - u64::from(last)) * ONES)
-        };
-        let caseless = low | (0x20 * ONES);
-        let is_part = between(caseless, b'a', b'z') | between(low, b'0', b'9') | between(low, b'_', b'_');
-        let others = !(is_part & !eight) & HIGH;
-        if others != 0 {
-            return length + others.trailing_zeros() as usize / 8;
-        }
-        length += 8;
-    }
-    length
-}
-
-/// How many bytes stand before the quote that ends a name, eight at a time; none if one of them is no ASCII, zero or
-/// another quote, or within eight bytes of the text's end.
-#[inline(always)]
-fn plain_name_length(text: &[u8], quote: u8) -> Option<usize> {
-    let mut length = 0;
-    loop {
-        let eight = eight_at(text, length)?;
-        // Bit patterns that have the highest bit of the first zero byte, and of none before it.
-        let zeros = |bytes: u64| bytes.wrapping_sub(ONES) & !bytes & HIGH;
-        let quotes = zeros(eight ^ (u64::from(quote) * ONES));
-        let odd = zeros(eight) | (eight & HIGH);
-        if quotes == 0 {
-            length += 8;
-            if odd != 0 {
-                return None;
-            }
-            continue;
-        }
-        let before = quotes.trailing_zeros() as usize / 8;
-        let is_odd = odd.trailing_zeros() < quotes.trailing_zeros();
-        length += before;
-        return (!is_odd && text.get(length + 1) != Some(&quote)).then_some(length);
-    }
-}
-
-#[inline(always)]
-fn eight_at(text: &[u8], at: usize) -> Option<u64> {
-    let eight = text.get(at..at + 8)?;
-    Some(u64::from_le_bytes(eight.try_into().ok()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_byte_at_every_place_ends_a_word_or_a_name_or_does_not() {
-        const BEHIND: &[u8] = b"; and eight bytes more";
-        for place in 0..20 {
-            for byte in 0..=255_u8 {
-                let text = |end: &[u8]| [&vec![b'a'; place], &[byte][..], end, BEHIND].concat();
-                let is_plain = byte.is_ascii_alphanumeric() || byte == b'_';
-                assert_eq!(
-                    plain_word_length(&text(b"b")),
-                    if is_plain { place + 2 } else { place },
-                    "{byte} at {place}"
-                );
-                // A quote of the name's own would be doubled.
-                let is_odd = byte == 0 || byte >= 0x80 || byte == b'`';
-                let found = plain_name_length(&text(b"`"), b'`');
-                assert_eq!(found, (!is_odd).then_some(place + 1), "{byte} at {place}");
-            }
-        }
-    }
-
-    #[test]
-    fn words_and_names_end_with_the_text() {
-        for place in 0..20 {
-            let all = vec![b'a'; place];
-            assert_eq!(plain_word_length(&all), place / 8 * 8);
-            assert_eq!(plain_name_length(&all, b'`'), None);
-        }
     }
 }
