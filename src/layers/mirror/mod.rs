@@ -3,7 +3,7 @@
 //! - Off the path: a read is copied when its answer has gone to the client, through a queue that is bounded in length and
 //!   bytes. What does not fit in is dropped and counted; a second server that is slow or away delays nobody.
 //! - Only SELECTs outside a transaction whose answer hangs on tables and session variables alone (no `NOW()`, no user
-//!   variables): see [`is_steady`]. What the client has SET is set there, too; a session that has done more than that is not
+//!   variables): see `is_steady`. What the client has SET is set there, too; a session that has done more than that is not
 //!   copied until it is reset.
 //! - The order of rows is left out of account.
 //! - The second server ends what takes too long, and its session is read-only: a view may call a function that writes.
@@ -11,96 +11,33 @@
 //! A write between both reads, or a second server that lags, is seen as a difference: read the figures as rates. The copy
 //! is asked in utf8mb4 unless the client has SET another character set.
 
+mod asking;
 mod compare;
+mod options;
+mod read;
 mod second;
 mod sets;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
-use mysql_async::{Opts, OptsBuilder, Params, Row};
+use bytes::BytesMut;
+use mysql_async::{Opts, OptsBuilder};
 use parking_lot::Mutex;
-use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use towline_middleware::{
-    Command, CommandKind, Completion, Error, Figure, Final, Head, Intent, LayerProblem, LayerSetup, Next, Part, Reply,
-    SqlMode, UserLayer, from_fn, rows::Value,
+    Command, Completion, Error, Figure, Final, Head, Intent, LayerProblem, LayerSetup, Next, Part, Reply, UserLayer,
+    from_fn,
 };
 
 use self::{
-    compare::is_same,
-    second::{Bounds, Failure, Second},
+    asking::Asking,
+    options::{InvalidMirror, Options},
+    read::Read,
+    second::Bounds,
     sets::{Sets, Step},
 };
-use super::cache::{OWN_SCHEMAS, is_steady};
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Options {
-    /// The second server, with an account that may only read.
-    url: String,
-    /// How many of all reads are copied: 1 is all.
-    #[serde(default = "share")]
-    share: f64,
-    /// Reads that may wait for the second server.
-    #[serde(default = "queue_max")]
-    queue_max: usize,
-    /// How much they may have, with their answers.
-    #[serde(default = "queue_bytes_max")]
-    queue_bytes_max: u32,
-    /// Connections to the second server.
-    #[serde(default = "connections_max")]
-    connections_max: usize,
-    /// Neither a longer statement nor a longer result is compared.
-    #[serde(default = "result_bytes_max")]
-    result_bytes_max: usize,
-    /// How long the second server may take for one read.
-    #[serde(default = "timeout_ms")]
-    timeout_ms: u32,
-}
-
-fn share() -> f64 {
-    1.0
-}
-
-fn queue_max() -> usize {
-    1000
-}
-
-fn queue_bytes_max() -> u32 {
-    64 << 20
-}
-
-fn connections_max() -> usize {
-    2
-}
-
-fn result_bytes_max() -> usize {
-    256 << 10
-}
-
-fn timeout_ms() -> u32 {
-    5000
-}
-
-#[derive(Debug, thiserror::Error)]
-enum InvalidMirror {
-    #[error("`url` is no mysql://user:password@host:port")]
-    Url,
-    #[error("`share` is more than 0 and at most 1")]
-    Share,
-    #[error("`{key}` is at least 1")]
-    Zero { key: &'static str },
-}
-
-/// After trouble with the second server nothing is tried on that connection for so long.
-const BACK_OFF: Duration = Duration::from_secs(1);
-/// One difference is logged in so long; all are counted.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// What a read in the queue has besides its text and its answer.
 const READ_BYTES: usize = 1024;
 
@@ -122,34 +59,11 @@ struct Mirror {
     skipped: Figure,
 }
 
-/// What the tasks that ask the second server share.
-struct Asking {
-    opts: Opts,
-    bounds: Bounds,
-    compared: Figure,
-    different: Figure,
-    failed: Figure,
-    skipped: Figure,
-    logged: Mutex<Option<Instant>>,
-}
-
 /// The layer of these options.
 pub(super) fn layer(setup: &mut LayerSetup) -> Result<impl UserLayer + use<>, LayerProblem> {
     let options: Options = setup.options()?;
     let opts = Opts::from_url(&options.url).map_err(|_| InvalidMirror::Url)?;
-    if !(options.share > 0.0 && options.share <= 1.0) {
-        return Err(InvalidMirror::Share.into());
-    }
-    for (key, is_zero) in [
-        ("queue_max", options.queue_max == 0),
-        ("queue_bytes_max", options.queue_bytes_max == 0),
-        ("connections_max", options.connections_max == 0),
-        ("timeout_ms", options.timeout_ms == 0),
-    ] {
-        if is_zero {
-            return Err(InvalidMirror::Zero { key }.into());
-        }
-    }
+    options.validate()?;
     let (queue, jobs) = mpsc::channel(options.queue_max);
     let skipped = setup.counter("skipped", "Reads that can't be copied.", &[]);
     let asking = Arc::new(Asking {
@@ -231,66 +145,6 @@ impl Mirror {
     }
 }
 
-/// A read as it is repeated.
-#[derive(Debug)]
-struct Read {
-    command: Command,
-    mode: SqlMode,
-    schema: Arc<str>,
-    sets: Arc<Vec<Bytes>>,
-    params: Params,
-}
-
-impl Read {
-    /// None for a read that can't be repeated elsewhere. Its text is looked at later: see [`is_repeatable`](Self::is_repeatable).
-    fn new(command: &Command, bytes_max: usize) -> Option<Self> {
-        let session = command.session();
-        let plan = command.plan().filter(|plan| !plan.tables.is_empty() && plan.refusal.is_none())?;
-        if session.in_transaction() || command.payload().len() > bytes_max {
-            return None;
-        }
-        let schema = session.schema();
-        let is_own = |name: &str| OWN_SCHEMAS.iter().any(|own| own.eq_ignore_ascii_case(name));
-        if plan.tables.iter().any(|(of_table, _)| is_own(of_table.as_deref().unwrap_or(&schema))) {
-            return None;
-        }
-        let sets = session.state::<Sets>().known()?;
-        let params = match command.kind() {
-            CommandKind::Query => Params::Empty,
-            // The byte asks for a cursor.
-            CommandKind::Execute if command.payload().get(5) == Some(&0) => {
-                let values: Vec<_> = command.parameters()?.iter().map(parameter).collect();
-                if values.is_empty() { Params::Empty } else { Params::Positional(values) }
-            }
-            _ => return None,
-        };
-        Some(Self { command: command.clone(), mode: session.sql_mode(), schema, sets, params })
-    }
-
-    /// Whether it is a SELECT whose answer hangs on its tables and what was SET.
-    fn is_repeatable(&self) -> bool {
-        self.text().is_some_and(|text| {
-            let word = text.trim_start_matches(['(', ' ']).get(..6);
-            word.is_some_and(|word| word.eq_ignore_ascii_case("SELECT")) && is_steady(&text)
-        })
-    }
-
-    /// Its text without literals.
-    fn text(&self) -> Option<String> {
-        self.command.session().classifier().without_literals(self.command.sql(), self.mode)
-    }
-}
-
-fn parameter(value: &Value<'_>) -> mysql_async::Value {
-    match value {
-        Value::Null => mysql_async::Value::NULL,
-        Value::Integer(value) => (*value).into(),
-        Value::Unsigned(value) => (*value).into(),
-        Value::Float(value) => (*value).into(),
-        Value::Bytes(bytes) => bytes.to_vec().into(),
-    }
-}
-
 /// An answer on its way to the client, of which a copy is taken.
 struct Taken {
     mirror: Arc<Mirror>,
@@ -334,56 +188,6 @@ impl Taken {
 /// Whether a result is all there is, and nothing was written for it.
 fn is_of_a_read(completion: &Completion) -> bool {
     !completion.has_more() && completion.gtid.is_none()
-}
-
-impl Asking {
-    /// Asks the second server, one read after the other, on one connection.
-    async fn work(&self, jobs: &tokio::sync::Mutex<mpsc::Receiver<Job>>) {
-        let mut second = None;
-        loop {
-            let Some(job) = jobs.lock().await.recv().await else { return };
-            if !job.read.is_repeatable() {
-                self.skipped.increment();
-                continue;
-            }
-            let answer = Second::answer(&mut second, &self.opts, &job.read, self.bounds).await;
-            let is_in_trouble = answer.as_ref().is_err_and(Failure::is_of_the_server);
-            self.compare(job, answer).await;
-            if is_in_trouble {
-                tokio::time::sleep(BACK_OFF).await;
-            }
-        }
-    }
-
-    async fn compare(&self, job: Job, answer: Result<Vec<Row>, Failure>) {
-        let read = job.read;
-        let Ok(own) = job.answer.collect(&read.command, self.bounds.result_bytes_max).await else { return };
-        let is_same = match answer {
-            Ok(rows) => is_same(&own, &rows),
-            Err(Failure::Answer(_) | Failure::Longer) => false,
-            Err(failure) => {
-                self.failed.increment();
-                self.log(&read, || format!("the second server did not answer: {failure}"));
-                return;
-            }
-        };
-        self.compared.increment();
-        if !is_same {
-            self.different.increment();
-            self.log(&read, || "the second server answers a read in another way".to_owned());
-        }
-    }
-
-    fn log(&self, read: &Read, what: impl FnOnce() -> String) {
-        let mut logged = self.logged.lock();
-        if logged.is_some_and(|at| at.elapsed() < LOG_INTERVAL) {
-            return;
-        }
-        *logged = Some(Instant::now());
-        let sql = read.text().unwrap_or_default();
-        let digest = read.command.plan().map_or(0, |plan| plan.digest);
-        tracing::warn!(digest = format_args!("{digest:016x}"), sql, "{}", what());
-    }
 }
 
 #[cfg(test)]

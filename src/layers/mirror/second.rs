@@ -10,7 +10,7 @@ use mysql_async::{
 use tokio::time::timeout;
 use towline_middleware::CommandKind;
 
-use super::Read;
+use super::read::Read;
 
 /// How much longer than the second server itself its answer is waited for.
 const GRACE: Duration = Duration::from_secs(1);

@@ -27,6 +27,7 @@
 //! invisible primary key, if the server leaves it out of information_schema.
 
 mod config;
+mod filter;
 mod forbidden;
 mod insert;
 mod statements;

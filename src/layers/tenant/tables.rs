@@ -1,4 +1,4 @@
-//! Lists of tables, and how the rows of other tenants are kept out of them.
+//! Lists of tables.
 
 use std::borrow::Cow;
 
@@ -22,7 +22,7 @@ pub(super) struct Rewrite<'a> {
     /// The names that WITH has given so far.
     pub(super) with_names: Vec<Cow<'a, [u8]>>,
     /// Tables that were replaced by what is chosen of them.
-    derived: Vec<(String, String)>,
+    pub(super) derived: Vec<(String, String)>,
     /// Whether the tables that are read now are those of an UPDATE or DELETE, of which it may change rows.
     pub(super) changes: bool,
     /// Whether rows are kept out.
@@ -44,10 +44,10 @@ pub(super) struct Edit {
 #[derive(Default)]
 pub(super) struct From {
     /// Those with rows of several tenants.
-    tables: Vec<TableRef>,
+    pub(super) tables: Vec<TableRef>,
     /// How many members it has.
     pub(super) members: usize,
-    has_outer_join: bool,
+    pub(super) has_outer_join: bool,
     /// The place behind it.
     pub(super) end: usize,
 }
@@ -59,15 +59,15 @@ pub(super) struct Condition {
     pub(super) end: usize,
 }
 
-struct TableRef {
-    first: usize,
+pub(super) struct TableRef {
+    pub(super) first: usize,
     /// The last token of its name.
-    last: usize,
-    alias: Option<usize>,
+    pub(super) last: usize,
+    pub(super) alias: Option<usize>,
     /// Partitions or index hints are named.
-    has_more: bool,
-    schema: String,
-    table: String,
+    pub(super) has_more: bool,
+    pub(super) schema: String,
+    pub(super) table: String,
 }
 
 /// A name that is put into the text again: in other character sets the bytes of an edit could be other names.
@@ -320,105 +320,5 @@ impl<'a> Rewrite<'a> {
         let is_within = text.is(next + 1, "SELECT") || text.kind(next + 1) == Kind::Open;
         let is_query = text.is(next, "SELECT") || text.kind(next) == Kind::Open && is_within;
         text.is_any(at, &["UNION", "EXCEPT", "INTERSECT"]) && is_query
-    }
-
-    /// Keeps other tenants' rows out of a query's tables.
-    pub(super) fn filter_query(&mut self, from: &From, condition: Condition) -> Result<(), Refusal> {
-        if self.plain && !from.has_outer_join {
-            self.filter_condition(from, condition);
-            return Ok(());
-        }
-        for table in &from.tables {
-            self.derive(table)?;
-        }
-        Ok(())
-    }
-
-    /// The same for the tables of an UPDATE or DELETE, which must stay tables.
-    pub(super) fn filter_change(&mut self, from: &From, condition: Condition) -> Result<(), Refusal> {
-        match (&from.tables[..], from.members) {
-            ([], _) => {}
-            ([_], 1) if !self.plain => self.guard_condition(from, condition),
-            _ if self.plain && !from.has_outer_join => self.filter_condition(from, condition),
-            _ => {
-                return Err(Refusal::form(
-                    "a change of joined tables with an outer join, or with more than comparisons in its conditions",
-                    "write it for one table, with IN (SELECT …) or EXISTS (SELECT …)",
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// `WHERE t.tenant_id = '…' AND (…)`: inner joins mean the same wherever a condition stands.
-    fn filter_condition(&mut self, from: &From, condition: Condition) {
-        let filters: Vec<_> = from.tables.iter().map(|table| self.equals(from, table, "=")).collect();
-        if !filters.is_empty() {
-            self.put_condition(filters.join(" AND "), "(", ")", condition);
-        }
-    }
-
-    /// What computes is only asked of the tenant's own rows, in whatever order a server takes conditions. The two bounds
-    /// are for indexes; unlike an equality no server carries them into what they stand beside.
-    fn guard_condition(&mut self, from: &From, condition: Condition) {
-        let table = &from.tables[0];
-        let bounds = format!("{} AND {}", self.equals(from, table, ">="), self.equals(from, table, "<="));
-        let open = format!("IF({}, (", self.equals(from, table, "="));
-        self.put_condition(bounds, &open, "), FALSE)", condition);
-    }
-
-    fn put_condition(&mut self, filter: String, open: &str, close: &str, condition: Condition) {
-        self.filters = true;
-        let Condition { first, end } = condition;
-        if first < end {
-            self.insert(self.text.start_of(first), format!("{filter} AND {open}"));
-            self.insert(self.text.end_of(end - 1), close);
-        } else {
-            self.insert(self.text.end_of(end - 1), format!(" WHERE {filter}"));
-        }
-    }
-
-    fn equals(&self, from: &From, table: &TableRef, sign: &str) -> String {
-        let text = self.text;
-        let name = match table.alias {
-            Some(alias) => text.bytes(alias),
-            None => &text.sql()[text.start_of(table.first)..text.end_of(table.last)],
-        };
-        // `item` beside `other.item` is told apart by its schema.
-        let is_like = |other: &&TableRef| other.alias.is_none() && other.table.eq_ignore_ascii_case(&table.table);
-        let is_whole = table.alias.is_some() || table.first < table.last;
-        let is_alone = from.tables.iter().filter(is_like).count() == 1;
-        let schema = if is_whole || is_alone { String::new() } else { format!("`{}`.", table.schema) };
-        let (column, value) = (&self.tenants.column, self.owner.literal());
-        format!("{schema}{}.`{column}` {sign} {value}", String::from_utf8_lossy(name))
-    }
-
-    /// Puts the tenant's rows in the place of a table. Where conditions compute, a limit keeps servers from taking them
-    /// before the choice.
-    fn derive(&mut self, table: &TableRef) -> Result<(), Refusal> {
-        let text = self.text;
-        if table.has_more || self.locks() {
-            return Err(Refusal::form(
-                "a locking read, PARTITION or an index hint beside an outer join, a sub-query or a condition that computes",
-                "leave it out, or write inner joins and plain comparisons",
-            ));
-        }
-        let (start, end) = (text.start_of(table.first), text.end_of(table.last));
-        let name = String::from_utf8_lossy(&text.sql()[start..end]).into_owned();
-        let (column, value) = (&self.tenants.column, self.owner.literal());
-        let limit = if self.plain { "" } else { " LIMIT 18446744073709551615" };
-        let alias = if table.alias.is_some() { String::new() } else { format!(" AS {}", text.shown(table.last)) };
-        self.replace(start, end, format!("(SELECT * FROM {name} WHERE `{column}` = {value}{limit}){alias}"));
-        self.filters = true;
-        self.derived.push((table.schema.clone(), table.table.clone()));
-        Ok(())
-    }
-
-    fn locks(&self) -> bool {
-        let text = self.text;
-        (0..text.end()).any(|at| {
-            text.is(at, "FOR") && text.is_any(at + 1, &["UPDATE", "SHARE"])
-                || text.is(at, "LOCK") && text.is(at + 1, "IN")
-        })
     }
 }
