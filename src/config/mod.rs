@@ -4,12 +4,15 @@
 //! `[slave.mysql]` for one; a role's list replaces the default's. Variables of the environment win over the file:
 //! `TOWLINE_HTTP__LISTEN` is `http.listen`. The annotated reference is `config.toml` in the repository.
 
+mod cluster;
+mod limits;
 mod load;
+mod tls;
 mod values;
 
 use std::{
     net::SocketAddr,
-    num::{NonZeroU32, NonZeroUsize},
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,14 +22,13 @@ use serde::Deserialize;
 use towline_middleware::{LayerHome, LayerOptions, LayerSetup, Role};
 use tracing_subscriber::EnvFilter;
 
-use crate::{
-    frontend::mysql::Networks,
-    managed::ManagedOptions,
-    tls::{Acceptor, Connector, TlsError, Verify},
-};
+use crate::{frontend::mysql::Networks, managed::ManagedOptions};
 
 pub use self::{
+    cluster::{Ack, AckOnTimeout, Cluster},
+    limits::Limits,
     load::{ConfigError, Problem},
+    tls::{BackendTls, Tls},
     values::{HttpUrl, MysqlUrl, Secret},
 };
 
@@ -202,219 +204,6 @@ pub struct Account {
 pub struct Admin {
     /// Where they are served; see [`Config::admin_listen`] for what absence means.
     pub listen: Option<SocketAddr>,
-}
-
-/// TLS on connections of the MySQL protocol.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Tls {
-    /// The node's certificate, for clients, and those that sign it. Relative to the configuration file.
-    #[serde(deserialize_with = "values::optional_relative_path")]
-    pub cert: Option<PathBuf>,
-    /// Its key. Relative to the configuration file.
-    #[serde(deserialize_with = "values::optional_relative_path")]
-    pub key: Option<PathBuf>,
-    /// Whether clients over TCP must use TLS.
-    pub required: bool,
-    /// TLS towards the server behind the node.
-    pub backend: BackendTls,
-    /// The authority that signs the server's certificate. Relative to the configuration file.
-    #[serde(deserialize_with = "values::optional_relative_path")]
-    pub backend_ca: Option<PathBuf>,
-}
-
-/// TLS towards the server behind the node. A Unix socket goes without.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BackendTls {
-    /// None.
-    #[default]
-    Disabled,
-    /// Where the server offers it.
-    Preferred,
-    /// Always; the server may be anybody.
-    Required,
-    /// Always, and the authority has signed the server's certificate.
-    VerifyCa,
-    /// Always, and the certificate names the host in the URL.
-    VerifyIdentity,
-}
-
-impl Tls {
-    /// How TLS towards the server begins; none if it is disabled.
-    ///
-    /// # Errors
-    /// The authority's certificate can't be used.
-    pub fn connector(&self) -> Result<Option<Connector>, TlsError> {
-        let authority = self.backend_ca.as_deref().unwrap_or(Path::new(""));
-        let (verify, needed) = match self.backend {
-            BackendTls::Disabled => return Ok(None),
-            BackendTls::Preferred => (Verify::Nothing, false),
-            BackendTls::Required => (Verify::Nothing, true),
-            BackendTls::VerifyCa => (Verify::Authority(authority), true),
-            BackendTls::VerifyIdentity => (Verify::Identity(authority), true),
-        };
-        Connector::new(verify, needed).map(Some)
-    }
-
-    /// How TLS with clients is taken; none if the node has no certificate.
-    ///
-    /// # Errors
-    /// The certificate or its key can't be used.
-    pub fn acceptor(&self) -> Result<Option<Acceptor>, TlsError> {
-        self.cert.as_deref().zip(self.key.as_deref()).map(|(cert, key)| Acceptor::new(cert, key)).transpose()
-    }
-
-    fn validate(&self) -> Result<(), ConfigError> {
-        let verifies = matches!(self.backend, BackendTls::VerifyCa | BackendTls::VerifyIdentity);
-        match (&self.cert, &self.key) {
-            (Some(_), None) => Err(ConfigError::TlsNeeds { key: "tls.cert", needed: "tls.key" }),
-            (None, Some(_)) => Err(ConfigError::TlsNeeds { key: "tls.key", needed: "tls.cert" }),
-            (None, None) if self.required => Err(ConfigError::TlsNeeds { key: "tls.required", needed: "tls.cert" }),
-            _ if verifies && self.backend_ca.is_none() => {
-                Err(ConfigError::TlsNeeds { key: "tls.backend", needed: "tls.backend_ca" })
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// The other nodes.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Cluster {
-    /// What every node of the cluster knows: with it a master proves itself to a slave and a slave to its master.
-    pub secret: Option<Secret>,
-    /// A master's: the slaves that it has from the start, as the URLs of their HTTP.
-    pub slaves: Vec<HttpUrl>,
-    /// A slave's: its master's administration, where it registers itself at its start.
-    pub master: Option<HttpUrl>,
-    /// A slave's: the name under which it registers; its `url` if absent.
-    pub id: Option<String>,
-    /// A slave's: the URL of its HTTP as the master reaches it; `http.listen` if absent.
-    pub url: Option<HttpUrl>,
-    /// A slave's: whether it fetches a new snapshot by itself when the master's binlog no longer reaches it.
-    pub resnapshot: bool,
-    /// How many slaves must have applied a write before its client gets the OK.
-    pub ack: Ack,
-    /// How long a client's OK waits for them.
-    #[serde(rename = "ack_timeout_ms", deserialize_with = "values::milliseconds")]
-    pub ack_timeout: Duration,
-    /// What the client gets when they have not in time.
-    pub ack_on_timeout: AckOnTimeout,
-    /// How much of the newest transactions the master keeps in memory for its slaves.
-    pub ring_bytes_max: NonZeroUsize,
-    /// About how much one push carries at most; a single transaction may be longer.
-    pub batch_bytes_max: NonZeroUsize,
-    /// How long a slave may take to answer a push, and ten times as long for each change of a streamed transaction.
-    #[serde(rename = "push_timeout_ms", deserialize_with = "values::milliseconds")]
-    pub push_timeout: Duration,
-    /// A master's: how often it compares its slaves with itself; never if 0.
-    #[serde(rename = "verify_interval_s", deserialize_with = "values::seconds")]
-    pub verify_interval: Duration,
-    /// A master's: whether a slave that was found to differ gets no more changes until it is resumed.
-    pub verify_stops_slave: bool,
-    /// The longest transaction that is held in memory, in bytes of its events. A longer one is streamed.
-    pub transaction_buffer_bytes_max: NonZeroUsize,
-}
-
-impl Default for Cluster {
-    fn default() -> Self {
-        Self {
-            secret: None,
-            slaves: Vec::new(),
-            master: None,
-            id: None,
-            url: None,
-            resnapshot: false,
-            ack: Ack::None,
-            ack_timeout: Duration::from_secs(5),
-            ack_on_timeout: AckOnTimeout::Warning,
-            ring_bytes_max: const { NonZeroUsize::new(64 << 20).unwrap() },
-            batch_bytes_max: const { NonZeroUsize::new(1 << 20).unwrap() },
-            push_timeout: Duration::from_secs(30),
-            verify_interval: Duration::ZERO,
-            verify_stops_slave: false,
-            transaction_buffer_bytes_max: const { NonZeroUsize::new(16 << 20).unwrap() },
-        }
-    }
-}
-
-/// How many slaves must have applied a write before its client gets the OK. Every registered slave counts, up or down.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Ack {
-    /// None: the OK waits for nobody.
-    #[default]
-    None,
-    /// At least one.
-    One,
-    /// More than half of the nodes, the master among them.
-    Majority,
-    /// Every one.
-    All,
-}
-
-/// What a client gets whose write too few slaves have applied in time. The write itself is committed on the master.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AckOnTimeout {
-    /// An OK with a warning.
-    #[default]
-    Warning,
-    /// An error that says that the write is committed on the master.
-    Error,
-}
-
-/// What one node may be asked at once, and how long things may take.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Limits {
-    /// Threads that serve clients and slaves; by default [`Limits::worker_threads_or_default`].
-    pub worker_threads: Option<NonZeroUsize>,
-    /// MySQL clients at once.
-    pub connections_max: NonZeroU32,
-    /// The largest packet of a MySQL client, held in memory until it is whole. MySQL's own limit holds besides.
-    pub packet_bytes_max: NonZeroUsize,
-    /// How long a client may take to log in.
-    #[serde(rename = "handshake_timeout_ms", deserialize_with = "values::milliseconds")]
-    pub handshake_timeout: Duration,
-    /// How long a MySQL client may go without a command. MySQL's own wait_timeout holds besides.
-    #[serde(rename = "idle_timeout_ms", deserialize_with = "values::milliseconds")]
-    pub idle_timeout: Duration,
-    /// How long a MySQL client may take nothing of its reply.
-    #[serde(rename = "write_timeout_ms", deserialize_with = "values::milliseconds")]
-    pub write_timeout: Duration,
-    /// After how long a silence a TCP connection's other end, client or server, is asked whether it is still there.
-    #[serde(rename = "keepalive_ms", deserialize_with = "values::milliseconds")]
-    pub keepalive: Duration,
-    /// How long running commands may take when the node stops.
-    #[serde(rename = "shutdown_grace_ms", deserialize_with = "values::milliseconds")]
-    pub shutdown_grace: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            worker_threads: None,
-            connections_max: const { NonZeroU32::new(500).unwrap() },
-            packet_bytes_max: const { NonZeroUsize::new(64 << 20).unwrap() },
-            handshake_timeout: Duration::from_secs(8),
-            idle_timeout: Duration::from_secs(8 * 60 * 60),
-            write_timeout: Duration::from_secs(60),
-            keepalive: Duration::from_secs(60),
-            shutdown_grace: Duration::from_secs(10),
-        }
-    }
-}
-
-impl Limits {
-    /// As configured, or half of the cores: the MySQL beside it needs the others, and fewer threads that have more to do
-    /// wake each other less often.
-    pub fn worker_threads_or_default(&self) -> usize {
-        let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        self.worker_threads.map_or_else(|| (cores() / 2).max(1), NonZeroUsize::get)
-    }
 }
 
 /// What the node says about itself.
