@@ -17,69 +17,46 @@
 
 mod descriptors;
 mod error;
+mod listen;
 mod reload;
+mod replicating;
 mod server;
 
-use std::{
-    fs, io,
-    net::SocketAddr,
-    os::unix::{
-        fs::{FileTypeExt, PermissionsExt},
-        net::UnixStream,
-    },
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tokio::{
-    net::{TcpListener, TcpSocket, UnixListener},
+    net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 use towline_middleware::{
-    ChangeFeed, Classifier, LayerProblem, LayerSetup, Role, Stack, UserLayer,
-    layers::{
-        admission::AdmissionLayer, classify::ClassifyLayer, fan_out::FanOutLayer, guard::GuardLayer, trace::TraceLayer,
-    },
+    Classifier, LayerProblem, LayerSetup, Role, Stack, UserLayer,
+    layers::{admission::AdmissionLayer, classify::ClassifyLayer, guard::GuardLayer, trace::TraceLayer},
 };
 
-use self::server::Server;
 pub use self::{
     error::NodeError,
     reload::{Reload, ReloadError},
+};
+use self::{
+    listen::{listen, listen_unix},
+    replicating::{Replicating, registration},
+    server::Server,
 };
 use crate::{
     classify::SqlClassifier,
     config::Config,
     frontend::{
-        http::{self, AccountLimits, HttpFront, HttpOptions, HttpState, NodeReplication, Routes, SessionParts},
+        http::{self, AccountLimits, HttpFront, HttpOptions, HttpState, Routes, SessionParts},
         mysql::{self, Limits, Listeners, MySqlFront, SessionCount},
     },
     keepalive::Keepalive,
     layers::Layers,
-    replication::{
-        apply::{Applier, ApplyOptions},
-        hub::{Hub, HubOptions},
-        protocol::Family,
-        registration::Registration,
-        snapshot::SnapshotOptions,
-    },
+    replication::{protocol::Family, registration::Registration, snapshot::SnapshotOptions},
     upstream::{Credentials, Killer, LoginKey},
 };
-
-/// How many transactions one push carries: above it a bigger batch no longer measured faster.
-const BATCH_TRANSACTIONS_MAX: usize = 1000;
-
-/// How often a master looks for what is about to go wrong with its slaves.
-const OUTLOOK_INTERVAL: Duration = Duration::from_secs(10);
-
-/// How many clients may wait to be accepted. Where the queue overflows, the system may let a client believe that it is
-/// connected and forget it (SYN cookies), and a client of MySQL's protocol says nothing until it is greeted. The system's
-/// own limit, `net.core.somaxconn`, is the same unless it was changed.
-const ACCEPT_QUEUE: u32 = 4096;
 
 /// How long layers may take to finish when the node stops.
 const LAYERS_STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -333,70 +310,6 @@ impl Node {
     }
 }
 
-/// The part of replication that a role has.
-#[derive(Debug)]
-enum Replicating {
-    Master(Hub),
-    Slave(Applier),
-}
-
-impl Replicating {
-    fn start(
-        config: &Config,
-        role: Role,
-        server: &Server,
-        classifier: Arc<dyn Classifier>,
-        changes: ChangeFeed,
-        snapshot: Option<SnapshotOptions>,
-    ) -> Result<Self, NodeError> {
-        let cluster = &config.cluster;
-        match role {
-            Role::Slave => {
-                Ok(Self::Slave(Applier::start(ApplyOptions { changes, snapshot, ..ApplyOptions::new(server.opts()) })))
-            }
-            Role::Master => Ok(Self::Master(Hub::start(HubOptions {
-                mysql: server.opts(),
-                secret: cluster.secret.as_ref().map(|secret| secret.reveal().to_owned()),
-                slaves: cluster.slaves.iter().map(|url| url.as_str().to_owned()).collect(),
-                ack: cluster.ack,
-                ack_timeout: cluster.ack_timeout,
-                ack_on_timeout: cluster.ack_on_timeout,
-                ring_bytes_max: cluster.ring_bytes_max.get(),
-                batch_bytes_max: cluster.batch_bytes_max.get(),
-                batch_transactions_max: BATCH_TRANSACTIONS_MAX,
-                transaction_bytes_max: cluster.transaction_buffer_bytes_max.get(),
-                push_timeout: cluster.push_timeout,
-                outlook_interval: OUTLOOK_INTERVAL,
-                verify_interval: Some(cluster.verify_interval).filter(|interval| !interval.is_zero()),
-                verify_stops_slave: cluster.verify_stops_slave,
-                classifier,
-                changes,
-            })?)),
-        }
-    }
-
-    fn fan_out(&self) -> FanOutLayer {
-        match self {
-            Self::Master(hub) => FanOutLayer::master(Arc::new(hub.clone())),
-            Self::Slave(_) => FanOutLayer::slave(),
-        }
-    }
-
-    fn for_http(&self) -> NodeReplication {
-        match self {
-            Self::Master(hub) => NodeReplication::Master(hub.clone()),
-            Self::Slave(applier) => NodeReplication::Slave(applier.clone()),
-        }
-    }
-
-    async fn stop(&self) {
-        match self {
-            Self::Master(hub) => hub.stop().await,
-            Self::Slave(applier) => applier.stop().await,
-        }
-    }
-}
-
 fn http_options(config: &Config) -> HttpOptions {
     let account = config.http.anonymous_as.as_ref();
     HttpOptions {
@@ -413,54 +326,6 @@ fn http_options(config: &Config) -> HttpOptions {
         accounts: AccountLimits::default(),
         ..HttpOptions::default()
     }
-}
-
-fn listen(key: &'static str, addr: SocketAddr) -> Result<TcpListener, NodeError> {
-    let bind = || {
-        let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        socket.set_reuseaddr(true)?;
-        socket.bind(addr)?;
-        socket.listen(ACCEPT_QUEUE)
-    };
-    bind().map_err(|source| NodeError::Listen { key, addr, source })
-}
-
-/// Like a server's own socket it is open to every user of the machine: who may do what is for the login to say.
-fn listen_unix(path: &Path) -> Result<UnixListener, NodeError> {
-    let failed = |source| NodeError::ListenUnix { path: path.to_owned(), source };
-    let bind = || UnixListener::bind(path);
-    let listener = match bind() {
-        // What a node that was killed has left; nobody answers there any more.
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_behind(path) => {
-            fs::remove_file(path).and_then(|()| bind())
-        }
-        result => result,
-    };
-    let listener = listener.map_err(failed)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o777)).map_err(failed)?;
-    Ok(listener)
-}
-
-fn is_left_behind(path: &Path) -> bool {
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    is_socket && UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-}
-
-/// What a slave tells its master; none if it is not told of one, or this is a master.
-fn registration(config: &Config, role: Role, http: SocketAddr) -> Result<Option<Registration>, NodeError> {
-    let (Role::Slave, Some(master)) = (role, &config.cluster.master) else { return Ok(None) };
-    let url = match &config.cluster.url {
-        Some(url) => url.as_str().to_owned(),
-        None if http.ip().is_unspecified() => return Err(NodeError::NoUrl { listen: http }),
-        None => format!("http://{http}"),
-    };
-    Ok(Some(Registration {
-        master: master.as_str().to_owned(),
-        secret: config.cluster.secret.as_ref().map(|secret| secret.reveal().to_owned()),
-        id: config.cluster.id.clone().unwrap_or_else(|| url.clone()),
-        family: None,
-        url,
-    }))
 }
 
 fn print_line(line: &str) -> std::io::Result<()> {
