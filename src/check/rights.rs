@@ -41,7 +41,12 @@ const APPLY_MARIADB: Rights = Rights {
 };
 const APPLY_MYSQL: Rights = Rights {
     name: "rights to apply rows",
-    all: &[&["REPLICATION_APPLIER"], &["CONNECTION_ADMIN"]],
+    // The third is for what an applier sets in its session: the slave's own log is to hold no copy of each statement.
+    all: &[
+        &["REPLICATION_APPLIER"],
+        &["CONNECTION_ADMIN"],
+        &["SESSION_VARIABLES_ADMIN", "SYSTEM_VARIABLES_ADMIN", "SUPER"],
+    ],
     scope: Scope::Everything,
 };
 const END_BLOCKERS_MARIADB: Rights = Rights {
@@ -112,11 +117,31 @@ const SCHEMA_CHANGES: Rights = Rights {
 };
 const DEFINER_MARIADB: Rights =
     Rights { name: "right to create for other definers", all: &[&["SET USER"]], scope: Scope::Everything };
+/// A definer may be an administrator, or have gone.
 const DEFINER_MYSQL: Rights = Rights {
     name: "right to create for other definers",
-    all: &[&["SET_ANY_DEFINER", "SET_USER_ID"]],
+    all: &[&["SET_ANY_DEFINER", "SET_USER_ID"], &["ALLOW_NONEXISTENT_DEFINER", "SET_USER_ID"], &["SYSTEM_USER"]],
     scope: Scope::Everything,
 };
+/// A right can be given by those who have it alone, so an account that applies all that a master's administrator may do
+/// has every right. These are what `GRANT ALL ON schema.*` takes, which is common.
+const GRANTS_MARIADB: Rights = Rights {
+    name: "rights to give rights and roles",
+    all: &[
+        &[GRANT_OPTION],
+        &["CREATE TEMPORARY TABLES"],
+        &["LOCK TABLES"],
+        &["DELETE HISTORY", "DELETE VERSIONING ROWS"],
+    ],
+    scope: Scope::Everything,
+};
+const GRANTS_MYSQL: Rights = Rights {
+    name: "rights to give rights and roles",
+    all: &[&[GRANT_OPTION], &["CREATE TEMPORARY TABLES"], &["LOCK TABLES"], &["ROLE_ADMIN"]],
+    scope: Scope::Everything,
+};
+/// It stands at the end of a line of `SHOW GRANTS`.
+const GRANT_OPTION: &str = "GRANT OPTION";
 
 /// Checks the account's rights.
 pub(super) async fn check(role: Role, keeps_keys: bool, server: &mut Server) -> Result<Vec<Line>, CheckError> {
@@ -128,6 +153,10 @@ pub(super) async fn check(role: Role, keeps_keys: bool, server: &mut Server) -> 
         (Role::Slave, false) => &[&APPLY_MYSQL, &END_BLOCKERS_MYSQL, &OWN_SCHEMA, &SCHEMA_CHANGES, &DEFINER_MYSQL],
     };
     let mut lines: Vec<Line> = rights.iter().map(|rights| rights.check(&grants, &server.account)).collect();
+    if role == Role::Slave {
+        let rights = if server.is_mariadb() { GRANTS_MARIADB } else { GRANTS_MYSQL };
+        lines.push(rights.check_all(&grants, &server.account));
+    }
     if role == Role::Master {
         let rights = if server.is_mariadb() {
             [&END_ABANDONED_MARIADB, &SNAPSHOT_MARIADB]
@@ -141,13 +170,21 @@ pub(super) async fn check(role: Role, keeps_keys: bool, server: &mut Server) -> 
 }
 
 impl Rights {
-    fn check(&self, grants: &[Grant], account: &str) -> Line {
+    fn missing(&self, grants: &[Grant]) -> Option<String> {
         let has = |right: &&&[&str]| grants.iter().any(|grant| grant.gives(right, self.scope));
         let missing: Vec<&str> = self.all.iter().filter(|right| !has(right)).map(|spellings| spellings[0]).collect();
-        if missing.is_empty() {
-            return Line::ok(self.name);
-        }
-        let missing = missing.join(", ");
+        (!missing.is_empty()).then(|| missing.join(", "))
+    }
+
+    /// The same for rights that are best given as all there are.
+    fn check_all(&self, grants: &[Grant], account: &str) -> Line {
+        let Some(missing) = self.missing(grants) else { return Line::ok(self.name) };
+        let found = format!("{account} lacks {missing}: a GRANT on the master would keep this slave from going on");
+        Line::warning(self.name, found, format!("run `GRANT ALL PRIVILEGES ON *.* TO {account} WITH GRANT OPTION`"))
+    }
+
+    fn check(&self, grants: &[Grant], account: &str) -> Line {
+        let Some(missing) = self.missing(grants) else { return Line::ok(self.name) };
         let scope = match self.scope {
             Scope::Everything => "*.*".to_owned(),
             Scope::Schema(name) => format!("{name}.*"),
@@ -170,8 +207,9 @@ struct Grant<'a> {
 impl<'a> Grant<'a> {
     fn parse(line: &'a str) -> Option<Self> {
         let (rights, rest) = line.strip_prefix("GRANT ")?.split_once(" ON ")?;
-        let (object, _) = rest.split_once(" TO ")?;
-        Some(Self { rights: rights.split(',').map(str::trim).collect(), object })
+        let (object, rest) = rest.split_once(" TO ")?;
+        let grant_option = rest.ends_with(" WITH GRANT OPTION").then_some(GRANT_OPTION);
+        Some(Self { rights: rights.split(',').map(str::trim).chain(grant_option).collect(), object })
     }
 
     fn gives(&self, spellings: &[&str], scope: Scope) -> bool {
@@ -183,7 +221,10 @@ impl<'a> Grant<'a> {
             }
         };
         covers
-            && self.rights.iter().any(|right| matches!(*right, "ALL PRIVILEGES" | "ALL") || spellings.contains(right))
+            && self.rights.iter().any(|right| {
+                let is_every = matches!(*right, "ALL PRIVILEGES" | "ALL") && spellings != [GRANT_OPTION];
+                is_every || spellings.contains(right)
+            })
     }
 }
 
@@ -197,6 +238,9 @@ mod tests {
             Grant::parse("GRANT ALL PRIVILEGES ON *.* TO `a`@`b` IDENTIFIED BY PASSWORD '*1' WITH GRANT OPTION")
                 .unwrap();
         assert!(everything.gives(&["BINLOG REPLAY"], Scope::Everything));
+        assert!(everything.gives(&[GRANT_OPTION], Scope::Everything));
+        let all = Grant::parse("GRANT ALL PRIVILEGES ON *.* TO `a`@`b`").unwrap();
+        assert!(all.gives(&["FILE"], Scope::Everything) && !all.gives(&[GRANT_OPTION], Scope::Everything));
         let own = Grant::parse("GRANT SELECT, INSERT ON `towline`.* TO `a`@`b`").unwrap();
         let schema = Scope::Schema("towline");
         assert!(own.gives(&["INSERT"], schema));

@@ -78,6 +78,11 @@ pub(crate) enum Unfit {
     Unfinished,
     #[error("MySQL did not answer within {0:?}")]
     Silent(Duration),
+    #[error(
+        "the node's account may not run the master's statement of {gtid}: {error}; `towline check` prints the GRANT, and the \
+         slave goes on by itself"
+    )]
+    Right { gtid: String, error: mysql_async::ServerError },
 }
 
 /// What to do about a failed statement.

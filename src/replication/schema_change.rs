@@ -36,7 +36,7 @@
 use mysql_async::prelude::Queryable;
 
 use super::{
-    apply_session::{ApplyError, ApplySession, Unapplicable},
+    apply_session::{ApplyError, ApplySession, Unapplicable, Unfit},
     protocol::{Change, Context, Format, Mark, SchemaChange, Transaction},
     streamed_rows::Rows,
     tables::slave::{self, Announced},
@@ -118,7 +118,19 @@ pub(crate) async fn run(
         Err(error) if announcement == Announcement::NotRun && kind.already_so(error.code()) => Ok(()),
         Err(error) if announcement == Announcement::New && error.code().is_some() && !session.is_broken() => {
             slave::finish_announced(&mut session.conn).await?;
-            Err(error)
+            Err(told_of_right(gtid, error))
+        }
+        other => other.map_err(|error| told_of_right(gtid, error)),
+    }
+}
+
+/// The server's text does not say what is to be done where, and the applier tries again until it is.
+fn told_of_right(gtid: &str, error: ApplyError) -> ApplyError {
+    // Of a schema, an account, a table, a column, a routine, everything.
+    const NO_RIGHT: [u16; 6] = [1044, 1045, 1142, 1143, 1370, 1227];
+    match error {
+        ApplyError::MySql(mysql_async::Error::Server(error)) if NO_RIGHT.contains(&error.code) => {
+            Unfit::Right { gtid: gtid.to_owned(), error }.into()
         }
         other => other,
     }

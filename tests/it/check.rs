@@ -192,6 +192,7 @@ async fn each_missing_right_is_named_with_its_grant() {
         "rights on the schema towline",
         "rights to change schemas",
         "right to create for other definers",
+        "rights to give rights and roles",
     ];
     for right in rights {
         assert!(names(&bare).contains(&right), "{right} of {bare}");

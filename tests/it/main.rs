@@ -15,6 +15,7 @@ mod history;
 mod http;
 mod hub;
 mod layers;
+mod least_rights;
 mod managed;
 mod matrix;
 mod mysql_front;
