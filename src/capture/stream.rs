@@ -173,7 +173,11 @@ async fn connect(options: &CaptureOptions, at: Start<'_>) -> Result<(BinlogStrea
             if !matches!(at, Start::Near) {
                 refuse_unknown_start(&mut conn, &after, start).await?;
             }
-            let known = (start > 0).then(|| Sid::new(uuid).with_interval(GnoInterval::new(1, start + 1)));
+            let mut known = Vec::new();
+            if start > 0 {
+                known = purged_of_others(&mut conn).await?;
+                known.push(Sid::new(uuid).with_interval(GnoInterval::new(1, start + 1)));
+            }
             request = request.with_gtid().with_gtid_set(known);
         }
     }
@@ -263,6 +267,16 @@ async fn refuse_unknown_start(conn: &mut Conn, after: &str, start: u64) -> Resul
         return Err(CaptureError::Forked { after: after.to_owned(), detail });
     }
     Ok(())
+}
+
+/// What the server has of others and no longer in its binlog, as after a restored dump. It refuses readers that lack any of
+/// that. A reader from the beginning does: it needs a snapshot.
+async fn purged_of_others(conn: &mut Conn) -> Result<Vec<Sid<'static>>, CaptureError> {
+    const ALL_OWN: &str = "CONCAT(@@global.server_uuid, ':1-9223372036854775806')";
+    let query = format!("SELECT GTID_SUBTRACT(@@global.gtid_purged, {ALL_OWN})");
+    let purged: Option<String> = conn.query_first(query).await.map_err(CaptureError::Connect)?;
+    // A set that can't be read is left to the server, which then says what it lacks.
+    Ok(purged.unwrap_or_default().split(',').filter_map(|set| set.trim().parse().ok()).collect())
 }
 
 /// A server id that no other reader of this server's binlog uses: the server throws out the older of two with the same.

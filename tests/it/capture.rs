@@ -600,12 +600,40 @@ async fn another_history_is_a_fork() {
     let forked = |gtid: String| Mark { gtid, ..known.clone() };
     for gtid in [format!("0-77-{}", known.position.seq), format!("{}000", known.gtid), "7-1-1".into(), "no GTID".into()]
     {
-        let error = match Capture::open(&options(tail.server.opts(), forked(gtid.clone()))).await {
-            Ok(mut capture) => timeout(DEADLINE, capture.next()).await.expect("an answer").expect_err("a fork"),
-            Err(error) => error,
-        };
+        let error = error_from(&tail.server.opts(), forked(gtid.clone())).await;
         assert!(matches!(error, CaptureError::Forked { .. }), "{gtid}: {error}");
         assert!(!error.is_transient());
+    }
+}
+
+/// As after a dump was restored: what others have numbered is in the data and not in the binlog.
+#[tokio::test]
+async fn mysql_may_have_had_the_transactions_of_others_but_not_another_history() {
+    let Some(server) = Mysql9::start_with(&[]).await else { return };
+    server.run(&["CREATE DATABASE shop", "CREATE TABLE shop.t (i INT)", "INSERT INTO shop.t VALUES (1)"]).await;
+    let mut capture = Capture::open(&options(server.opts(), Mark::default())).await.unwrap();
+    let first = timeout(DEADLINE, capture.next()).await.expect("an answer").expect("a transaction").transaction;
+    let known = first.mark();
+    server.run(&["SET GLOBAL gtid_purged = '+aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa:1-5:7'"]).await;
+
+    let mut capture = Capture::open(&options(server.opts(), known.clone())).await.unwrap();
+    let next = timeout(DEADLINE, capture.next()).await.expect("an answer").expect("the second transaction");
+    assert_eq!(next.transaction.position.seq.0, 2);
+    let (_, number) = known.gtid.split_once(':').unwrap();
+    let other = "bbbbbbbb-bbbb-bbbb-bbbb-bbbbbbbbbbbb";
+    for gtid in [format!("{}000", known.gtid), format!("{other}:{number}"), "no GTID".to_owned()] {
+        let error = error_from(&server.opts(), Mark { gtid: gtid.clone(), ..known.clone() }).await;
+        assert!(matches!(error, CaptureError::Forked { .. }) && !error.is_transient(), "{gtid}: {error}");
+    }
+    let error = error_from(&server.opts(), Mark::default()).await;
+    assert!(matches!(error, CaptureError::BinlogGone { .. }), "the beginning lacks what was restored: {error}");
+}
+
+/// Why nothing can be read behind a place.
+async fn error_from(server: &Opts, from: Mark) -> CaptureError {
+    match Capture::open(&options(server.clone(), from)).await {
+        Ok(mut capture) => timeout(DEADLINE, capture.next()).await.expect("an answer").expect_err("to be refused"),
+        Err(error) => error,
     }
 }
 

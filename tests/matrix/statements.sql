@@ -220,3 +220,11 @@ SET skip_replication = 1
 INSERT INTO t VALUES (1)
 CREATE TABLE u (a INT)
 INSERT INTO u VALUES (1)
+
+-- row: a statement longer than what is held of a transaction
+CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY, s VARCHAR(3000) CHARACTER SET latin1)
+INSERT INTO t (s) VALUES (REPEAT('a', 2200)), (REPEAT('b', 2200)), (REPEAT('c', 2200)), (REPEAT('d', 2200))
+INSERT INTO t (s) SELECT a.s FROM t a, t b
+INSERT INTO t (s) SELECT a.s FROM t a, t b
+INSERT INTO t (s) SELECT a.s FROM t a, (SELECT id FROM t LIMIT 19) b
+UPDATE t SET s = CONCAT(id, s)
