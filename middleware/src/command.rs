@@ -329,7 +329,9 @@ impl Command {
 
     /// The classify layer's: the statement that a prepare makes.
     pub(crate) fn prepares(&mut self) -> Option<Arc<Prepared>> {
-        let prepared = Arc::new(Prepared::new(self.sql.clone(), self.plan.clone()?));
+        // It may stay for as long as the session: not with all that was read from the client together with it.
+        let sql = Bytes::copy_from_slice(&self.sql);
+        let prepared = Arc::new(Prepared::new(sql, self.plan.clone()?));
         self.prepared = Some(prepared.clone());
         Some(prepared)
     }

@@ -117,6 +117,14 @@ pub trait Parts: Send {
     /// # Errors
     /// The session is over.
     fn answer(&mut self, payload: Bytes) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// Waits, while it is the client's turn, until the server has left. What wraps other parts asks those.
+    ///
+    /// # Cancel safety
+    /// A dropped future loses nothing.
+    fn left(&mut self) -> BoxFuture<'_, Error> {
+        Box::pin(std::future::pending())
+    }
 }
 
 /// The answer to one command: a head and an owned stream of parts.
@@ -261,6 +269,17 @@ impl Reply {
         }
     }
 
+    /// Waits, while it is the client's turn, until the server has left.
+    ///
+    /// # Cancel safety
+    /// A dropped future loses nothing.
+    pub async fn left(&mut self) -> Error {
+        match &mut self.rest {
+            Some(rest) => rest.left().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// The finals that need no waiting, to look at or change.
     pub fn ready_finals(&mut self) -> impl Iterator<Item = &mut Final> {
         self.ready.iter_mut().filter_map(|part| match part {
@@ -287,6 +306,10 @@ impl Parts for Whole {
 
     fn answer(&mut self, payload: Bytes) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(self.0.answer(payload))
+    }
+
+    fn left(&mut self) -> BoxFuture<'_, Error> {
+        Box::pin(self.0.left())
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
     explain,
     kill::{self, Present, Relayed},
 };
-use crate::{Command, CommandKind, Error, Head, Intent, Named, Plan, Prepared, Reply, Role, Session};
+use crate::{Command, CommandKind, Error, Head, Intent, Named, Plan, Prepared, Reply, Role, ServerError, Session};
 
 /// So many statements that SQL names are known in one session; the rest stay unknown.
 const NAMES_MAX: usize = 1024;
@@ -222,6 +222,12 @@ where
     }
 
     fn call(&mut self, mut command: Command) -> Self::Future {
+        if command.statement_id() == Some(LAST_PREPARED) && self.prepared.get(Some(LAST_PREPARED)).is_none() {
+            // The server may have one that was prepared before what was refused here.
+            let reply =
+                if command.kind().has_reply() { Reply::err(unknown_statement(&command)) } else { Reply::none() };
+            return ClassifyFuture::Answered { reply: Some(reply) };
+        }
         self.classify(&mut command);
         self.follow(&command);
         let preparing = match command.kind() {
@@ -230,19 +236,30 @@ where
         };
         let executing = if preparing.is_none() { command.prepared().cloned() } else { None };
         self.permit_own_kill(&mut command);
-        ClassifyFuture { preparing, executing, inner: self.inner.call(command) }
+        ClassifyFuture::Running { preparing, executing, inner: self.inner.call(command) }
     }
+}
+
+fn unknown_statement(command: &Command) -> ServerError {
+    let text = format!("Unknown prepared statement handler ({LAST_PREPARED}) given to {}", command.kind().name());
+    ServerError::new(1243, b"HY000", text)
 }
 
 pin_project! {
     /// The future of [`Classify`].
+    #[project = Projected]
     #[derive(Debug)]
-    #[allow(private_interfaces)]
-    pub struct ClassifyFuture<F> {
-        preparing: Option<(Statements, Arc<Prepared>)>,
-        executing: Option<Arc<Prepared>>,
-        #[pin]
-        inner: F,
+    #[allow(missing_docs, private_interfaces)] // a variant's fields can't carry docs through the macro
+    pub enum ClassifyFuture<F> {
+        /// The inner service runs.
+        Running {
+            preparing: Option<(Statements, Arc<Prepared>)>,
+            executing: Option<Arc<Prepared>>,
+            #[pin]
+            inner: F,
+        },
+        /// Nothing goes further in.
+        Answered { reply: Option<Reply> },
     }
 }
 
@@ -250,18 +267,24 @@ impl<F: Future<Output = Result<Reply, Error>>> Future for ClassifyFuture<F> {
     type Output = Result<Reply, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let reply = ready!(this.inner.poll(cx))?;
-        if let Some(statement) = this.executing.take() {
+        let (preparing, executing, inner) = match self.project() {
+            Projected::Running { preparing, executing, inner } => (preparing, executing, inner),
+            Projected::Answered { reply } => {
+                return Poll::Ready(Ok(reply.take().expect("a ready future is not polled again")));
+            }
+        };
+        let reply = ready!(inner.poll(cx))?;
+        if let Some(statement) = executing.take() {
             statement.answered();
         }
-        if let (Head::Prepared { statement_id, parameters }, Some((statements, statement))) =
-            (reply.head(), this.preparing.take())
-        {
-            statement.set_parameters(parameters);
+        if let Some((statements, statement)) = preparing.take() {
             let mut known = statements.lock();
-            known.by_id.insert(statement_id, statement.clone());
-            known.last = Some(statement);
+            known.last = None;
+            if let Head::Prepared { statement_id, parameters } = reply.head() {
+                statement.set_parameters(parameters);
+                known.by_id.insert(statement_id, statement.clone());
+                known.last = Some(statement);
+            }
         }
         Poll::Ready(Ok(reply))
     }
@@ -346,6 +369,38 @@ mod tests {
                 assert_eq!(found, (Some(intent), code), "byte {byte:#x} on a {role}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn behind_a_refused_prepare_there_is_no_statement_that_was_prepared_last() {
+        let prepared = || Reply::new(Head::Prepared { statement_id: 5, parameters: 0 }, [], None);
+        let refused = Reply::err(ServerError::refused("a layer's word"));
+        let mut node = node(Role::Master, vec![prepared(), ok(), refused, ok(), prepared(), ok()]);
+        let last = |byte: u8| [&[byte], &LAST_PREPARED.to_le_bytes()[..], &[0, 1, 0, 0, 0]].concat();
+        assert_eq!(node.ask(&last(0x17)).await, (None, Some(1243)), "nothing was prepared");
+        node.ask(b"\x16DELETE FROM t").await;
+        assert_eq!(node.ask(&last(0x17)).await, (Some(Intent::Write), None));
+        assert_eq!(node.ask(b"\x16SELECT 1").await, (Some(Intent::Read), Some(1290)));
+        for (byte, code) in
+            [(0x17, Some(1243)), (0xfa, Some(1243)), (0x1a, Some(1243)), (0x1c, Some(1243)), (0x18, None), (0x19, None)]
+        {
+            assert_eq!(node.ask(&last(byte)).await, (None, code), "{byte:#x} went on");
+        }
+        let id = [&[0x17], &5u32.to_le_bytes()[..], &[0, 1, 0, 0, 0]].concat();
+        assert_eq!(node.ask(&id).await, (Some(Intent::Write), None), "by its id it is there");
+        node.ask(b"\x16SELECT 1").await;
+        assert_eq!(node.ask(&last(0x17)).await, (Some(Intent::Read), None));
+    }
+
+    #[tokio::test]
+    async fn a_statement_keeps_nothing_of_what_was_read_with_it() {
+        let read = bytes::Bytes::from([&b"\x16SELECT 1"[..], &[b'x'; 1 << 20]].concat());
+        let mut command = Command::new(testing::session(Role::Master), read.slice(..9));
+        command.classify();
+        let statement = command.prepares().expect("it has SQL");
+        assert_eq!(statement.text().0, "SELECT 1");
+        drop(command);
+        assert!(read.try_into_mut().is_ok(), "somebody else holds the buffer");
     }
 
     #[tokio::test]

@@ -68,7 +68,7 @@ where
         }
         let watch = self.replication.clone().map(|replication| {
             let known = replication.known();
-            Watch { replication, plan: command.plan().cloned(), known }
+            Watch { replication, plan: command.plan().cloned(), known, missing: None }
         });
         FanOutFuture::Running { watch, inner: self.inner.call(command) }
     }
@@ -81,6 +81,8 @@ struct Watch {
     plan: Option<Arc<Plan>>,
     /// What was known of the master's history when the command began.
     known: Position,
+    /// The error that an earlier result's commit has earned: behind an error no other result may follow.
+    missing: Option<ServerError>,
 }
 
 impl Watch {
@@ -93,12 +95,25 @@ impl Watch {
         }
     }
 
-    /// Holds one final back until its commit is acknowledged. A missing acknowledgement becomes an error or a warning.
-    async fn hold(&self, end: &mut Final) {
-        let Final::Ok(completion) = end else { return };
+    /// Holds one final back until its commit is acknowledged. A missing acknowledgement becomes a warning, or an error in
+    /// the place of the reply's last final, be that an error itself: the one thing that must not go unsaid.
+    async fn hold(&mut self, end: &mut Final) {
+        let has_more = matches!(end, Final::Ok(completion) if completion.has_more());
+        if let Final::Ok(completion) = end
+            && let Some(error) = self.acknowledge(completion).await
+        {
+            self.missing.get_or_insert(error);
+        }
+        if !has_more && let Some(error) = self.missing.take() {
+            *end = Final::Err(error);
+        }
+    }
+
+    /// Waits until this OK's commit is acknowledged, and returns what the client is told in its place.
+    async fn acknowledge(&self, completion: &mut Completion) -> Option<ServerError> {
         self.mark(completion);
         if !self.replication.waits() {
-            return;
+            return None;
         }
         let Some(gtid) = &completion.gtid else {
             // Rows were changed, nothing is left to commit, and yet the binlog has nothing: no slave will ever have it.
@@ -109,7 +124,7 @@ impl Watch {
                 self.replication.unlogged_write();
                 warn(completion, "The server did not log this write: no slave will have it".to_owned());
             }
-            return;
+            return None;
         };
         let acknowledgement = match completion.position {
             Some(position) => self.replication.acknowledged(position, self.known).await,
@@ -118,10 +133,11 @@ impl Watch {
         match acknowledgement {
             Acknowledgement::Given => {}
             Acknowledgement::Missing { reason, is_error: true } => {
-                *end = Final::Err(ServerError::new(3024, b"HY000", reason));
+                return Some(ServerError::new(3024, b"HY000", reason));
             }
             Acknowledgement::Missing { reason, is_error: false } => warn(completion, reason),
         }
+        None
     }
 }
 
@@ -170,7 +186,7 @@ impl<F: Future<Output = Result<Reply, Error>>> Future for FanOutFuture<F> {
             match self.as_mut().project() {
                 Projected::Running { watch, inner } => {
                     let mut reply = ready!(inner.poll(cx))?;
-                    let Some(watch) = watch.take() else { return Poll::Ready(Ok(reply)) };
+                    let Some(mut watch) = watch.take() else { return Poll::Ready(Ok(reply)) };
                     if !reply.is_complete() {
                         return Poll::Ready(Ok(reply.wrap(|parts| Box::new(Held { watch, parts }))));
                     }
@@ -215,6 +231,10 @@ impl Parts for Held {
 
     fn answer(&mut self, payload: Bytes) -> BoxFuture<'_, Result<(), Error>> {
         self.parts.answer(payload)
+    }
+
+    fn left(&mut self) -> BoxFuture<'_, Error> {
+        self.parts.left()
     }
 }
 
@@ -263,12 +283,17 @@ mod tests {
         Completion { gtid: Some("0-1-7".into()), ..Completion::default() }
     }
 
-    async fn outcome(answer: Option<Acknowledgement>, intent: Intent, completion: Completion) -> (Final, Arc<Slaves>) {
+    async fn held(answer: Option<Acknowledgement>, intent: Intent, reply: Reply) -> (Reply, Arc<Slaves>) {
         let slaves = Arc::new(Slaves { answer, misclassified: AtomicUsize::new(0), unlogged: AtomicUsize::new(0) });
-        let router = testing::FakeRouter::new([Reply::ok(completion)]);
+        let router = testing::FakeRouter::new([reply]);
         let mut command = Command::query(&testing::session(Role::Master), b"whatever");
         command.classified(Arc::new(Plan::bare(intent, "test")));
-        let mut reply = FanOutLayer::master(slaves.clone()).layer(router).call(command).await.expect("a reply");
+        let reply = FanOutLayer::master(slaves.clone()).layer(router).call(command).await.expect("a reply");
+        (reply, slaves)
+    }
+
+    async fn outcome(answer: Option<Acknowledgement>, intent: Intent, completion: Completion) -> (Final, Arc<Slaves>) {
+        let (mut reply, slaves) = held(answer, intent, Reply::ok(completion)).await;
         let end = reply.ready_finals().next().expect("a final").clone();
         (end, slaves)
     }
@@ -288,6 +313,48 @@ mod tests {
         assert!(matches!(end, Final::Err(error) if error.text() == "0 of 1"));
         let (end, _) = outcome(missing(false), Intent::Write, committed()).await;
         assert!(matches!(end, Final::Ok(completion) if completion.warnings == 1 && completion.info == "0 of 1"));
+    }
+
+    #[tokio::test]
+    async fn a_missing_acknowledgement_of_several_results_ends_the_reply() {
+        let several = |end: Final| {
+            let more = Completion { status: crate::status::MORE_RESULTS, ..committed() };
+            let ends = [Final::Ok(more), end];
+            ends.into_iter().zip(1..).map(|(end, sequence)| Part::Final { end, sequence }).collect::<Vec<_>>()
+        };
+        for end in [Final::Ok(Completion::default()), Final::Err(ServerError::new(1146, b"42S02", "no such table"))] {
+            for streamed in [false, true] {
+                let parts = several(end.clone());
+                let reply = match streamed {
+                    true => Reply::new(crate::Head::Ok, [], Some(Box::new(Streamed(parts.into())))),
+                    false => Reply::new(crate::Head::Ok, parts, None),
+                };
+                let missing = Acknowledgement::Missing { reason: "0 of 1".to_owned(), is_error: true };
+                let mut reply = held(Some(missing), Intent::Write, reply).await.0;
+                let mut ends = Vec::new();
+                while let Some(part) = reply.next().await.expect("a part") {
+                    let Part::Final { end, sequence } = part else { panic!("{part:?}") };
+                    ends.push((matches!(end, Final::Ok(_)), sequence));
+                    if let Final::Err(error) = end {
+                        assert_eq!(error.text(), "0 of 1");
+                    }
+                }
+                assert_eq!(ends, [(true, 1), (false, 2)], "streamed: {streamed}");
+            }
+        }
+    }
+
+    /// Parts that come one by one.
+    struct Streamed(std::collections::VecDeque<Part>);
+
+    impl Parts for Streamed {
+        fn next(&mut self) -> BoxFuture<'_, Result<Option<Part>, Error>> {
+            Box::pin(async { Ok(self.0.pop_front()) })
+        }
+
+        fn answer(&mut self, _: Bytes) -> BoxFuture<'_, Result<(), Error>> {
+            unreachable!("nothing asks")
+        }
     }
 
     #[tokio::test]

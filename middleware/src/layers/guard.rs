@@ -165,6 +165,10 @@ impl Parts for Doubted {
     fn answer(&mut self, payload: Bytes) -> BoxFuture<'_, Result<(), Error>> {
         self.parts.answer(payload)
     }
+
+    fn left(&mut self) -> BoxFuture<'_, Error> {
+        self.parts.left()
+    }
 }
 
 /// Whether the server has refused this as a write.

@@ -95,6 +95,10 @@ impl<F: FnMut(&Part) + Send> Parts for Watched<F> {
     fn answer(&mut self, payload: Bytes) -> BoxFuture<'_, Result<(), Error>> {
         self.parts.answer(payload)
     }
+
+    fn left(&mut self) -> BoxFuture<'_, Error> {
+        self.parts.left()
+    }
 }
 
 struct Mapped<M> {
@@ -192,5 +196,9 @@ impl<M: RowMap> Parts for Mapped<M> {
 
     fn answer(&mut self, payload: Bytes) -> BoxFuture<'_, Result<(), Error>> {
         self.parts.answer(payload)
+    }
+
+    fn left(&mut self) -> BoxFuture<'_, Error> {
+        self.parts.left()
     }
 }
