@@ -41,6 +41,25 @@ impl Keepalive {
     }
 }
 
+/// Lets the other end take nothing of what is sent to it for as long as it likes, if only it is there; returns the limit
+/// that held. One that does not acknowledge has the system's quarter of an hour then.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn lift_limit(stream: &TcpStream) -> io::Result<Option<Duration>> {
+    let socket = SockRef::from(stream);
+    let limit = socket.tcp_user_timeout()?;
+    socket.set_tcp_user_timeout(None).map(|()| limit)
+}
+
+/// Puts the limit back.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn restore_limit(stream: &TcpStream, limit: Duration) -> io::Result<()> {
+    SockRef::from(stream).set_tcp_user_timeout(Some(limit))
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::net::TcpListener;
@@ -64,6 +83,13 @@ mod tests {
                 (socket.tcp_keepalive_time().expect("an option").as_secs(), interval.as_secs(), given_up.as_secs())
             });
             assert_eq!(times, seconds, "{silence} ms");
+            let limit = lift_limit(&stream).expect("an option");
+            assert_eq!(limit.map(|limit| limit.as_secs()), seconds.map(|(_, _, limit)| limit));
+            assert_eq!(socket.tcp_user_timeout().expect("an option"), None);
+            if let Some(limit) = limit {
+                restore_limit(&stream, limit).expect("an option");
+                assert_eq!(socket.tcp_user_timeout().expect("an option"), Some(limit));
+            }
         }
     }
 }

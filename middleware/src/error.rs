@@ -88,6 +88,10 @@ pub enum Error {
         /// The limit (`limits.packet_bytes_max`).
         limit_bytes: usize,
     },
+    /// Layers have been loaded that read rows, and this session, which began before, has agreed with MariaDB on results
+    /// whose columns are left out.
+    #[error("a session that began before layers were loaded has agreed on results that they can't read")]
+    OutdatedSession,
     /// A layer failed beyond repair.
     #[error("layer `{layer}` failed")]
     Layer {
@@ -117,6 +121,11 @@ impl Error {
                 format!(
                     "Got a packet bigger than this Towline node takes: limits.packet_bytes_max is {limit_bytes} bytes"
                 ),
+            )),
+            Self::OutdatedSession => Some(ServerError::new(
+                1053,
+                b"08S01",
+                "This Towline node has loaded layers that can't read the cached metadata of this session; reconnect",
             )),
             Self::Layer { .. } => {
                 Some(ServerError::new(1105, b"HY000", "A middleware layer failed; see the node's log"))

@@ -54,6 +54,9 @@ pub struct Completion {
     pub state: Bytes,
     /// The GTID of a commit, as the server writes it; none when nothing was committed.
     pub gtid: Option<Box<str>>,
+    /// Rows may have been changed, and the session's log is off: no slave will ever have them. Known only of commands whose
+    /// commit somebody waits for.
+    pub unlogged: bool,
     /// The position of that commit in the master's history, once the fan-out layer has found it.
     pub position: Option<Position>,
     /// What replication has to warn of: too few slaves have acknowledged the commit in time, or it was not logged.

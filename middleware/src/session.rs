@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -36,7 +36,8 @@ pub struct Session {
     status: AtomicU16,
     ascii_unsafe_charset: AtomicBool,
     ascii_letters_charset: AtomicBool,
-    ansi_quotes: AtomicBool,
+    /// The reported sql_mode: [`REPORTED`] and one bit for each mode that counts.
+    sql_mode: AtomicU8,
     names: Mutex<Names>,
     states: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
@@ -47,8 +48,18 @@ struct Names {
     schema: Arc<str>,
 }
 
+/// Of a session's sql_mode: the server has reported it.
+const REPORTED: u8 = 1;
+/// NO_BACKSLASH_ESCAPES is in it.
+const NO_BACKSLASH_ESCAPES: u8 = 2;
+/// ANSI_QUOTES is in it.
+const ANSI_QUOTES: u8 = 4;
+
 /// In a login: rows end in an OK packet in place of an EOF packet. Source: MySQL manual, "Capabilities Flags".
 const DEPRECATE_EOF: u64 = 1 << 24;
+/// The same of MariaDB's own: column definitions may have further fields. Source: MariaDB Knowledge Base, "Connecting",
+/// "Capabilities".
+const EXTENDED_METADATA: u64 = 1 << 35;
 
 /// Status flags of the server that the session follows. Source: the server's `SERVER_STATUS_flags_enum`.
 pub mod status {
@@ -81,7 +92,7 @@ impl Session {
             status: AtomicU16::new(status::AUTOCOMMIT),
             ascii_unsafe_charset: AtomicBool::new(false),
             ascii_letters_charset: AtomicBool::new(false),
-            ansi_quotes: AtomicBool::new(false),
+            sql_mode: AtomicU8::new(0),
             names: Mutex::new(Names { user: "".into(), schema: "".into() }),
             states: Mutex::default(),
         }
@@ -107,7 +118,8 @@ impl Session {
         self.connection_id.load(Relaxed)
     }
 
-    /// The account name that the client logged in with.
+    /// The name of the account that the client logged in with, in the server's own words: unquoted, not longer than
+    /// names are, in UTF-8.
     pub fn user(&self) -> Arc<str> {
         lock(&self.names).user.clone()
     }
@@ -132,12 +144,14 @@ impl Session {
         self.status() & status::IN_TRANS != 0
     }
 
-    /// How the server reads this session's SQL.
+    /// How the server reads this session's SQL. What it has reported of its sql_mode counts; the status flags only as
+    /// long as it has reported nothing: MariaDB's go on telling what a compound statement has set for itself.
     pub fn sql_mode(&self) -> SqlMode {
-        let flags = self.status();
+        let (flags, reported) = (self.status(), self.sql_mode.load(Relaxed));
+        let is_set = |flag, mode| if reported == 0 { flags & flag != 0 } else { reported & mode != 0 };
         SqlMode {
-            no_backslash_escapes: flags & status::NO_BACKSLASH_ESCAPES != 0,
-            ansi_quotes: flags & status::ANSI_QUOTES != 0 || self.ansi_quotes.load(Relaxed),
+            no_backslash_escapes: is_set(status::NO_BACKSLASH_ESCAPES, NO_BACKSLASH_ESCAPES),
+            ansi_quotes: is_set(status::ANSI_QUOTES, ANSI_QUOTES),
             ascii_unsafe_charset: self.ascii_unsafe_charset.load(Relaxed),
             ascii_letters_charset: self.ascii_letters_charset.load(Relaxed),
         }
@@ -180,9 +194,12 @@ impl Session {
         self.status.store(flags, Relaxed);
     }
 
-    /// Records whether double quotes are identifiers, where the status flags don't say so.
-    pub fn set_ansi_quotes(&self, yes: bool) {
-        self.ansi_quotes.store(yes, Relaxed);
+    /// Records the sql_mode that the server has reported: whether a backslash in a string is a plain character, and
+    /// whether double quotes are identifiers.
+    pub fn set_sql_mode(&self, no_backslash_escapes: bool, ansi_quotes: bool) {
+        let mode = |is_set, bit| if is_set { bit } else { 0 };
+        let modes = mode(no_backslash_escapes, NO_BACKSLASH_ESCAPES) | mode(ansi_quotes, ANSI_QUOTES);
+        self.sql_mode.store(REPORTED | modes, Relaxed);
     }
 
     /// Records what the client's character set makes of ASCII: whether its bytes may be parts of other characters, and
@@ -200,6 +217,11 @@ impl Session {
     /// Whether rows end in an OK packet for this client; an EOF packet otherwise, and another behind the columns.
     pub fn deprecates_eof(&self) -> bool {
         self.capabilities() & DEPRECATE_EOF != 0
+    }
+
+    /// Whether column definitions carry MariaDB's extended metadata.
+    pub fn has_extended_metadata(&self) -> bool {
+        self.capabilities() & EXTENDED_METADATA != 0
     }
 
     /// Records what the client and the server have agreed on.

@@ -162,6 +162,10 @@ impl Parts for Timed {
     fn answer(&mut self, payload: Bytes) -> BoxFuture<'_, Result<(), Error>> {
         self.parts.answer(payload)
     }
+
+    fn left(&mut self) -> BoxFuture<'_, Error> {
+        self.parts.left()
+    }
 }
 
 #[cfg(test)]

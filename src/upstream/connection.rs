@@ -1,6 +1,9 @@
 //! One connection to MySQL: its bytes, its greeting, and the fence that it is put behind.
 
-use std::io;
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -8,12 +11,14 @@ use towline_middleware::{CommandKind, Error, ServerError, Session};
 
 use super::{
     Endpoint, Fence, Killer,
+    killer::Abandoned,
     password_bridge::PasswordBridge,
     reader::{Form, ReplyReader},
     tracking::{self, Wanted, learn},
 };
 use crate::{
-    transport::{Protection, Transport},
+    keepalive,
+    transport::{Protection, Socket, Transport},
     wire::{
         Cursor, Malformed, capability, eof, err,
         frame::{HEADER_LEN, Header, PAYLOAD_MAX, put_packet},
@@ -29,6 +34,9 @@ const COPY_MAX: usize = 16 * 1024;
 const READ_MIN: usize = 16 * 1024 + 512;
 /// 64 kB reads measured best for large results.
 const READ_MAX: usize = 64 * 1024;
+/// Asks for the account that the client has named, as `name@host`, and the default schema, both not converted to the
+/// client's character set. No host has an `@`. The limit goes before the session's own (`sql_select_limit`).
+const NAMES: &str = "SELECT CAST(USER() AS BINARY),CAST(DATABASE() AS BINARY) LIMIT 1";
 /// The error to everything but a new password.
 const MUST_CHANGE_PASSWORD: u16 = 1820;
 /// A packet that is read whole (greeting, login, OK, ERR) may have this many bytes.
@@ -104,11 +112,13 @@ pub struct Upstream {
     room: usize,
     mariadb: bool,
     fence: Fence,
-    fence_is_up: bool,
+    has_begun: bool,
+    /// The limit on how long the server may take nothing, while it is lifted.
+    lifted_limit: Option<Duration>,
     /// Whether the connection stands between two commands.
     pub(super) clean: bool,
     /// Who ends the connection at the server when it is left in the middle of a command, and by what id.
-    killer: Option<(Killer, u32)>,
+    killer: Option<(Killer, Abandoned)>,
     /// What the client on the other side can do; decides the form of replies.
     pub(super) client_capabilities: u32,
     client_mariadb_capabilities: u32,
@@ -135,7 +145,8 @@ impl Upstream {
             room: READ_MIN,
             mariadb: false,
             fence,
-            fence_is_up: false,
+            has_begun: false,
+            lifted_limit: None,
             clean: true,
             killer: None,
             client_capabilities: 0,
@@ -188,70 +199,98 @@ impl Upstream {
 
     /// From now on, when this is dropped in the middle of a command, the server is told to end the connection `id`.
     pub fn kill_when_abandoned(&mut self, killer: Killer, id: u32) {
-        self.killer = Some((killer, id));
+        self.killer = Some((killer, Abandoned { id, connected: Instant::now() }));
     }
 
-    /// Whether the fence must be put up before the next command: it was refused for an expired password.
-    pub(super) fn wants_fence(&self) -> bool {
-        !self.fence_is_up
+    /// Whether the session has begun: it has not as long as the server takes nothing but a new password.
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun
     }
 
-    /// Puts the fence up (see [`Fence`]), and takes from the answer how the server reads the session's SQL. To be called
-    /// after the login, before the client's first command.
+    /// Puts the fence up (see [`Fence`]), and takes from the answer how the server reads the session's SQL.
     ///
     /// # Errors
     /// The session is over: without its fence it must not be used.
-    pub async fn put_up_fence(&mut self, session: &Session) -> Result<(), Error> {
-        let statement = self.fence.statement(self.mariadb);
-        let mut payload = vec![CommandKind::Query.to_byte()];
-        payload.extend_from_slice(statement.as_bytes());
-        self.write_packet(0, &payload).await?;
+    pub(super) async fn put_up_fence(&mut self, session: &Session) -> Result<(), Error> {
+        let clean = std::mem::replace(&mut self.clean, false);
+        self.send([self.fence.statement(self.mariadb)]).await?;
+        self.has_begun = self.read_fence(session).await?;
+        self.clean = clean;
+        Ok(())
+    }
+
+    /// Begins a session after a login, before the client's first command: puts the fence up, and in the same round trip
+    /// asks for the names of account and default schema. A server takes a login's name out of quotes, cuts it and converts
+    /// it from the client's character set, so that what the client has sent need not be the name.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn begin_session(&mut self, session: &Session) -> Result<(), Error> {
+        let clean = std::mem::replace(&mut self.clean, false);
+        self.send([self.fence.statement(self.mariadb), NAMES]).await?;
+        let is_fenced = self.read_fence(session).await?;
+        let row = self.read_row().await?;
+        self.clean = clean;
+        // MariaDB takes the fence with an expired password too.
+        self.has_begun = is_fenced && !matches!(&row, Err(error) if error.code == MUST_CHANGE_PASSWORD);
+        if self.has_begun { learn_names(row, session) } else { Ok(()) }
+    }
+
+    /// Sends statements of the node's own, all at once.
+    async fn send<const N: usize>(&mut self, statements: [&str; N]) -> Result<(), Error> {
+        let mut packets = Vec::new();
+        for statement in statements {
+            put_packet(&mut packets, 0, &[&[CommandKind::Query.to_byte()], statement.as_bytes()].concat());
+        }
+        self.stream.write_all(&packets).await.map_err(|error| self.broken(error))?;
+        self.stream.flush().await.map_err(|error| self.broken(error))
+    }
+
+    /// Reads the answer to the fence. Whether it is up: with an expired password there is nothing to fence yet.
+    async fn read_fence(&mut self, session: &Session) -> Result<bool, Error> {
         let (_, answer) = self.read_packet().await?;
-        self.fence_is_up = answer.first() == Some(&ok::HEADER);
-        if self.fence_is_up {
-            let malformed = |error: Malformed| Error::Protocol { peer: "MySQL", what: error.0 };
+        if answer.first() == Some(&ok::HEADER) {
             learn(&mut ok::decode(&answer).map_err(malformed)?, session, Wanted::default());
-            return Ok(());
+            return Ok(true);
         }
         match err::decode(&answer) {
-            // With an expired password the server takes nothing but a new one, so there is nothing to fence yet.
-            Ok(error) if error.code == MUST_CHANGE_PASSWORD => Ok(()),
+            Ok(error) if error.code == MUST_CHANGE_PASSWORD => Ok(false),
             refusal => {
                 let refusal = refusal.map(|error| error.to_string());
+                let statement = self.fence.statement(self.mariadb);
                 tracing::error!(statement, refusal = ?refusal, "MySQL refuses the statement that fences client sessions");
                 Err(Error::Protocol { peer: "MySQL", what: "it refused the session's fence" })
             }
         }
     }
 
-    /// Asks for the default schema.
+    /// Asks for the names of account and default schema.
     ///
     /// # Errors
     /// The session is over: what its unqualified names mean must be known.
-    pub(super) async fn ask_schema(&mut self, session: &Session) -> Result<(), Error> {
-        let row = self.ask("SELECT DATABASE()").await?;
-        let row = row.ok_or(Error::Protocol { peer: "MySQL", what: "it does not tell the default schema" })?;
-        // NULL, if there is none.
-        let schema = Cursor::new(&row).lenenc_bytes().unwrap_or_default();
-        session.set_schema(&String::from_utf8_lossy(schema));
-        Ok(())
+    pub(super) async fn ask_names(&mut self, session: &Session) -> Result<(), Error> {
+        let row = self.ask(NAMES).await?;
+        learn_names(row, session)
     }
 
-    /// The GTID of a commit that the server has not reported, if there was one: a stored program may have switched the
+    /// What the server has not reported of a command that may have committed: a stored program may have switched the
     /// reports off. The fence goes up again then.
     ///
     /// # Errors
     /// The session is over: whether there is something to wait for must be known.
-    pub(super) async fn ask_commit(&mut self, session: &Session) -> Result<Option<Box<str>>, Error> {
-        let row = self.ask(tracking::last_commit(self.mariadb)).await?;
-        let row = row.ok_or(Error::Protocol { peer: "MySQL", what: "it does not tell the last commit" })?;
-        let Some(gtid) = tracking::gtid(Cursor::new(&row).lenenc_bytes().unwrap_or_default()) else { return Ok(None) };
-        if self.last_gtid.as_ref() == Some(&gtid) {
-            return Ok(None);
-        }
+    pub(super) async fn ask_commit(&mut self, session: &Session) -> Result<Unreported, Error> {
+        let Ok(Some(row)) = self.ask(tracking::last_commit(self.mariadb)).await? else {
+            return Err(Error::Protocol { peer: "MySQL", what: "it does not tell the last commit" });
+        };
+        let mut cells = Cursor::new(&row);
+        let gtid = tracking::gtid(cells.lenenc_bytes().unwrap_or_default());
+        let log_is_off = cells.lenenc_bytes() == Some(b"0");
+        let Some(gtid) = gtid.filter(|gtid| self.last_gtid.as_ref() != Some(gtid)) else {
+            return Ok(Unreported { gtid: None, log_is_off });
+        };
         self.note_commit(&gtid);
         self.put_up_fence(session).await?;
-        Ok(Some(gtid))
+        Ok(Unreported { gtid: Some(gtid), log_is_off })
     }
 
     /// Remembers the last commit that is known.
@@ -259,24 +298,31 @@ impl Upstream {
         self.last_gtid = Some(gtid.into());
     }
 
-    /// Runs a query of the node's own, and returns the first row of its answer if there is one.
-    async fn ask(&mut self, sql: &str) -> Result<Option<Bytes>, Error> {
-        let mut payload = vec![CommandKind::Query.to_byte()];
-        payload.extend_from_slice(sql.as_bytes());
-        self.write_packet(0, &payload).await?;
-        // How many columns, the one, for some an EOF, the row, the end.
+    /// Runs a query of the node's own; see [`Upstream::read_row`].
+    async fn ask(&mut self, sql: &str) -> Result<Result<Option<Bytes>, ServerError>, Error> {
+        self.send([sql]).await?;
+        self.read_row().await
+    }
+
+    /// Reads how many columns there are, these, a row and the end, and returns the row if there was one. The inner error
+    /// is the server's.
+    async fn read_row(&mut self) -> Result<Result<Option<Bytes>, ServerError>, Error> {
+        let (_, count) = self.read_packet().await?;
+        if count.first() == Some(&err::HEADER) {
+            return err::decode(&count).map(Err).map_err(malformed);
+        }
+        for _ in 0..Cursor::new(&count).lenenc().unwrap_or_default() {
+            self.read_packet().await?;
+        }
         let mut row = None;
-        for place in 0.. {
+        loop {
             let (_, packet) = self.read_packet().await?;
             match packet.first() {
-                Some(&err::HEADER) => break,
-                Some(&eof::HEADER) if row.is_some() => break,
-                Some(&eof::HEADER) => {}
-                _ if place >= 2 => row = Some(packet),
-                _ => {}
+                Some(&err::HEADER) => return err::decode(&packet).map(Err).map_err(malformed),
+                Some(&eof::HEADER) => return Ok(Ok(row)),
+                _ => row = Some(packet),
             }
         }
-        Ok(row)
     }
 
     /// Waits until the server speaks or leaves between two commands, and returns its packet if there is one: an error
@@ -317,10 +363,14 @@ impl Upstream {
     pub async fn write_packet(&mut self, sequence: u8, payload: &[u8]) -> Result<(), Error> {
         self.write.clear();
         if payload.len() < COPY_MAX {
+            if sequence == 0 {
+                self.limit_patience();
+            }
             put_packet(&mut self.write, sequence, payload);
-            self.stream.write_all(&self.write).await.map_err(Error::Upstream)?;
-            return self.stream.flush().await.map_err(Error::Upstream);
+            self.stream.write_all(&self.write).await.map_err(|error| self.broken(error))?;
+            return self.stream.flush().await.map_err(|error| self.broken(error));
         }
+        self.be_patient();
         let mut next = sequence;
         let closing: &[u8] = &[];
         let frames = payload.chunks(PAYLOAD_MAX).chain(payload.len().is_multiple_of(PAYLOAD_MAX).then_some(closing));
@@ -328,12 +378,33 @@ impl Upstream {
             let header = Header { len: chunk.len(), sequence: next }.encode();
             let mut left = [&header[..], chunk];
             while left.iter().any(|piece| !piece.is_empty()) {
-                self.stream.write_of(&mut left).await.map_err(Error::Upstream)?;
+                self.stream.write_of(&mut left).await.map_err(|error| self.broken(error))?;
             }
             next = next.wrapping_add(1);
         }
         // Nothing to do in clear; TLS may hold records that the socket had no room for.
-        self.stream.flush().await.map_err(Error::Upstream)
+        self.stream.flush().await.map_err(|error| self.broken(error))
+    }
+
+    /// Until the next short command the server may take nothing of what is sent to it for as long as it likes: it may be
+    /// waiting for a lock in the middle of a file, or for a thread of its own. What is short fits into the room that its
+    /// system has.
+    pub(super) fn be_patient(&mut self) {
+        if self.lifted_limit.is_none()
+            && let Some(Socket::Tcp(stream)) = self.stream.socket()
+        {
+            // Where the system does not tell, its own limit holds.
+            self.lifted_limit = keepalive::lift_limit(stream).ok().flatten();
+        }
+    }
+
+    fn limit_patience(&mut self) {
+        if let Some(limit) = self.lifted_limit.take()
+            && let Some(Socket::Tcp(stream)) = self.stream.socket()
+        {
+            // A connection that is gone shows as it is used.
+            let _ = keepalive::restore_limit(stream, limit);
+        }
     }
 
     /// Reads once more from the server.
@@ -358,6 +429,15 @@ impl Upstream {
         Ok(())
     }
 
+    /// Waits until the server has left, whatever it may have sent before.
+    ///
+    /// # Cancel safety
+    /// A dropped future loses nothing.
+    pub(super) async fn left(&mut self) -> Error {
+        self.stream.left().await;
+        self.broken(io::ErrorKind::ConnectionAborted.into())
+    }
+
     /// The server has left: there is nothing to end there any more.
     fn broken(&mut self, error: io::Error) -> Error {
         self.killer = None;
@@ -379,10 +459,36 @@ impl Upstream {
     }
 }
 
+/// What the server tells of a command when it is asked.
+#[derive(Debug)]
+pub(super) struct Unreported {
+    /// The GTID of its commit, if there was one.
+    pub(super) gtid: Option<Box<str>>,
+    /// The session's commits are not logged.
+    pub(super) log_is_off: bool,
+}
+
+/// Takes the session's names from the answer to [`NAMES`].
+fn learn_names(row: Result<Option<Bytes>, ServerError>, session: &Session) -> Result<(), Error> {
+    let untold = Error::Protocol { peer: "MySQL", what: "it does not tell the names of account and schema" };
+    let Ok(Some(row)) = row else { return Err(untold) };
+    let mut cells = Cursor::new(&row);
+    let account = cells.lenenc_bytes().and_then(|account| std::str::from_utf8(account).ok()?.rsplit_once('@'));
+    let Some((user, _)) = account else { return Err(untold) };
+    session.set_user(user);
+    // NULL, if there is none.
+    session.set_schema(&String::from_utf8_lossy(cells.lenenc_bytes().unwrap_or_default()));
+    Ok(())
+}
+
+fn malformed(error: Malformed) -> Error {
+    Error::Protocol { peer: "MySQL", what: error.0 }
+}
+
 impl Drop for Upstream {
     fn drop(&mut self) {
-        if let Some((killer, id)) = self.killer.take().filter(|_| !self.clean) {
-            killer.kill(id);
+        if let Some((killer, abandoned)) = self.killer.take().filter(|_| !self.clean) {
+            killer.kill(abandoned);
         }
     }
 }

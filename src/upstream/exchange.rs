@@ -9,7 +9,7 @@ use towline_middleware::{BoxFuture, Command, CommandKind, Error, Final, Head, In
 use super::{
     Turn, Upstream,
     reader::{ReplyReader, Step},
-    tracking::{self, Wanted},
+    tracking::{self, Learned, Wanted},
 };
 use crate::wire::{Malformed, change_user::ChangeUser, frame::HEADER_LEN};
 
@@ -55,7 +55,13 @@ impl Lease {
                     let head = rest.reader.head().unwrap_or(Head::Turn);
                     return Ok(reply.begin(head, Some(Box::new(rest))));
                 }
-                Some(Step::Part(part)) => reply.push(part),
+                Some(Step::Part(part)) => {
+                    reply.push(part);
+                    if rest.broken.is_some() {
+                        let head = rest.reader.head().unwrap_or(Head::Err);
+                        return Ok(reply.begin(head, Some(Box::new(rest))));
+                    }
+                }
                 Some(Step::NeedMore) => match rest.reader.head() {
                     Some(head) => return Ok(reply.begin(head, Some(Box::new(rest)))),
                     None => rest.lease.0.fill().await?,
@@ -78,7 +84,7 @@ fn malformed(error: Malformed) -> Error {
     Error::Protocol { peer: "MySQL", what: error.0 }
 }
 
-/// What is to be done when the reply has ended well.
+/// What is to be done when the reply has ended.
 #[derive(Debug)]
 struct After {
     session: Arc<Session>,
@@ -86,19 +92,19 @@ struct After {
     fence: bool,
     /// Which reports that the fence switches on the client asks for by itself.
     wanted: Wanted,
-    /// The text has a USE. Whoever has switched its report off, where nobody saw it, leaves the session's schema in doubt.
+    /// It chooses a default schema. Whoever has switched the report off, where nobody saw it, leaves that in doubt.
     chooses_schema: bool,
-    /// The server has reported the default schema.
-    has_schema: bool,
     /// There was another result before this.
     is_one_of_several: bool,
     /// Somebody waits for what it commits, if it does.
     may_commit: bool,
     /// It can't have committed anything if it leaves a transaction open.
     changes_rows: bool,
-    /// The session's new account and schema.
+    /// It has changed rows outside of a transaction, and the server has reported no commit of that.
+    is_unreported: bool,
+    /// The login of COM_CHANGE_USER.
     login: Option<Bytes>,
-    schema: Option<Bytes>,
+    learned: Learned,
 }
 
 impl After {
@@ -116,12 +122,12 @@ impl After {
             changes_rows: tracking::changes_rows(command.sql()),
             session: command.session().clone(),
             fence: resets || touches,
-            chooses_schema: command.plan().is_some_and(|plan| plan.chooses_schema),
-            has_schema: false,
+            chooses_schema: kind == CommandKind::InitDb || command.plan().is_some_and(|plan| plan.chooses_schema),
             is_one_of_several: false,
+            is_unreported: false,
             wanted: if touches { Wanted::by(command.sql()) } else { Wanted::default() },
             login: (kind == CommandKind::ChangeUser).then(|| command.payload().clone()),
-            schema: (kind == CommandKind::InitDb).then(|| command.payload().slice(1..)),
+            learned: Learned::default(),
         }
     }
 }
@@ -149,11 +155,16 @@ impl Rest {
         }
         match &mut step {
             Step::Part(Part::Final { end: Final::Ok(completion), .. }) => {
-                self.after.has_schema |= tracking::learn(completion, &self.after.session, self.lease.0.client_wants);
-                if self.after.may_commit
-                    && let Some(gtid) = &completion.gtid
-                {
-                    self.lease.0.note_commit(gtid);
+                let learned = tracking::learn(completion, &self.after.session, self.lease.0.client_wants);
+                self.after.learned.schema |= learned.schema;
+                self.after.learned.doubt |= learned.doubt;
+                match &completion.gtid {
+                    Some(gtid) if self.after.may_commit => self.lease.0.note_commit(gtid),
+                    Some(_) => {}
+                    None => {
+                        let changed = completion.affected_rows > 0 && !in_transaction(completion.status);
+                        self.after.is_unreported |= changed;
+                    }
                 }
                 if completion.has_more() {
                     self.after.is_one_of_several = true;
@@ -161,13 +172,20 @@ impl Rest {
                     let stays_open = in_transaction(completion.status) && self.after.changes_rows;
                     let stays_open = stays_open && !self.after.is_one_of_several;
                     if self.after.may_commit && completion.gtid.is_none() && !stays_open {
-                        completion.gtid = self.lease.0.ask_commit(&self.after.session).await?;
+                        let unreported = self.lease.0.ask_commit(&self.after.session).await?;
+                        completion.gtid = unreported.gtid;
+                        completion.unlogged = unreported.log_is_off && self.after.is_unreported;
                     }
-                    self.succeeded().await?;
+                    self.learn_login();
+                    self.settle().await?;
                 }
             }
-            // Those before it have succeeded.
-            Step::Part(Part::Final { end: Final::Err(_), .. }) if self.after.is_one_of_several => self.follow().await?,
+            // It may have done a part of its work, or left the session bare. A server that has left then, or refuses the
+            // fence, ends the session: behind the error that the client waits for.
+            Step::Part(Part::Final { end: Final::Err(_), .. }) if self.lease.0.has_begun() => {
+                self.after.chooses_schema &= self.after.is_one_of_several;
+                self.broken = self.settle().await.err();
+            }
             _ => {}
         }
         Ok(Some(step))
@@ -184,32 +202,31 @@ impl Rest {
         }
     }
 
-    /// The command succeeded: the session's state follows.
-    async fn succeeded(&mut self) -> Result<(), Error> {
-        let upstream = &mut *self.lease.0;
-        if let Some(schema) = &self.after.schema {
-            self.after.session.set_schema(&String::from_utf8_lossy(schema));
+    /// Takes the session's facts from a COM_CHANGE_USER that has succeeded, until the server has told them.
+    fn learn_login(&mut self) {
+        let After { session, login, .. } = &self.after;
+        let login = login.as_ref().and_then(|payload| ChangeUser::decode(payload, self.lease.0.client_capabilities));
+        if let Some(login) = login {
+            session.set_user(&login.user);
+            session.set_schema(&login.schema);
+            tracking::learn_collation(session, login.collation.unwrap_or_default());
         }
-        let login = self.after.login.as_ref();
-        if let Some(login) = login.and_then(|payload| ChangeUser::decode(payload, upstream.client_capabilities)) {
-            self.after.session.set_user(&login.user);
-            self.after.session.set_schema(&login.schema);
-            tracking::learn_collation(&self.after.session, login.collation.unwrap_or_default());
-        }
-        self.follow().await
     }
 
-    /// The fence goes up again before the client knows, and what was not reported is asked for.
-    async fn follow(&mut self) -> Result<(), Error> {
+    /// Before the client knows of its command's end, the fence goes up again where it may be down, and what was not
+    /// reported is asked for.
+    async fn settle(&mut self) -> Result<(), Error> {
         let (upstream, after) = (&mut *self.lease.0, &self.after);
         if after.fence {
             upstream.client_wants = after.wanted;
         }
-        if after.fence || upstream.wants_fence() {
+        if after.login.is_some() || !upstream.has_begun() {
+            upstream.begin_session(&after.session).await?;
+        } else if after.fence || after.learned.doubt {
             upstream.put_up_fence(&after.session).await?;
         }
-        if after.chooses_schema && (after.is_one_of_several || !after.has_schema) {
-            upstream.ask_schema(&after.session).await?;
+        if after.chooses_schema && (after.is_one_of_several || !after.learned.schema) {
+            upstream.ask_names(&after.session).await?;
         }
         Ok(())
     }
@@ -241,6 +258,10 @@ impl Parts for Rest {
         })
     }
 
+    fn left(&mut self) -> BoxFuture<'_, Error> {
+        Box::pin(self.lease.0.left())
+    }
+
     fn answer(&mut self, payload: Bytes) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
             let sequence = self.reader.next_sequence();
@@ -252,6 +273,7 @@ impl Parts for Rest {
             match turn {
                 Turn::Forward(payload) => {
                     self.reader.answered(&payload);
+                    upstream.be_patient();
                     upstream.write_packet(sequence, &payload).await
                 }
                 Turn::Reply(payload) => {

@@ -74,7 +74,7 @@ pub enum LoginError {
     Broken(#[from] Error),
 }
 
-/// Logs in and puts the session's fence up; afterwards it may run commands.
+/// Logs in and begins the session; afterwards it may run commands.
 ///
 /// # Errors
 /// See [`LoginError`].
@@ -86,7 +86,7 @@ pub async fn log_in(
     match exchange(&mut opening, credentials, session).await {
         Ok(()) => {
             let mut upstream = opening.into_upstream();
-            upstream.put_up_fence(session).await?;
+            upstream.begin_session(session).await?;
             Ok(upstream)
         }
         Err(error) => {
@@ -112,6 +112,7 @@ async fn exchange(opening: &mut Opening, credentials: &Credentials, session: &Se
                 let mut completion = ok::decode(&payload).map_err(malformed)?;
                 learn(&mut completion, session, Wanted::default());
                 session.set_connection_id(connection_id);
+                // Until the server has told it.
                 session.set_user(&credentials.user);
                 return Ok(());
             }

@@ -1,7 +1,7 @@
 //! What the node asks every client's connection to MySQL to report or to refuse, and what it learns from the reports.
 
 use bytes::Bytes;
-use towline_middleware::{Completion, Role, Session};
+use towline_middleware::{Completion, Role, Session, status};
 
 use crate::{
     classify::{TRACKING, contains_ignoring_case, contains_name},
@@ -61,20 +61,20 @@ impl Fence {
     /// The one statement that puts it up. It also has the server report what classification and layers hang on: the
     /// default schema, and variables, these from the start: one that is set is reported, be it to the value that it has.
     /// A client may have taken these off the list; `*` is every variable and takes no other beside it, and MySQL takes no
-    /// name twice. MariaDB tells of its sql_mode by the status flags, MySQL only by reports.
+    /// name twice.
     pub(crate) fn statement(self, mariadb: bool) -> &'static str {
         match (self, mariadb) {
             (Self::ReportCommits, true) => {
                 "SET SESSION session_track_schema=1,\
                  session_track_system_variables=IF(@@session_track_system_variables='*','*',\
-                 CONCAT_WS(',',NULLIF(@@session_track_system_variables,''),'character_set_client,last_gtid')),\
-                 character_set_client=@@character_set_client"
+                 CONCAT_WS(',',NULLIF(@@session_track_system_variables,''),'character_set_client,sql_mode,last_gtid')),\
+                 sql_mode=@@sql_mode,character_set_client=@@character_set_client"
             }
             (Self::ReadOnly, true) => {
                 "SET SESSION tx_read_only=1,session_track_schema=1,\
                  session_track_system_variables=IF(@@session_track_system_variables='*','*',\
-                 CONCAT_WS(',',NULLIF(@@session_track_system_variables,''),'character_set_client')),\
-                 character_set_client=@@character_set_client"
+                 CONCAT_WS(',',NULLIF(@@session_track_system_variables,''),'character_set_client,sql_mode')),\
+                 sql_mode=@@sql_mode,character_set_client=@@character_set_client"
             }
             (Self::ReportCommits, false) => {
                 concat!("SET SESSION session_track_gtids=OWN_GTID,", report_to_mysql_fence!())
@@ -89,15 +89,15 @@ pub(crate) fn touches_tracking(sql: &[u8]) -> bool {
     contains_name(sql, TRACKING)
 }
 
-/// Asks for the last commit of a session whose reports may be switched off. MySQL tells that nowhere else, so there it is
-/// the server's last, if they are.
+/// Asks for the last commit of a session whose reports may be switched off, and whether its commits are logged. MySQL tells
+/// the first nowhere else, so there it is the server's last, if they are.
 pub(crate) fn last_commit(mariadb: bool) -> &'static str {
     match mariadb {
-        true => "SELECT @@SESSION.last_gtid",
+        true => "SELECT @@SESSION.last_gtid,@@SESSION.sql_log_bin LIMIT 1",
         false => {
             "SELECT IF(@@SESSION.session_track_gtids='OFF' AND INSTR(@@GLOBAL.gtid_executed,@@server_uuid),\
              CONCAT(@@server_uuid,':',SUBSTRING_INDEX(SUBSTRING_INDEX(SUBSTRING_INDEX(SUBSTRING_INDEX(\
-             @@GLOBAL.gtid_executed,CONCAT(@@server_uuid,':'),-1),',',1),':',-1),'-',-1)),'')"
+             @@GLOBAL.gtid_executed,CONCAT(@@server_uuid,':'),-1),',',1),':',-1),'-',-1)),''),@@SESSION.sql_log_bin LIMIT 1"
         }
     }
 }
@@ -113,7 +113,7 @@ pub(crate) fn changes_rows(sql: &[u8]) -> bool {
 pub(crate) struct Wanted {
     /// The GTIDs of commits.
     gtids: bool,
-    /// MySQL's sql_mode.
+    /// The sql_mode.
     sql_mode: bool,
     /// Every variable, and so MariaDB's `last_gtid` too.
     every_variable: bool,
@@ -130,14 +130,28 @@ impl Wanted {
     }
 }
 
-/// Reads the session state of an OK: the GTID goes into the completion, schema and character set into the session.
-/// What the client has not wanted is taken out of the state that it gets. Tells whether it has the default schema.
-pub(crate) fn learn(completion: &mut Completion, session: &Session, wanted: Wanted) -> bool {
+/// The status flags that tell something of the sql_mode.
+const OF_SQL_MODE: u16 = status::NO_BACKSLASH_ESCAPES | status::ANSI_QUOTES;
+
+/// What else an OK has told.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Learned {
+    /// It has reported the default schema.
+    pub(crate) schema: bool,
+    /// Its flags tell of another sql_mode than before, and no report does. Only the fence gets the truth: a mode that was
+    /// the statement's own leaves its flag, and a client may have had a mode set and its reports switched off unseen.
+    pub(crate) doubt: bool,
+}
+
+/// Reads the session state of an OK: the GTID goes into the completion, schema, character set and sql_mode into the
+/// session. What the client has not wanted is taken out of the state that it gets.
+pub(crate) fn learn(completion: &mut Completion, session: &Session, wanted: Wanted) -> Learned {
+    let doubt = (session.status() ^ completion.status) & OF_SQL_MODE != 0;
+    let mut learned = Learned { schema: false, doubt };
     session.set_status(completion.status);
     if completion.state.is_empty() {
-        return false;
+        return learned;
     }
-    let mut has_schema = false;
     let state = std::mem::take(&mut completion.state);
     let mut kept = Vec::with_capacity(state.len());
     for (change, entry) in session_state::changes(&state) {
@@ -155,12 +169,14 @@ pub(crate) fn learn(completion: &mut Completion, session: &Session, wanted: Want
                 true
             }
             Change::Variable { name: b"sql_mode", value } => {
-                session.set_ansi_quotes(value.split(|byte| *byte == b',').any(|mode| mode == b"ANSI_QUOTES"));
+                let has = |name: &[u8]| value.split(|byte| *byte == b',').any(|mode| mode == name);
+                session.set_sql_mode(has(b"NO_BACKSLASH_ESCAPES"), has(b"ANSI_QUOTES"));
+                learned.doubt = false;
                 wanted.sql_mode || wanted.every_variable
             }
             Change::Schema(name) => {
                 session.set_schema(&String::from_utf8_lossy(name));
-                has_schema = true;
+                learned.schema = true;
                 true
             }
             Change::Variable { .. } | Change::Other(_) => true,
@@ -170,7 +186,7 @@ pub(crate) fn learn(completion: &mut Completion, session: &Session, wanted: Want
         }
     }
     completion.state = Bytes::from(kept);
-    has_schema
+    learned
 }
 
 pub(super) fn gtid(value: &[u8]) -> Option<Box<str>> {
@@ -215,12 +231,24 @@ mod tests {
     #[test]
     fn the_sql_mode_is_followed_and_kept_from_a_client_that_has_not_asked() {
         let session = testing::session(Role::Master);
-        for (mode, quotes, wanted) in [("ANSI_QUOTES,ANSI", true, Wanted::default()), ("", false, Wanted::by(b"*"))] {
+        session.set_status(OF_SQL_MODE);
+        assert!(
+            session.sql_mode().ansi_quotes && session.sql_mode().no_backslash_escapes,
+            "the flags are all there is"
+        );
+        for (mode, quotes, wanted) in [
+            ("ANSI_QUOTES,ANSI", true, Wanted::default()),
+            ("", false, Wanted::by(b"*")),
+            ("NO_BACKSLASH_ESCAPES", false, Wanted::by(b"*")),
+        ] {
             let mut state = Vec::new();
             put_variable(&mut state, b"sql_mode", mode.as_bytes());
-            let mut completion = Completion { state: state.clone().into(), ..Completion::default() };
-            learn(&mut completion, &session, wanted);
+            // The flags tell of what a statement had set for itself.
+            let flags = if mode.is_empty() { OF_SQL_MODE } else { 0 };
+            let mut completion = Completion { state: state.clone().into(), status: flags, ..Completion::default() };
+            assert!(!learn(&mut completion, &session, wanted).doubt, "{mode}");
             assert_eq!(session.sql_mode().ansi_quotes, quotes);
+            assert_eq!(session.sql_mode().no_backslash_escapes, mode == "NO_BACKSLASH_ESCAPES");
             assert_eq!(completion.state, if wanted.every_variable { state } else { Vec::new() });
         }
     }
@@ -229,6 +257,17 @@ mod tests {
     fn only_plain_changes_of_rows_are_known_to_commit_nothing() {
         assert!(changes_rows(b" insert\tINTO t VALUES (1)") && changes_rows(b"REPLACE t VALUES (1)"));
         assert!(!changes_rows(b"CALL p()") && !changes_rows(b"INSERTS") && !changes_rows(b"/* */ DELETE FROM t"));
+    }
+
+    #[test]
+    fn flags_that_change_without_a_report_are_doubted_once() {
+        let session = testing::session(Role::Master);
+        session.set_sql_mode(false, false);
+        for (status, doubt) in [(0, false), (status::IN_TRANS, false), (OF_SQL_MODE, true), (OF_SQL_MODE, false)] {
+            let mut completion = Completion { status, ..Completion::default() };
+            assert_eq!(learn(&mut completion, &session, Wanted::default()).doubt, doubt, "{status:x}");
+            assert!(!session.sql_mode().no_backslash_escapes);
+        }
     }
 
     #[test]

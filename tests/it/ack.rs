@@ -1,7 +1,7 @@
 //! No OK goes to a client before its write is where `ack` wants it, whatever the client or a stored program does to the
 //! reports by which the node learns of commits.
 
-use mysql_async::{Conn, Error, prelude::Queryable};
+use mysql_async::{Conn, Error, OptsBuilder, prelude::Queryable};
 use towline_middleware::Role;
 
 use crate::support::{CLIENT, TestNode};
@@ -10,13 +10,16 @@ use crate::support::{CLIENT, TestNode};
 const NO_SLAVE: &str = "[cluster]\nsecret = 'a secret'\nslaves = ['http://127.0.0.1:9']\nack = 'all'\nack_timeout_ms = 100\n\
     ack_on_timeout = 'error'";
 
-const SETUP: [&str; 6] = [
+const SETUP: [&str; 9] = [
     "CREATE DATABASE d",
     "CREATE TABLE d.t (id INT AUTO_INCREMENT PRIMARY KEY, n INT)",
     "GRANT ALL ON d.* TO app@'%'",
     "CREATE PROCEDURE d.p7() SET SESSION session_track_system_variables = ''",
     "CREATE PROCEDURE d.p8() BEGIN SET session_track_system_variables = ''; INSERT INTO d.t (n) VALUES (8); END",
     "CREATE FUNCTION d.f9() RETURNS INT BEGIN SET session_track_system_variables = ''; RETURN 9; END",
+    "CREATE TABLE d.u (id INT PRIMARY KEY, n INT)",
+    "INSERT INTO d.u VALUES (1, 1)",
+    "CREATE PROCEDURE d.off() SET SESSION sql_log_bin = 0",
 ];
 
 /// What a session does one after the other; the last of it commits.
@@ -41,7 +44,21 @@ const FREE: &[&[&str]] = &[
     &["UPDATE d.t SET n = 2 WHERE id = -1"],
     &["CALL d.p7()", "BEGIN", "SELECT * FROM d.t", "COMMIT"],
     &["DO d.f9()"],
+    &["SET sql_select_limit = 0", "UPDATE d.t SET n = 2 WHERE id = -1"],
 ];
+
+/// The server tells of rows that it has changed, or found, and its log has none.
+const UNCHANGED: &[&[&str]] = &[
+    &["REPLACE INTO d.u VALUES (1, 1)"],
+    &["UPDATE d.u SET n = 1"],
+    &["INSERT INTO d.u VALUES (1, 1) ON DUPLICATE KEY UPDATE n = 1"],
+    &["SELECT 1 INTO @a"],
+    &["CREATE TEMPORARY TABLE d.v SELECT 1 AS id", "INSERT INTO d.v VALUES (2)"],
+];
+
+/// Where the log is off: an administrator's procedure does that.
+const UNLOGGED: &[&[&str]] =
+    &[&["CALL d.off()", "UPDATE d.u SET n = n + 1"], &["CALL d.off(); UPDATE d.u SET n = n + 1; DO 1"]];
 
 async fn run(conn: &mut Conn, way: &[&str]) -> Result<(), Error> {
     let (last, before) = way.split_last().unwrap();
@@ -68,5 +85,13 @@ async fn no_commit_is_silent_however_its_report_is_switched_off() {
     for way in FREE {
         let mut conn = node.connect(CLIENT.0, CLIENT.1).await.unwrap();
         run(&mut conn, way).await.unwrap_or_else(|error| panic!("{way:?}: {error}"));
+    }
+    for (ways, warnings) in [(UNCHANGED, 0), (UNLOGGED, 1)] {
+        for (way, found_rows) in ways.iter().flat_map(|way| [(way, false), (way, true)]) {
+            let opts = OptsBuilder::from_opts(node.opts(CLIENT.0, CLIENT.1)).client_found_rows(found_rows);
+            let mut conn = Conn::new(opts).await.unwrap();
+            run(&mut conn, way).await.unwrap_or_else(|error| panic!("{way:?}: {error}"));
+            assert_eq!(conn.get_warnings(), warnings, "{way:?}, rows found: {found_rows}: {}", conn.info());
+        }
     }
 }

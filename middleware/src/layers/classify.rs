@@ -240,8 +240,14 @@ where
     }
 }
 
+/// In the server's words.
 fn unknown_statement(command: &Command) -> ServerError {
-    let text = format!("Unknown prepared statement handler ({LAST_PREPARED}) given to {}", command.kind().name());
+    let asked = match command.kind() {
+        CommandKind::ResetStatement => "mysqld_stmt_reset",
+        CommandKind::Fetch => "mysqld_stmt_fetch",
+        _ => "mysqld_stmt_execute",
+    };
+    let text = format!("Unknown prepared statement handler ({LAST_PREPARED}) given to {asked}");
     ServerError::new(1243, b"HY000", text)
 }
 

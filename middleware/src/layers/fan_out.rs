@@ -116,11 +116,7 @@ impl Watch {
             return None;
         }
         let Some(gtid) = &completion.gtid else {
-            // Rows were changed, nothing is left to commit, and yet the binlog has nothing: no slave will ever have it.
-            if self.plan.as_ref().is_some_and(|plan| plan.intent.may_write())
-                && completion.affected_rows > 0
-                && !in_transaction(completion)
-            {
+            if completion.unlogged {
                 self.replication.unlogged_write();
                 warn(completion, "The server did not log this write: no slave will have it".to_owned());
             }
@@ -148,10 +144,6 @@ fn warn(completion: &mut Completion, reason: String) {
     if completion.info.is_empty() {
         completion.info = Bytes::from(reason);
     }
-}
-
-fn in_transaction(completion: &Completion) -> bool {
-    completion.status & crate::status::IN_TRANS != 0
 }
 
 pin_project! {
@@ -368,8 +360,9 @@ mod tests {
     async fn a_read_that_commits_and_a_write_that_does_not_are_counted() {
         let (_, slaves) = outcome(None, Intent::Read, committed()).await;
         assert_eq!(slaves.misclassified.load(Ordering::Relaxed), 1);
-        let changed = Completion { affected_rows: 1, ..Completion::default() };
-        for (completion, unlogged) in [(changed, 1), (Completion::default(), 0)] {
+        let unlogged = Completion { affected_rows: 1, unlogged: true, ..Completion::default() };
+        let unchanged = Completion { affected_rows: 1, ..Completion::default() };
+        for (completion, unlogged) in [(unlogged, 1), (unchanged, 0)] {
             let (end, slaves) = outcome(Some(Acknowledgement::Given), Intent::Write, completion).await;
             assert_eq!(slaves.unlogged.load(Ordering::Relaxed), unlogged);
             assert!(matches!(end, Final::Ok(completion) if usize::from(completion.warnings) == unlogged));

@@ -111,12 +111,18 @@ impl Column {
         }
     }
 
-    pub(super) fn decode(payload: &[u8]) -> Option<Self> {
+    /// Reads a definition, with MariaDB's extended metadata in it if that was agreed on.
+    ///
+    /// Source: MariaDB Knowledge Base, "Result Set Packets", "Column Definition Packet".
+    pub(super) fn decode(payload: &[u8], extended: bool) -> Option<Self> {
         let mut cursor = Cursor::new(payload);
         let mut text = || Some(String::from_utf8_lossy(cursor.lenenc_bytes()?).into_owned());
         let (_catalog, schema, _alias, table) = (text()?, text()?, text()?, text()?);
         let (name, original_name) = (text()?, text()?);
-        // MariaDB's extended metadata, where a client has asked for it, stands before the fixed fields.
+        if extended {
+            cursor.lenenc_bytes()?;
+        }
+        // The length of the fixed fields.
         cursor.lenenc()?;
         let charset = cursor.u16()?;
         cursor.u32()?;

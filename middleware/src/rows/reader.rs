@@ -8,10 +8,14 @@ use crate::{
     wire::{Cursor, frame::Packets},
 };
 
+/// The first byte of MariaDB's report on the progress of a command. A real error is a final, and no row begins with it.
+const PROGRESS: u8 = 0xff;
+
 /// One packet of a result, without its header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Packet {
-    /// How many columns there are, and the EOF behind their definitions for a client that wants one.
+    /// How many columns there are, the EOF behind their definitions for a client that wants one, and MariaDB's reports on
+    /// the progress of a command.
     Frame(Bytes),
     /// A column's definition.
     Column(Bytes),
@@ -33,6 +37,7 @@ enum State {
 pub struct ResultReader {
     binary: bool,
     deprecates_eof: bool,
+    extended_metadata: bool,
     state: State,
     columns: Vec<Column>,
     packets: Packets,
@@ -45,6 +50,7 @@ impl ResultReader {
         Self {
             binary: matches!(command.kind(), CommandKind::Execute | CommandKind::BulkExecute),
             deprecates_eof: command.session().deprecates_eof(),
+            extended_metadata: command.session().has_extended_metadata(),
             state: if rows_at_once { State::Rows } else { State::Count },
             columns: Vec::new(),
             packets: Packets::new(row_bytes_max),
@@ -75,23 +81,27 @@ impl ResultReader {
     /// The next packet; `None` when it takes more bytes.
     ///
     /// # Errors
-    /// The server sent what can't stand there, or a row is too long.
+    /// The server sent what can't stand there, or a row is too long; [`Error::OutdatedSession`].
     pub fn next_packet(&mut self) -> Result<Option<Packet>, Error> {
         let too_long = |_| malformed("row: it is longer than a layer that looks at it takes");
         let Some(payload) = self.packets.next_payload().map_err(too_long)? else { return Ok(None) };
+        if payload.first() == Some(&PROGRESS) {
+            return Ok(Some(Packet::Frame(payload)));
+        }
         Ok(Some(match self.state {
             State::Count => {
                 let mut cursor = Cursor::new(&payload);
                 let count = cursor.lenenc().filter(|count| *count > 0);
                 if cursor.u8() == Some(0) {
                     // MariaDB's cached metadata, which is agreed on only by sessions that began without layers.
-                    return Err(malformed("result: its columns were left out, so no layer can read it; connect again"));
+                    return Err(Error::OutdatedSession);
                 }
                 self.state = State::Columns(count.ok_or(malformed("column count"))?);
                 Packet::Frame(payload)
             }
             State::Columns(left) => {
-                self.columns.push(Column::decode(&payload).ok_or(malformed("column definition"))?);
+                self.columns
+                    .push(Column::decode(&payload, self.extended_metadata).ok_or(malformed("column definition"))?);
                 self.state = match left {
                     1 if self.deprecates_eof => State::Rows,
                     1 => State::Eof,

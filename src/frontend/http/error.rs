@@ -304,7 +304,7 @@ impl HttpError {
             | Self::MasterAway { .. }
             | Self::Snapshot(_)
             | Self::AccountBusy { .. }
-            | Self::Session(Error::Upstream(_) | Error::Protocol { .. } | Error::Client(_))
+            | Self::Session(Error::Upstream(_) | Error::Protocol { .. } | Error::Client(_) | Error::OutdatedSession)
             | Self::Row(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::TimedOut { .. } | Self::MasterSilent { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Session(Error::Layer { .. }) | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,

@@ -2,12 +2,14 @@
 
 use std::{
     future::{Future, poll_fn},
+    io,
     pin::{Pin, pin},
     sync::Arc,
     task::Poll,
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
@@ -113,7 +115,7 @@ where
         };
         let command = Command::new(session.clone(), payload);
         let leaves = command.kind() == CommandKind::Quit;
-        match execute(client, commands, command).await {
+        match execute(client, commands, command, &mut idle).await {
             Ok(()) if leaves => return Ok(()),
             // A client that always has another command ready would never be found between two of them.
             Ok(()) if stop.is_cancelled() => {
@@ -133,7 +135,12 @@ where
 
 /// Sends one command through the stack and writes its reply. An error comes with the number that an error packet would
 /// have, if the client can still be told: not in the middle of rows.
-async fn execute<S>(client: &mut Client, commands: &mut S, command: Command) -> Result<(), (Option<u8>, Error)>
+async fn execute<S>(
+    client: &mut Client,
+    commands: &mut S,
+    command: Command,
+    idle: &mut IdleTimer,
+) -> Result<(), (Option<u8>, Error)>
 where
     S: Service<Command, Response = Reply, Error = Error>,
 {
@@ -143,34 +150,64 @@ where
         reply = async { commands.ready().await?.call(command).await } => reply.map_err(|error| (head, error))?,
         left = client.left() => return Err((None, left)),
     };
-    let written = write_reply(client, &mut reply).await;
+    let written = write_reply(client, &mut reply, idle).await;
     // Also when the session is over: what waits may be the error that says so.
     let flushed = client.flush().await;
-    written.and(flushed).map_err(|error| (None, error))
+    written.and(flushed.map_err(untold))
+}
+
+/// An error that the client can't be told.
+fn untold(error: Error) -> (Option<u8>, Error) {
+    (None, error)
 }
 
 /// Writes a reply as it comes: what is there goes out in one write, before anything is waited for. The end of it is left
 /// to be flushed.
-async fn write_reply(client: &mut Client, reply: &mut Reply) -> Result<(), Error> {
+async fn write_reply(client: &mut Client, reply: &mut Reply, idle: &mut IdleTimer) -> Result<(), (Option<u8>, Error)> {
     let mut expected = 0;
-    while let Some(part) = next_part(client, reply).await? {
+    // An error can stand in the place of a reply, not in its middle.
+    let mut place = Some(1);
+    while let Some(part) = next_part(client, reply).await.map_err(|error| (place, error))? {
+        place = None;
         let turn = match &part {
             Part::Turn(bytes) => Some(bytes.get(HEADER_LEN - 1).copied()),
             _ => None,
         };
-        client.put(part).await?;
+        client.put(part).await.map_err(untold)?;
         if let Some(asked) = turn {
-            client.flush().await?;
+            client.flush().await.map_err(untold)?;
             if let Some(sequence) = asked {
                 expected = sequence.wrapping_add(1);
             }
-            let answer = client.read_packet(expected).await?;
-            let answer = answer.ok_or_else(|| Error::Client(std::io::ErrorKind::UnexpectedEof.into()))?;
+            let answer = read_answer(client, reply, expected, idle).await?;
             expected = expected.wrapping_add((answer.len() / PAYLOAD_MAX + 1) as u8);
-            reply.answer(answer).await?;
+            reply.answer(answer).await.map_err(untold)?;
         }
     }
     Ok(())
+}
+
+/// Reads what the client sends when it is its turn. A client that says nothing, and a server that does not wait for it,
+/// end the session as between two commands. A stop lets a file go on, as any command, for as long as the grace.
+async fn read_answer(
+    client: &mut Client,
+    reply: &mut Reply,
+    expected: u8,
+    idle: &mut IdleTimer,
+) -> Result<Bytes, (Option<u8>, Error)> {
+    idle.begin();
+    tokio::select! {
+        biased;
+        answer = client.read_packet(expected) => {
+            let gone = || Error::Client(io::ErrorKind::UnexpectedEof.into());
+            answer.and_then(|answer| answer.ok_or_else(gone)).map_err(untold)
+        }
+        left = reply.left() => Err((Some(expected), left)),
+        () = idle.expired() => {
+            client.put_error(expected, &idle_too_long());
+            Err(untold(Error::Client(io::ErrorKind::TimedOut.into())))
+        }
+    }
 }
 
 async fn next_part(client: &mut Client, reply: &mut Reply) -> Result<Option<Part>, Error> {

@@ -1,6 +1,6 @@
 //! The login, relayed packet by packet between a client and MySQL.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -61,7 +61,12 @@ pub(super) async fn handshake(
             let mut upstream = opening.into_upstream();
             upstream.kill_when_abandoned(front.killer.clone(), connection_id);
             upstream.set_passwords(passwords);
-            if let Err(error) = upstream.put_up_fence(session).await {
+            let begun = tokio::select! {
+                begun = timeout_at(deadline, upstream.begin_session(session)) => begun,
+                _ = client.left() => return Ok(Outcome::Left),
+            };
+            let too_late = |_| Err(Error::Upstream(io::Error::new(io::ErrorKind::TimedOut, "no session in time")));
+            if let Err(error) = begun.unwrap_or_else(too_late) {
                 tell(client, front, error.to_client()).await;
                 return Err(error);
             }
@@ -172,6 +177,7 @@ async fn read_login(client: &mut Client, front: &MySqlFront) -> Result<Result<By
 /// Reads a login and takes the session's facts from it. `None` if it is malformed.
 fn admit(payload: &Bytes, session: &Session) -> Option<Login> {
     let login = Login::decode(payload).ok()?;
+    // Until the server has told it.
     session.set_user(&login.user);
     session.set_schema(&login.schema);
     learn_collation(session, login.collation.into());

@@ -95,6 +95,10 @@ impl ClientStream {
                 let mut bytes = Vec::new();
                 compressed::decode(&mut bytes, header, &piece)
                     .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+                if compression.raw.is_empty() {
+                    // An idle session holds no buffer, least of all that of its longest packet.
+                    compression.raw = BytesMut::new();
+                }
                 compression.packer.restart(header.sequence.wrapping_add(1));
                 out.extend_from_slice(&bytes);
                 // A piece may be empty.
@@ -159,5 +163,32 @@ async fn in_time<T>(timeout: Duration, write: impl Future<Output = io::Result<T>
         Poll::Pending => tokio::time::timeout(timeout, write)
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the client reads nothing of its reply"))?,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_kept_of_a_compressed_packet() {
+        let (mut client, node) = UnixStream::pair().expect("a pair of sockets");
+        let mut stream = ClientStream::new(node.into(), Duration::from_secs(10));
+        stream.compress();
+        // Bytes that zlib makes nothing shorter of.
+        let packet: Vec<u8> =
+            (0..200_000u64).flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
+        let mut pieces = Vec::new();
+        compressed::encode(&mut pieces, 0, &packet);
+        let writing = tokio::spawn(async move { client.write_all(&pieces).await.map(|()| client) });
+        let mut out = BytesMut::new();
+        while out.len() < packet.len() {
+            stream.read(&mut out).await.expect("a piece");
+        }
+        assert_eq!(out, packet);
+        assert_eq!(stream.compression.as_ref().map(|compression| compression.raw.capacity()), Some(0));
+        writing.await.expect("no panic").expect("all is written");
     }
 }

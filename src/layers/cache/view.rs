@@ -7,14 +7,15 @@ use towline_middleware::{Command, CommandKind, Error, Intent, Next, Session};
 
 use crate::classify::contains_name;
 
-/// The variables that results hang on, on MariaDB.
-const OF_MARIADB: &str = "SELECT CONCAT_WS('|', @@sql_mode, @@time_zone, @@character_set_client, \
+/// What results hang on, on MariaDB: the account, of which there may be several of one name and many hosts, and the
+/// variables.
+const OF_MARIADB: &str = "SELECT CONCAT_WS('|', CURRENT_USER(), @@sql_mode, @@time_zone, @@character_set_client, \
     @@character_set_connection, COALESCE(@@character_set_results, ''), @@collation_connection, @@lc_time_names, \
     @@div_precision_increment, @@group_concat_max_len, @@sql_select_limit, @@default_week_format, @@sql_auto_is_null, \
     @@max_sort_length, @@collation_database, COALESCE(CURRENT_ROLE(), ''), @@tx_isolation, @@old_mode, \
     @@system_versioning_asof)";
 /// The same on MySQL.
-const OF_MYSQL: &str = "SELECT CONCAT_WS('|', @@sql_mode, @@time_zone, @@character_set_client, \
+const OF_MYSQL: &str = "SELECT CONCAT_WS('|', CURRENT_USER(), @@sql_mode, @@time_zone, @@character_set_client, \
     @@character_set_connection, COALESCE(@@character_set_results, ''), @@collation_connection, @@lc_time_names, \
     @@div_precision_increment, @@group_concat_max_len, @@sql_select_limit, @@default_week_format, @@sql_auto_is_null, \
     @@max_sort_length, @@collation_database, COALESCE(CURRENT_ROLE(), ''), @@transaction_isolation)";

@@ -318,6 +318,10 @@ impl Parts for WithoutOthers {
     fn answer(&mut self, payload: Bytes) -> BoxFuture<'_, Result<(), Error>> {
         self.0.answer(payload)
     }
+
+    fn left(&mut self) -> BoxFuture<'_, Error> {
+        self.0.left()
+    }
 }
 
 #[cfg(test)]

@@ -67,6 +67,20 @@ async fn a_result_lives_until_a_change_of_what_it_was_read_from() {
     assert_eq!(conn.query_first::<i64, _>(child).await.unwrap(), None);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_gets_nothing_that_another_of_its_name_has_read() {
+    let node = master(CACHE).await;
+    let mut conn = client(&node).await;
+    assert_eq!(warm(&node, &mut conn, READ).await, Some(0));
+    let mut server = Conn::new(node.server_opts()).await.unwrap();
+    // The server takes this one for whom the node connects, and it may not read the table.
+    server.query_drop("CREATE USER app@localhost IDENTIFIED BY 'secret'").await.unwrap();
+    let mut other = client(&node).await;
+    assert_eq!(other.query_first("SELECT CURRENT_USER()").await.unwrap(), Some("app@localhost".to_owned()));
+    assert_eq!(code(other.query_drop(READ).await), Some(1142));
+    assert_eq!(warm(&node, &mut conn, READ).await, Some(0));
+}
+
 /// A server writes its binlog first and commits in its engine then. A semi-synchronous one waits in between for a
 /// replica: readers do not see yet what the node has heard of already.
 #[tokio::test(flavor = "multi_thread")]

@@ -8,9 +8,13 @@ use std::sync::{
 use mysql_async::prelude::Queryable;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use towline::wire::capability::mariadb;
 
 use super::{client, http, master, reload};
-use crate::support::eventually;
+use crate::support::{
+    eventually,
+    wire_client::{MODERN, Target, WireClient},
+};
 
 const DENY: &str = "[[layer]]\nname = 'rules'\nrule = [{ regex = 'probe', action = 'deny' }]";
 const OTHER: &str = "[[layer]]\nname = 'slow_log'\nthreshold_ms = 10000\n[[layer]]\nname = 'limit'\nlimit = [{ by = 'all', running_max = 100 }]";
@@ -69,6 +73,29 @@ async fn fifty_reloads_under_load_lose_no_query() {
     for client in clients {
         client.await.unwrap();
     }
+}
+
+/// Begun before there were layers, with results that none can read: MariaDB's cached and extended metadata.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_without_columns_is_told_that_no_layer_can_read_it() {
+    const MASK: &str = "[[layer]]\nname = 'mask'\n[[layer.column]]\ncolumn = 'shop.item.name'\nusers = ['app']";
+    let node = master("").await;
+    let forms = u64::from(mariadb::EXTENDED_METADATA | mariadb::CACHE_METADATA) << 32 | u64::from(MODERN);
+    let mut session = WireClient::connect(&Target::Front(node.mysql_front()), forms, super::APP, "shop").await;
+    let prepared = session.command(b"\x16SELECT id, name FROM item").await;
+    let execute = [&[0x17], &prepared[0].payload[1..5], &[0, 1, 0, 0, 0]].concat();
+    for _ in 0..2 {
+        let reply = session.command(&execute).await;
+        assert_eq!((&*reply[0].payload, reply.len()), (&[2, 0][..], 4), "no cached metadata: {reply:?}");
+    }
+    node.write_layers(MASK);
+    assert_eq!(reload(&node).await.0, StatusCode::OK);
+    let shown = session.query("SELECT id, name FROM item").await;
+    assert!(!shown.iter().any(|packet| packet.payload.windows(4).any(|bytes| bytes == b"lamp")), "{shown:?}");
+    session.send(0, &execute).await;
+    let told = session.read().await.expect("a reason");
+    assert_eq!((told.sequence, told.error_code()), (1, Some(1053)), "{told:?}");
+    assert!(session.read().await.is_err(), "the session goes on");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -133,6 +133,42 @@ async fn what_a_client_leaves_behind_ends_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_leaves_behind_ends_also_at_a_server_that_is_full() {
+    let server = TestServer::start(Role::Master).await;
+    prepare(&server).await;
+    server.run(&["SET GLOBAL max_connections = 10"]).await;
+    let front = TestFront::start(Role::Master, &server).await;
+    let mut client = WireClient::connect(&front.target(), MODERN, APP, "shop").await;
+    client.send(0, b"\x03SELECT SLEEP(1000)").await;
+    running(&server, "SELECT SLEEP", 1).await;
+    let mut observer = server.connect().await;
+    let mut crowd = Vec::new();
+    // An administrator, as the node is one, has a place more than others.
+    while let Ok(conn) = mysql_async::Conn::new(server.opts()).await {
+        crowd.push(conn);
+    }
+    let mut refused = async || {
+        let (_, count): (String, u64) = observer
+            .query_first("SHOW GLOBAL STATUS LIKE 'Connection_errors_max_connections'")
+            .await
+            .expect("an answer")
+            .expect("a count");
+        count
+    };
+    let before = refused().await;
+    drop(client);
+    eventually("a KILL that finds no place", async || match refused().await {
+        count if count > before => Ok(()),
+        count => Err(count),
+    })
+    .await;
+    for conn in crowd {
+        conn.disconnect().await.expect("a farewell");
+    }
+    connections(&server, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_killed_in_mid_reply_is_an_error_where_one_can_stand_and_an_end_everywhere() {
     let server = TestServer::start(Role::Master).await;
     prepare(&server).await;

@@ -81,6 +81,71 @@ async fn a_silent_client_is_told_and_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_does_not_begin_ends_in_time_or_with_its_client() {
+    let server = TestServer::start(Role::Master).await;
+    prepare(&server).await;
+    // What the server runs behind the login of an account that may not skip it. It shows no such connection among others.
+    let init = "SET GLOBAL init_connect = 'DO GET_LOCK(\"begins\", 1000), SLEEP(1000)'";
+    server.run(&["CREATE USER plain@'%' IDENTIFIED BY 'secret'", init]).await;
+    let plain = ("plain", APP.1);
+    let mut observer = server.connect().await;
+    let mut begins = async |wanted: bool| {
+        eventually(&format!("a session that begins: {wanted}"), async || {
+            let holder: Option<Option<u32>> =
+                observer.query_first("SELECT IS_USED_LOCK('begins')").await.expect("an answer");
+            if holder.flatten().is_some() == wanted { Ok(()) } else { Err(holder) }
+        })
+        .await;
+    };
+    let short = |front: &mut towline::frontend::mysql::MySqlFront| {
+        front.limits.handshake_timeout = Duration::from_secs(1);
+    };
+    let front = TestFront::start_with(Role::Master, &server, Arc::new(SqlClassifier::new()), short).await;
+    let (_client, told) = WireClient::login(&front.target(), MODERN, plain, "").await;
+    assert_eq!(told.error_code(), Some(1053), "{told:?}");
+    begins(false).await;
+    let long = |front: &mut towline::frontend::mysql::MySqlFront| {
+        front.limits.handshake_timeout = Duration::from_secs(1000);
+    };
+    let front = TestFront::start_with(Role::Master, &server, Arc::new(SqlClassifier::new()), long).await;
+    let target = front.target();
+    let leaves = tokio::spawn(async move { WireClient::login(&target, MODERN, plain, "").await });
+    begins(true).await;
+    leaves.abort();
+    begins(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_take_its_turn_is_ended_and_so_is_one_whose_server_has_left() {
+    const LOAD: &[u8] = b"\x03LOAD DATA LOCAL INFILE 'x' INTO TABLE item (name)";
+    let server = TestServer::start(Role::Master).await;
+    prepare(&server).await;
+    let short = |front: &mut towline::frontend::mysql::MySqlFront| {
+        front.limits.idle_timeout = Duration::from_millis(300);
+    };
+    let local = MODERN | towline::wire::capability::LOCAL_FILES;
+    let front = TestFront::start_with(Role::Master, &server, Arc::new(SqlClassifier::new()), short).await;
+    for (command, asks) in [(LOAD, 0xfb), (&b"\x11app\0\0shop\0\x2d\0mysql_native_password\0"[..], 0xfe)] {
+        let mut client = WireClient::connect(&front.target(), local, APP, "shop").await;
+        client.send(0, command).await;
+        assert_eq!(client.read().await.expect("a question").payload[0], asks);
+        let told = client.read().await.expect("a reason");
+        assert_eq!((told.sequence, told.error_code()), (2, Some(4031)), "{told:?}");
+        no_sessions(&server, &front).await;
+    }
+    let front = TestFront::start(Role::Master, &server).await;
+    let mut client = WireClient::connect(&front.target(), local, APP, "shop").await;
+    let id = client.connection_id;
+    client.send(0, LOAD).await;
+    client.read().await.expect("a question");
+    client.send(2, b"half a file").await;
+    server.run(&[&format!("KILL {id}")]).await;
+    let told = client.read().await.expect("a reason");
+    assert_eq!((told.sequence, told.error_code()), (3, Some(1053)), "{told:?}");
+    no_sessions(&server, &front).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_sends_byte_by_byte_harms_nobody() {
     let server = TestServer::start(Role::Master).await;
     prepare(&server).await;
