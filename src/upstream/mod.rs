@@ -8,6 +8,7 @@ mod exchange;
 mod killer;
 mod login;
 mod opening;
+mod own_statements;
 mod password_bridge;
 mod reader;
 mod rsa_key;
