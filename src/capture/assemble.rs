@@ -20,10 +20,11 @@ use super::{
     stream::EVENT_BYTES_MAX,
     streamed::Streamed,
     unpack,
+    xa::{self, Completed, Completion, PreparedAt, PreparedTransactions, Unread, Xid},
 };
 use crate::replication::{
     apply_session::{Verdict, verdict_of},
-    protocol::{Binary, Change, Context, Family, Format, SchemaChange, Transaction},
+    protocol::{Binary, Change, Context, Family, Format, Mark, SchemaChange, Transaction},
 };
 
 /// Makes transactions of the events that [`Self::push`] is given in the order of the binlog.
@@ -48,6 +49,10 @@ pub(super) struct Assembler {
     ready: Option<Captured>,
     /// While a transaction is read again: its changes are handed on at once.
     again: Option<Again>,
+    /// The XA transactions that may be committed by name.
+    pub(super) prepared: PreparedTransactions,
+    /// What `ready` lacks.
+    unread: Option<Unread>,
 }
 
 #[derive(Debug)]
@@ -65,8 +70,9 @@ struct Open {
     gtid: Gtid,
     /// Of the CRC32s of its events.
     checksum: Hasher,
-    /// The binlog file that it begins in.
+    /// The binlog file that it begins in, and where.
     file: String,
+    begin: u32,
     /// Those that are held.
     changes: Vec<Change>,
     rows: StatementRows,
@@ -91,11 +97,12 @@ struct Savepoint {
 }
 
 impl Open {
-    fn new(gtid: Gtid, file: String) -> Self {
+    fn new(gtid: Gtid, file: String, begin: u32) -> Self {
         Self {
             gtid,
             checksum: Hasher::new(),
             file,
+            begin,
             changes: Vec::new(),
             rows: StatementRows::default(),
             bytes: 0,
@@ -161,7 +168,14 @@ impl Assembler {
             open: None,
             ready: None,
             again: None,
+            prepared: PreparedTransactions::default(),
+            unread: None,
         }
+    }
+
+    /// The same, for a stream that begins with this transaction, of which nothing else is read.
+    pub(super) fn starting_at(self, at: &PreparedAt) -> Self {
+        Self { last: at.seq.saturating_sub(1), prepared: PreparedTransactions::of_one(), ..self }
     }
 
     /// An assembler that hands the changes of the next transaction on, which is known to be a streamed one.
@@ -176,9 +190,29 @@ impl Assembler {
         self.again.as_mut()?.changes.pop_front()
     }
 
-    /// The transaction that the last event has completed.
+    /// The transaction that the last event has completed, unless its rows must be [read](Self::unread) first.
     pub(super) fn pop(&mut self) -> Option<Captured> {
-        self.ready.take()
+        if self.unread.is_some() { None } else { self.ready.take() }
+    }
+
+    /// The transaction that the last event has completed, when only its name is wanted.
+    pub(super) fn pass(&mut self) -> Option<Mark> {
+        self.unread = None;
+        Some(self.ready.take()?.transaction.mark())
+    }
+
+    /// What must be [supplied](Self::supply) before the next event is pushed.
+    pub(super) fn unread(&self) -> Option<&Unread> {
+        self.unread.as_ref()
+    }
+
+    /// Takes what was prepared as the transaction that is now committed; none if it is rolled back.
+    pub(super) fn supply(&mut self, prepared: Option<Captured>) {
+        self.unread = None;
+        let (Some(ready), Some(prepared)) = (&mut self.ready, prepared) else { return };
+        let Transaction { format, changes, .. } = prepared.transaction;
+        ready.transaction = Transaction { format, changes, ..ready.transaction.clone() };
+        (ready.format, ready.streamed) = (prepared.format, prepared.streamed);
     }
 
     /// Where the last event stood.
@@ -281,10 +315,7 @@ impl Assembler {
                 detail: format!("the first transaction in it is {}", gtid.text),
             });
         }
-        if gtid.group == Group::Xa {
-            return Err(CaptureError::Unsupported { place, event: "an XA transaction", mend: XA_MEND });
-        }
-        let mut open = Open::new(gtid, self.file.clone());
+        let mut open = Open::new(gtid, self.file.clone(), event.begin());
         open.checksum.update(&event.crc());
         self.open = Some(open);
         Ok(())
@@ -307,9 +338,10 @@ impl Assembler {
             // The reader gives the events in it next, unpacked.
             kind::TRANSACTION_PAYLOAD => Ok(()),
             kind::XID if is_transaction => return self.commit(&event),
-            kind::XA_PREPARE if is_transaction && event.body().first() == Some(&XA_IN_ONE_PHASE) => {
+            kind::XA_PREPARE if is_transaction && event.body().first() == Some(&xa::IN_ONE_PHASE) => {
                 return self.commit(&event);
             }
+            kind::XA_PREPARE if is_transaction => return self.prepare(&event),
             kind::QUERY => return self.query(&event),
             _ => return Err(self.refusal(&event)),
         };
@@ -361,9 +393,10 @@ impl Assembler {
                 mend: "change them by statements of their own; the slaves need a snapshot from after it",
             }),
             (Statement::System, _) => Err(CaptureError::SystemTable { place, table: format!("mysql ({})", excerpt()) }),
-            (Statement::Xa | Statement::XaStart | Statement::XaEnd, _) => {
-                Err(CaptureError::Unsupported { place, event: "an XA transaction", mend: XA_MEND })
-            }
+            (Statement::Xa, false) => match Completion::read(query.sql) {
+                Some(completion) => self.complete(event, completion),
+                None => Err(CaptureError::UnknownStatement { place, sql: excerpt() }),
+            },
             (Statement::Data | Statement::Temporary, _) => Err(CaptureError::StatementLogged { place, sql: excerpt() }),
             _ => Err(CaptureError::UnknownStatement { place, sql: excerpt() }),
         }
@@ -437,9 +470,9 @@ impl Assembler {
         let has_rows = open.let_go.is_some() || open.changes.iter().any(is_rows);
         let format = if has_rows { self.format.clone() } else { None };
         let has_schema_change = open.changes.iter().any(|change| !is_rows(change));
-        let (without, file) = (open.taken_back, open.file);
+        let (without, file, prepared) = (open.taken_back, open.file, None);
         let count = open.made - without.iter().map(ExactSizeIterator::len).sum::<usize>();
-        let streamed = open.let_go.map(|tables| Streamed { tables, has_schema_change, without, count, file });
+        let streamed = open.let_go.map(|tables| Streamed { tables, has_schema_change, without, count, file, prepared });
         self.ready = Some(Captured {
             transaction: Transaction {
                 position: Position { epoch: self.epoch, seq: Sequence(open.gtid.seq) },
@@ -452,6 +485,39 @@ impl Assembler {
             format,
             streamed,
         });
+        Ok(())
+    }
+
+    /// Keeps the open transaction for its commit, and gives out one without changes in its place; `event` is its last.
+    fn prepare(&mut self, event: &Event) -> Result<(), CaptureError> {
+        let malformed = self.malformed(event, "its XA transaction");
+        let (Some(open), Some(xid)) = (&self.open, Xid::prepared_by(event.body())) else { return Err(malformed) };
+        let gtid = open.gtid.text.clone();
+        let at = PreparedAt { file: open.file.clone(), begin: open.begin, gtid, seq: open.gtid.seq };
+        let bytes = open.bytes;
+        self.commit(event)?;
+        let Some(ready) = &mut self.ready else { return Ok(()) };
+        let transaction = Transaction { format: 0, changes: Vec::new(), ..ready.transaction.clone() };
+        let mut whole = std::mem::replace(ready, Captured { transaction, format: None, streamed: None });
+        let bytes = whole.streamed.as_mut().map_or(bytes, |streamed| {
+            streamed.prepared = Some(at.clone());
+            streamed.memory()
+        });
+        self.prepared.add(xid, at, whole, bytes);
+        Ok(())
+    }
+
+    /// Gives out what was prepared, if it is committed by `event`.
+    fn complete(&mut self, event: &Event, completion: Completion) -> Result<(), CaptureError> {
+        let place = self.place(event);
+        self.commit(event)?;
+        match self.prepared.complete(completion, place) {
+            Completed::WithoutRows => {}
+            Completed::Rows(prepared) => self.supply(Some(prepared)),
+            // Whoever reads another transaction again has come to the wrong one, and is told so by its GTID.
+            Completed::Unread(_) if self.again.is_some() => {}
+            Completed::Unread(unread) => self.unread = Some(unread),
+        }
         Ok(())
     }
 
@@ -475,7 +541,6 @@ impl Assembler {
                 "an incident: the server could not log some changes",
                 "see its error log; the slaves need a snapshot from after it",
             ),
-            kind::XA_PREPARE => ("an XA transaction", XA_MEND),
             kind::MARIADB_START_ENCRYPTION => {
                 ("the start of an encrypted file", "set encrypt_binlog=OFF, then FLUSH BINARY LOGS")
             }
@@ -490,10 +555,6 @@ impl Assembler {
         CaptureError::Unsupported { place, event, mend }
     }
 }
-
-/// The first byte of MySQL's XA_prepare event when it is the end of the transaction.
-const XA_IN_ONE_PHASE: u8 = 1;
-const XA_MEND: &str = "XA is not replicated yet: use plain transactions; the slaves need a snapshot from after it";
 
 #[cfg(test)]
 mod tests {
@@ -593,9 +654,11 @@ mod tests {
         let outside = [&outside[..], &[kind::IGNORABLE, kind::PREVIOUS_GTIDS, kind::GTID, 161, 162, 163]].concat();
         let inside =
             [kind::QUERY, kind::ROTATE, kind::FORMAT_DESCRIPTION, kind::XID, kind::HEARTBEAT, kind::HEARTBEAT_V2];
-        let inside =
-            [&inside[..], &[kind::IGNORABLE, kind::ROWS_QUERY, kind::TABLE_MAP, kind::TRANSACTION_PAYLOAD, 160]]
-                .concat();
+        let inside = [
+            &inside[..],
+            &[kind::IGNORABLE, kind::ROWS_QUERY, kind::TABLE_MAP, kind::XA_PREPARE, kind::TRANSACTION_PAYLOAD, 160],
+        ]
+        .concat();
         let rows = [kind::PARTIAL_UPDATE_ROWS, 23, 24, 25, 30, 31, 32];
         // What is taken may still be malformed here; what is not must be refused as itself.
         let refused_as_itself = |error: &CaptureError| {

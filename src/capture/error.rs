@@ -56,6 +56,19 @@ pub enum CaptureError {
         /// What the server said.
         detail: String,
     },
+    /// What an XA transaction's end by name means for the slaves the binlog does not, or no longer, hold.
+    #[error(
+        "the XA transaction {xid} ends at {place}, and what the slaves get by that the master's binlog does not hold: \
+         {detail}. The slave needs a snapshot from after it"
+    )]
+    PrepareGone {
+        /// Where it ends.
+        place: Place,
+        /// Its name.
+        xid: String,
+        /// What was looked for in vain.
+        detail: String,
+    },
     /// The transaction to start after is not in the master's history.
     #[error("{after} is not in the master's history: {detail}. The slave needs a snapshot")]
     Forked {
@@ -195,7 +208,8 @@ impl CaptureError {
     pub(crate) fn is_uncapturable(&self) -> bool {
         matches!(
             self,
-            Self::StatementLogged { .. }
+            Self::PrepareGone { .. }
+                | Self::StatementLogged { .. }
                 | Self::UnknownStatement { .. }
                 | Self::Unsupported { .. }
                 | Self::UnknownEvent { .. }

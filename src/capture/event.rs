@@ -114,6 +114,11 @@ impl Event {
         self.u32_at(13)
     }
 
+    /// Where the event begins in its file.
+    pub(super) fn begin(&self) -> u32 {
+        self.end().saturating_sub(self.u32_at(9))
+    }
+
     /// What stands between header and CRC32.
     pub(super) fn body(&self) -> &[u8] {
         &self.0[HEADER..self.0.len() - CRC]

@@ -117,8 +117,6 @@ pub(super) enum Group {
     Untold,
     /// The announcement, or the withdrawal, of an `ALTER` whose commit is a group of its own.
     AlterNotice,
-    /// A part of an XA transaction.
-    Xa,
 }
 
 /// A GTID event.
@@ -144,7 +142,8 @@ impl Gtid {
     fn read_mariadb(event: &Event) -> Option<Self> {
         const STANDALONE: u8 = 1;
         const GROUP_COMMIT_ID: u8 = 2;
-        const XA: u8 = 64 | 128; // prepared, completed
+        const PREPARED_XA: u8 = 64;
+        const COMPLETED_XA: u8 = 128;
         const EXTRA_ENGINES: u8 = 1;
         const EXTRA_START_ALTER: u8 = 2;
         const EXTRA_COMMIT_ALTER: u8 = 4;
@@ -156,13 +155,16 @@ impl Gtid {
         if flags & GROUP_COMMIT_ID != 0 {
             fields.u64()?;
         }
-        // After an XA id the extra flags say nothing that matters: the group is refused.
-        let extra = if flags & XA == 0 { fields.u8().unwrap_or(0) } else { 0 };
+        if flags & (PREPARED_XA | COMPLETED_XA) != 0 {
+            fields.u32()?; // the format of the XA transaction's name
+            let (global, branch) = (fields.u8()?, fields.u8()?);
+            fields.bytes(usize::from(global) + usize::from(branch))?;
+        }
+        let extra = fields.u8().unwrap_or(0);
         let group = match flags {
-            _ if flags & XA != 0 => Group::Xa,
             _ if extra & (EXTRA_START_ALTER | EXTRA_ROLLBACK_ALTER) != 0 => Group::AlterNotice,
             _ if extra & !EXTRA_KNOWN & 0x0f != 0 => return None,
-            _ if flags & STANDALONE != 0 => Group::Single,
+            _ if flags & (STANDALONE | COMPLETED_XA) != 0 => Group::Single,
             _ => Group::Transaction,
         };
         let text = format!("{domain}-{}-{seq}", event.server_id());
@@ -215,13 +217,14 @@ mod tests {
     #[test]
     fn mariadb_groups_are_told_apart() {
         // Bodies as MariaDB 10.11 writes them.
-        let cases: [(&[u8], Group); 6] = [
+        let cases: [(&[u8], Group); 7] = [
             (b"\x2a\0\0\0\0\0\0\0\0\0\0\0\x29\0\0\0\0\0\0", Group::Single),
             (b"\x2a\0\0\0\0\0\0\0\0\0\0\0\x28\x01\xff\0\0\0\0", Group::Transaction),
             (b"\x2a\0\0\0\0\0\0\0\0\0\0\0\x0e\x07\0\0\0\0\0\0\0", Group::Transaction),
             (b"\x2a\0\0\0\0\0\0\0\0\0\0\0\x29\x02\0\0\0\0\0", Group::AlterNotice),
             (b"\x2a\0\0\0\0\0\0\0\0\0\0\0\x29\x04\x07\0\0\0\0\0\0\0", Group::Single),
-            (b"\x2a\0\0\0\0\0\0\0\0\0\0\0\x4c\x01\0\0\0\x01\x01xx", Group::Xa),
+            (b"\x2a\0\0\0\0\0\0\0\0\0\0\0\x4c\x01\0\0\0\x01\x01xx", Group::Transaction),
+            (b"\x2a\0\0\0\0\0\0\0\0\0\0\0\x8c\x01\0\0\0\x01\x01xx\0", Group::Single),
         ];
         for (body, group) in cases {
             let gtid = mariadb(body).unwrap();

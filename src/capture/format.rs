@@ -22,6 +22,13 @@ pub(super) fn following(file: &str) -> Option<String> {
     Some(format!("{base}.{next:0width$}", width = number.len()))
 }
 
+/// The name of the file that the server wrote before this one; none if this is its first.
+pub(super) fn before(file: &str) -> Option<String> {
+    let (base, number) = file.rsplit_once('.')?;
+    let before = number.parse::<u64>().ok()?.checked_sub(1).filter(|number| *number > 0)?;
+    Some(format!("{base}.{before:0width$}", width = number.len()))
+}
+
 /// The format that a Format_description event gives, made the same for every file that has this format: without when
 /// and where it was written.
 ///

@@ -4,7 +4,7 @@
 //! `format` and `flavor` know what a file begins with and what differs between MariaDB and MySQL, `event` reads the
 //! bytes, `unpack` undoes MariaDB's compression, `statement` (on `tokens`) tells what a Query event is, `context` reads the session state that it carries, `rows`
 //! collects a statement's row events, and `assemble` makes whole transactions of it all. A transaction that is too long
-//! to be held is read a second time where it is needed, by `streamed`.
+//! to be held is read a second time where it is needed, by `streamed`; `xa` puts what was prepared where it is committed.
 //!
 //! The rule behind every line here: an event that is not understood stops capture with its place in the binlog.
 //! Nothing is skipped because it is unknown.
@@ -21,6 +21,7 @@ mod stream;
 mod streamed;
 mod tokens;
 mod unpack;
+mod xa;
 
 use std::sync::Arc;
 
@@ -31,7 +32,7 @@ pub(crate) use stream::begun_at;
 pub use streamed::{Rereading, Streamed};
 use towline_middleware::{Changed, Epoch, Position, Sequence};
 
-use self::{assemble::Assembler, event::kind, stream::EventStream};
+use self::{assemble::Assembler, event::kind, stream::EventStream, xa::Recovery};
 use crate::replication::protocol::{self, Format, Mark, Transaction};
 
 /// What to capture, and from where.
@@ -71,15 +72,20 @@ impl Captured {
 
 /// A connection that tails the master's binlog.
 ///
-/// - Transactions come in commit order, each once, whole.
+/// - Transactions come in commit order, each once, whole. What `XA PREPARE` prepares comes where it is committed; at its
+///   own place only the position moves.
 /// - The same format description always has the same id, whichever binlog file or connection it came by.
 /// - Left out, so that only the position moves: changes to the schema `towline`, statistics tables, dropped temporary
 ///   tables, `ANALYZE`, `OPTIMIZE`, `REPAIR`, `CHECK` and `FLUSH` (they change no data), and what was rolled back.
 #[derive(Debug)]
 pub struct Capture {
+    options: CaptureOptions,
+    source: Source,
     stream: EventStream,
     assembler: Assembler,
     start: Mark,
+    /// While the rows of an XA transaction are looked for.
+    recovery: Option<Recovery>,
 }
 
 impl Capture {
@@ -95,7 +101,12 @@ impl Capture {
             return Ok(behind_start);
         }
         let (stream, source) = EventStream::open(options).await?;
-        Ok(Self { stream, assembler: Assembler::new(options, source), start: options.from.clone() })
+        Ok(Self::at(options, source, stream))
+    }
+
+    fn at(options: &CaptureOptions, source: Source, stream: EventStream) -> Self {
+        let (assembler, start) = (Assembler::new(options, source), options.from.clone());
+        Self { options: options.clone(), source, stream, assembler, start, recovery: None }
     }
 
     /// Reads from the transaction before `options.from` on, up to that; none if the server does not give it.
@@ -104,13 +115,13 @@ impl Capture {
         let Some(before) = number_before(from) else { return Ok(None) };
         let earlier = CaptureOptions { from: before, ..options.clone() };
         let (stream, source) = EventStream::open_near(&earlier).await?;
-        let mut capture = Self { stream, assembler: Assembler::new(&earlier, source), start: from.clone() };
+        let mut capture = Self::at(&earlier, source, stream);
         if source.seq_of(&from.gtid).is_none() {
             return Ok(None);
         }
         let mut found = loop {
-            if let Some(captured) = capture.assembler.pop() {
-                break captured.transaction.mark();
+            if let Some(mark) = capture.assembler.pass() {
+                break mark;
             }
             let pushed = match capture.stream.next().await {
                 // It waits for what it does not have.
@@ -156,6 +167,14 @@ impl Capture {
         loop {
             if let Some(captured) = self.assembler.pop() {
                 return Ok(captured);
+            }
+            if let Some(unread) = self.assembler.unread() {
+                let recovery =
+                    self.recovery.get_or_insert_with(|| Recovery::new(&self.options, self.source, unread.clone()));
+                let prepared = recovery.run(&mut self.assembler.prepared).await?;
+                self.recovery = None;
+                self.assembler.supply(prepared);
+                continue;
             }
             let event = self.stream.next().await.map_err(|error| error.at(self.assembler.last_place()))?;
             self.assembler.push(event)?;

@@ -32,7 +32,7 @@ pub(super) enum Statement<'a> {
     XaStart,
     /// `XA END …`
     XaEnd,
-    /// Any other `XA …`
+    /// Any other `XA …`: [`Completion`](super::xa::Completion) reads it
     Xa,
     /// `ANALYZE TABLE` and the like: changes no data.
     Maintenance,

@@ -27,7 +27,7 @@ pub(super) const EVENT_BYTES_MAX: usize = 1 << 30;
 /// How long the server waits, in seconds, for a reader that does not take what it sends: as long as a slow slave needs.
 const WRITE_TIMEOUT: u32 = 3600;
 /// Where the first event of a file stands: behind its magic number.
-const FILE_START: u64 = 4;
+pub(super) const FILE_START: u64 = 4;
 /// ER_MASTER_FATAL_ERROR_READING_BINLOG; its text alone tells one cause from another.
 const CANT_READ_BINLOG: u16 = 1236;
 /// ER_SPECIFIC_ACCESS_DENIED_ERROR
@@ -63,6 +63,15 @@ impl EventStream {
         Self::connected(options, Start::Near).await
     }
 
+    /// Connects and asks for the events that follow a place in a file.
+    pub(super) async fn open_at(
+        options: &CaptureOptions,
+        file: &str,
+        position: u64,
+    ) -> Result<(Self, Source), CaptureError> {
+        Self::connected(options, Start::At(file, position)).await
+    }
+
     async fn connected(options: &CaptureOptions, start: Start<'_>) -> Result<(Self, Source), CaptureError> {
         let (events, after, source) = connect(options, start).await?;
         let (options, file) = (options.clone(), String::new());
@@ -76,7 +85,7 @@ impl EventStream {
     pub(super) async fn next(&mut self) -> Result<Event, CaptureError> {
         loop {
             if let Some(file) = &self.resume_in {
-                (self.events, ..) = connect(&self.options, Start::File(file)).await?;
+                (self.events, ..) = connect(&self.options, Start::At(file, FILE_START)).await?;
                 self.resume_in = None;
             }
             let event = match tokio::time::timeout(SILENCE_MAX, self.events.next()).await {
@@ -116,7 +125,9 @@ impl EventStream {
         let says = |text| server.message.contains(text);
         let (after, detail) = (self.after.clone(), server.message.clone());
         match server.code {
-            CANT_READ_BINLOG if says("purged") => CaptureError::BinlogGone { after, detail },
+            CANT_READ_BINLOG if says("purged") || says("Could not find first log file") => {
+                CaptureError::BinlogGone { after, detail }
+            }
             CANT_READ_BINLOG if says("not in the master's binlog") || says("more GTIDs") => {
                 CaptureError::Forked { after, detail }
             }
@@ -133,8 +144,8 @@ enum Start<'a> {
     After,
     /// Behind `from`, or where that would be if there is no such transaction.
     Near,
-    /// At the beginning of a file.
-    File(&'a str),
+    /// At a byte of a file.
+    At(&'a str, u64),
 }
 
 /// Connects and asks for the events that are wanted. Also tells what the start was, for errors, and whose transactions they
@@ -146,7 +157,11 @@ async fn connect(options: &CaptureOptions, at: Start<'_>) -> Result<(BinlogStrea
     refuse_unfit(&mut conn).await?;
     let source = Source::of(&mut conn).await?;
     let start = source.start(&options.from)?;
-    let after = if start == 0 { "the beginning".to_owned() } else { options.from.gtid.clone() };
+    let after = match at {
+        Start::At(file, position) => format!("byte {position} of {file}"),
+        _ if start == 0 => "the beginning".to_owned(),
+        _ => options.from.gtid.clone(),
+    };
 
     let server_id = unused_server_id(&mut conn).await?;
     let period = HEARTBEAT.as_nanos();
@@ -155,22 +170,22 @@ async fn connect(options: &CaptureOptions, at: Start<'_>) -> Result<(BinlogStrea
          SESSION net_write_timeout = {WRITE_TIMEOUT}"
     );
     let mut request = BinlogStreamRequest::new(server_id);
+    if let Start::At(file, position) = at {
+        request = request.with_filename(file.as_bytes()).with_pos(position);
+    }
     match source {
         Source::Domain(_) => {
             // Asks for MariaDB's own events; without it they come as dummies.
             setup += ", @mariadb_slave_capability = 4";
-            // A GTID holds digits and dashes only: `start` has read it.
-            let state = &options.from.gtid;
-            let is_strict = u8::from(matches!(at, Start::After));
-            match at {
-                Start::After | Start::Near => {
-                    setup += &format!(", @slave_connect_state = '{state}', @slave_gtid_strict_mode = {is_strict}");
-                }
-                Start::File(file) => request = request.with_filename(file.as_bytes()).with_pos(FILE_START),
+            if !matches!(at, Start::At(..)) {
+                // A GTID holds digits and dashes only: `start` has read it.
+                let state = &options.from.gtid;
+                let is_strict = u8::from(matches!(at, Start::After));
+                setup += &format!(", @slave_connect_state = '{state}', @slave_gtid_strict_mode = {is_strict}");
             }
         }
-        Source::Uuid(uuid) => {
-            if !matches!(at, Start::Near) {
+        Source::Uuid(uuid) if !matches!(at, Start::At(..)) => {
+            if matches!(at, Start::After) {
                 refuse_unknown_start(&mut conn, &after, start).await?;
             }
             let mut known = Vec::new();
@@ -180,6 +195,7 @@ async fn connect(options: &CaptureOptions, at: Start<'_>) -> Result<(BinlogStrea
             }
             request = request.with_gtid().with_gtid_set(known);
         }
+        Source::Uuid(_) => {}
     }
     conn.query_drop(setup).await.map_err(CaptureError::Connect)?;
     let events = conn.get_binlog_stream(request).await.map_err(CaptureError::Connect)?;

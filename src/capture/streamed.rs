@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, ops::Range};
 
 use towline_middleware::Changed;
 
-use super::{CaptureError, CaptureOptions, assemble::Assembler, stream::EventStream};
+use super::{CaptureError, CaptureOptions, assemble::Assembler, stream::EventStream, xa::PreparedAt};
 use crate::replication::protocol::Change;
 
 /// What is known of the changes of a transaction that is not held.
@@ -21,6 +21,8 @@ pub struct Streamed {
     pub(super) count: usize,
     /// The binlog file that it begins in.
     pub(super) file: String,
+    /// Where it was prepared, if it is an XA transaction: its changes stand there.
+    pub(super) prepared: Option<PreparedAt>,
 }
 
 impl Streamed {
@@ -52,14 +54,22 @@ pub struct Rereading {
 }
 
 impl Rereading {
-    /// Connects and asks for the transaction after `options.from`, which has this GTID.
+    /// Connects and asks for the transaction after `options.from`, which has this GTID, or for what it was prepared as.
     ///
     /// # Errors
     /// As [`Capture::open`](super::Capture::open).
     pub async fn open(options: &CaptureOptions, gtid: &str, streamed: &Streamed) -> Result<Self, CaptureError> {
-        let (stream, source) = EventStream::open(options).await?;
-        let assembler = Assembler::rereading(options, source, streamed);
-        Ok(Self { stream, assembler, gtid: gtid.to_owned(), count: streamed.count, found: 0 })
+        let (stream, source) = match &streamed.prepared {
+            None => EventStream::open(options).await?,
+            Some(at) => EventStream::open_at(options, &at.file, at.begin.into()).await?,
+        };
+        let mut assembler = Assembler::rereading(options, source, streamed);
+        let mut gtid = gtid.to_owned();
+        if let Some(at) = &streamed.prepared {
+            assembler = assembler.starting_at(at);
+            gtid.clone_from(&at.gtid);
+        }
+        Ok(Self { stream, assembler, gtid, count: streamed.count, found: 0 })
     }
 
     /// Its next change; none at its end, when all that it must have were handed on.

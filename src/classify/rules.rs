@@ -197,10 +197,9 @@ fn other(mut rest: Cursor<'_>, facts: Facts<'_>) -> Verdict {
         "ANALYZE" => analyze(rest),
         "BEGIN" if rest.is("NOT") => compound(whole, "keyword BEGIN NOT ATOMIC", facts),
         "BEGIN" | "COMMIT" | "ROLLBACK" | "SAVEPOINT" | "RELEASE" => transaction(&keyword, rest),
-        "XA" => known(Intent::Write).refused_everywhere(
-            "XA transactions can't be replicated: what is prepared is in the binlog before it is committed; \
-             use an ordinary transaction",
-        ),
+        "XA" if rest.is("RECOVER") => known(Intent::Read),
+        "XA" => known(Intent::Write)
+            .refused_on_slave("an XA transaction is one of the server that began it; send it to the master"),
         "LOCK" => known(Intent::Transaction)
             .refused_on_slave("LOCK TABLES would hold up the applier; a slave's tables belong to it"),
         "UNLOCK" => known(Intent::Transaction),

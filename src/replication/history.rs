@@ -35,8 +35,9 @@ impl History {
         mark_in(gtids, self.source, self.record.epoch)
     }
 
-    /// Looks whether the server is still that of this cluster and has at least what was captured of it.
-    pub(super) async fn check(&self, conn: &mut Conn, captured: &Mark) -> Result<(), CaptureError> {
+    /// Looks whether the server is still that of this cluster and has at least what was captured of it. Tells the last
+    /// transaction in its binlog.
+    pub(super) async fn check(&self, conn: &mut Conn, captured: &Mark) -> Result<Mark, CaptureError> {
         let renewed = |detail: String| Err(CaptureError::Renewed { detail });
         let own = &self.record.id;
         match master::record(conn).await.map_err(CaptureError::Connect)? {
@@ -53,7 +54,7 @@ impl History {
             let [newest, captured] = [newest.position, captured.position];
             return renewed(format!("its binlog ends at {newest}, and {captured} was captured of it"));
         }
-        Ok(())
+        Ok(newest)
     }
 }
 

@@ -17,7 +17,9 @@ use reqwest::{Client, Url, header::HeaderValue};
 use serde::Serialize;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use towline_middleware::{Acknowledgement, BoxFuture, ChangeFeed, Classifier, Epoch, Position, Replication, Step};
+use towline_middleware::{
+    Acknowledgement, BoxFuture, ChangeFeed, Changed, Classifier, Epoch, Position, Replication, Step,
+};
 
 use super::{
     acks::{Acks, Missing},
@@ -423,6 +425,10 @@ impl Hub {
         let mut back_off = BackOff::new();
         loop {
             let error = match self.capture_until_error(&mut back_off).await {
+                Err(error @ CaptureError::PrepareGone { .. }) => match self.pass_over(&error).await {
+                    Ok(()) => continue,
+                    Err(error) => error,
+                },
                 Err(error) => error,
                 Ok(never) => match never {},
             };
@@ -443,7 +449,9 @@ impl Hub {
         let shared = &self.shared;
         match shared.history.get() {
             None => self.find_history().await?,
-            Some(history) => shared.check(history).await?,
+            Some(history) => {
+                shared.check(history).await?;
+            }
         }
         let mut capture = Capture::open(&shared.capture_options()).await?;
         shared.learn(capture.start());
@@ -465,6 +473,18 @@ impl Hub {
         }
     }
 
+    /// Goes on behind what nobody can read any more. Each slave is told that it needs a snapshot when it comes to it, and
+    /// one that has one gets what follows.
+    async fn pass_over(&self, error: &CaptureError) -> Result<(), CaptureError> {
+        let shared = &self.shared;
+        let Some(history) = shared.history.get() else { return Ok(()) };
+        tracing::error!(error = error as &dyn std::error::Error, "every slave needs a snapshot");
+        let newest = shared.check(history).await?;
+        shared.options.changes.tell(Step { position: newest.position, changed: Changed::Everything });
+        shared.begin_after(newest);
+        Ok(())
+    }
+
     /// Reads who this master is and where its binlog ends, and starts the senders of the registered slaves.
     async fn find_history(&self) -> Result<(), CaptureError> {
         let shared = &self.shared;
@@ -482,8 +502,7 @@ impl Hub {
         let newest = newest(&mut conn, source, record.epoch).await.map_err(connected)?;
         // It ends either way.
         let _ = conn.disconnect().await;
-        *shared.ring.lock() = Ring::new(newest.clone(), shared.options.ring_bytes_max);
-        shared.captured.send_replace(newest);
+        shared.begin_after(newest);
         // Only this task sets it, and only when it was empty.
         let _ = shared.history.set(History { record, source });
         shared.is_ready.cancel();
@@ -632,13 +651,14 @@ impl Shared {
         }
     }
 
-    async fn check(&self, history: &History) -> Result<(), CaptureError> {
+    /// Tells the last transaction in the binlog of the server, which is still the one that was captured.
+    async fn check(&self, history: &History) -> Result<Mark, CaptureError> {
         let mut conn = Conn::new(self.mysql()).await.map_err(CaptureError::Connect)?;
         let captured = self.captured.borrow().clone();
-        history.check(&mut conn, &captured).await?;
+        let newest = history.check(&mut conn, &captured).await?;
         // It ends either way.
         let _ = conn.disconnect().await;
-        Ok(())
+        Ok(newest)
     }
 
     /// The last transaction in the binlog, for a snapshot: of a server that has lost its history there must be none.
@@ -648,11 +668,10 @@ impl Shared {
             return Err(SnapshotError::Unfit(error));
         }
         let captured = self.captured.borrow().clone();
-        if let Err(error) = history.check(conn, &captured).await {
+        history.check(conn, &captured).await.map_err(|error| {
             self.doubted.notify_one();
-            return Err(SnapshotError::Unfit(error.to_string()));
-        }
-        Ok(history.newest(conn).await?)
+            SnapshotError::Unfit(error.to_string())
+        })
     }
 
     /// The same mark with its checksum, if it is captured in a moment.
@@ -707,6 +726,12 @@ impl Shared {
             mark
         };
         self.captured.send_replace(mark);
+    }
+
+    /// Forgets what memory holds; what is captured next follows this.
+    fn begin_after(&self, newest: Mark) {
+        *self.ring.lock() = Ring::new(newest.clone(), self.options.ring_bytes_max);
+        self.captured.send_replace(newest);
     }
 
     /// Waits until the master's MySQL was reached.

@@ -29,3 +29,4 @@ mod streamed;
 mod support;
 mod torture;
 mod verify;
+mod xa;

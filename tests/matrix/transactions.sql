@@ -91,7 +91,7 @@ INSERT INTO t VALUES (3, 3)
 2> INSERT INTO t VALUES (4, 4)
 COMMIT
 
--- row: prepared in two phases
+-- row: xa in one phase
 CREATE TABLE t (id INT PRIMARY KEY, n INT)
 XA START 'one'
 INSERT INTO t VALUES (1, 1)
@@ -101,3 +101,35 @@ XA START 'gone'
 INSERT INTO t VALUES (2, 2)
 XA END 'gone'
 XA ROLLBACK 'gone'
+
+-- row: xa in two phases
+CREATE TABLE t (id INT PRIMARY KEY, n INT)
+CREATE TABLE keyless (n INT)
+INSERT INTO t VALUES (1, 1), (2, 2)
+XA START X'00ff27', 'it''s "quoted" \\ `so`', 77
+UPDATE t SET n = n + 10 WHERE id = 1
+SAVEPOINT s
+INSERT INTO keyless VALUES (9)
+ROLLBACK TO s
+INSERT INTO keyless VALUES (1), (1), (NULL)
+XA END X'00ff27', 'it''s "quoted" \\ `so`', 77
+XA PREPARE X'00ff27', 'it''s "quoted" \\ `so`', 77
+2> INSERT INTO t VALUES (3, 3)
+2> XA START 'rolled back'
+2> INSERT INTO t VALUES (4, 4)
+2> DELETE FROM t WHERE id = 2
+2> XA END 'rolled back'
+2> XA PREPARE 'rolled back'
+XA COMMIT X'00ff27', 'it''s "quoted" \\ `so`', 77
+2> XA ROLLBACK 'rolled back'
+2> INSERT INTO t VALUES (4, 44)
+XA START 'rolled back'
+UPDATE t SET n = n + 1
+XA END 'rolled back'
+XA PREPARE 'rolled back'
+2> INSERT INTO keyless VALUES (2)
+XA COMMIT 'rolled back'
+XA START 'empty'
+XA END 'empty'
+XA PREPARE 'empty'
+XA COMMIT 'empty'

@@ -357,8 +357,10 @@ impl Lent {
         let (home, user, proof) = (self.home.clone(), self.credentials.user.clone(), self.proof);
         let limit = home.0.limits.connect_timeout;
         self.home.0.tasks.spawn(async move {
-            // What can't be reset is not used again.
-            if let Ok(Ok(())) = tokio::time::timeout(limit, session.reset()).await
+            // What can't be reset is not used again. Nor is what holds a transaction: MariaDB parts a prepared XA
+            // transaction from its session only when that ends.
+            if !session.session.in_transaction()
+                && let Ok(Ok(())) = tokio::time::timeout(limit, session.reset()).await
                 && let Some(account) = home.0.accounts.lock().get_mut(&user)
             {
                 account.idle.push(Idle { session, proof, since: Instant::now() });

@@ -154,3 +154,32 @@ async fn connections(server: &TestServer, user: &str) -> u64 {
     let sql = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = ?";
     administrator.exec_first(sql, (user,)).await.unwrap().unwrap()
 }
+
+#[tokio::test]
+async fn what_one_request_has_prepared_another_completes() {
+    let (server, http) = TestHttp::master().await;
+    for (end, rows) in [("COMMIT", 3), ("ROLLBACK", 3)] {
+        let prepare = "BEGIN NOT ATOMIC \
+             XA START 'a'; INSERT INTO shop.item (name) VALUES ('x'); XA END 'a'; XA PREPARE 'a'; \
+             END";
+        http.run(query(prepare)).await;
+        // The session that it was prepared in serves nobody else, and what it has prepared is free when it is gone.
+        eventually("a prepared transaction that is free", async || {
+            assert_eq!(http.run(query("SELECT COUNT(*) FROM shop.item WHERE id < 3")).await["rows"], json!([[2]]));
+            let (status, body) = http.post(query(&format!("XA {end} 'a'"))).await;
+            if status == StatusCode::OK { Ok(()) } else { Err(body) }
+        })
+        .await;
+        assert_eq!(http.run(query("SELECT COUNT(*) FROM shop.item")).await["rows"], json!([[rows]]));
+    }
+    // What is begun and not prepared ends with its request.
+    http.run(query("BEGIN NOT ATOMIC XA START 'b'; INSERT INTO shop.item (name) VALUES ('y'); END")).await;
+    assert_eq!(http.run(query("XA RECOVER")).await["rows"], json!([]));
+    let mut administrator = server.connect().await;
+    administrator.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED").await.unwrap();
+    eventually("a rollback", async || {
+        let count: Option<u32> = administrator.query_first("SELECT COUNT(*) FROM shop.item").await.unwrap();
+        if count == Some(3) { Ok(()) } else { Err(count) }
+    })
+    .await;
+}

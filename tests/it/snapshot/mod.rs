@@ -101,7 +101,7 @@ async fn assert_same(master: &TestNode, slave: &TestNode) {
 const HISTORY: &str = "SELECT i, n, row_start, row_end FROM shop.history FOR SYSTEM_TIME ALL ORDER BY i, row_start";
 
 /// Waits until a node says this of whether it can serve.
-async fn told(node: &TestNode, wanted: &str) {
+pub(crate) async fn told(node: &TestNode, wanted: &str) {
     eventually("an answer of the node's", async || {
         let text = reqwest::get(node.url("/readyz")).await.unwrap().text().await.unwrap();
         if text.contains(wanted) { Ok(()) } else { Err((text, node.log())) }
@@ -110,7 +110,7 @@ async fn told(node: &TestNode, wanted: &str) {
 }
 
 /// Removes what the master's binlog holds so far.
-async fn forget_history(administrator: &mut Conn) {
+pub(crate) async fn forget_history(administrator: &mut Conn) {
     run(administrator, &["FLUSH BINARY LOGS"]).await;
     let files: Vec<(String, u64)> = administrator.query("SHOW BINARY LOGS").await.unwrap();
     let last = &files.last().unwrap().0;

@@ -36,9 +36,12 @@ const SETTINGS: [&str; 12] = [
     "--max-connections=200",
 ];
 
-/// Ends the server and removes its folder when this process, however it ends, no longer holds the other end of the
-/// standard input: what is shared is never dropped.
-const WATCHED: &str = r#""$@" & server=$!; read -r _; kill -9 $server; wait $server 2>/dev/null; rm -rf "$0""#;
+/// Kills the server for each line of the standard input and starts it again; ends it and removes its folder when this
+/// process, however it ends, no longer holds the other end: what is shared is never dropped.
+const WATCHED: &str = r#"
+    "$@" & server=$!
+    while read -r _; do kill -9 $server; wait $server 2>/dev/null; "$@" & server=$!; done
+    kill -9 $server; wait $server 2>/dev/null; rm -rf "$0""#;
 
 /// A running MySQL. Its accounts: `root` without a password, over the socket only.
 #[derive(Debug)]
@@ -122,6 +125,11 @@ impl Mysql9 {
     fn has_ended(&self) -> bool {
         // The server writes the file early and removes it when it gives up; a port in use shows in its log at once.
         fs::read_to_string(self.folder.path().join("log")).is_ok_and(|log| log.contains("[ERROR]"))
+    }
+
+    /// Kills it with -9 and starts it again.
+    pub(crate) fn crash(&self) {
+        writeln!(self.watcher.stdin.as_ref().expect("only `drop` takes it")).expect("a watcher");
     }
 
     /// How to log in as the administrator.

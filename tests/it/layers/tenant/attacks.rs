@@ -140,6 +140,8 @@ pub(super) const ATTACKS: &[&str] = &[
     "SELECT item.id FROM item FORCE INDEX FOR ORDER BY (name) JOIN country ON (@s := CONCAT(IFNULL(@s, ''), name)) = ''",
     "INSERT INTO note (`tenant_\u{ed}d`, id) VALUES ('beta', 3)",
     "SHOW FULL PROCESSLIST",
+    "XA RECOVER",
+    "XA COMMIT 'beta'",
     "SET PASSWORD = 'x'",
     "SET GLOBAL general_log = 0",
     "SELECT LOAD_FILE('/etc/hostname')",
