@@ -26,6 +26,8 @@ pub enum FailPoint {
     SchemaChanged,
     /// The session is as it was before a schema change, whose position is to be moved.
     SessionRestored,
+    /// Something of a snapshot is made by stand-ins for what it names, and these are there.
+    StoodIn,
     /// A master has read a transaction from the binlog, and kept it nowhere.
     Captured,
     /// A captured transaction is in memory, where the senders find it.
@@ -38,7 +40,7 @@ pub enum FailPoint {
 
 impl FailPoint {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Joined,
         Self::Begun,
         Self::RowsWritten,
@@ -49,6 +51,7 @@ impl FailPoint {
         Self::ContextSet,
         Self::SchemaChanged,
         Self::SessionRestored,
+        Self::StoodIn,
         Self::Captured,
         Self::Noted,
         Self::Answered,

@@ -155,6 +155,12 @@ fn by_keyword(statement: Cursor<'_>, facts: Facts<'_>) -> Verdict {
                      inserted into it as text; use TIMESTAMP(6)",
                 );
             }
+            if gives_role_to_whoever_runs_it(rest) {
+                return verdict.refused_everywhere(
+                    "a role that is granted to CURRENT_USER can't be replicated: the binlog does not say who that was; name \
+                     the account",
+                );
+            }
             return program(rest, verdict, facts);
         }
     }
@@ -164,6 +170,18 @@ fn by_keyword(statement: Cursor<'_>, facts: Facts<'_>) -> Verdict {
         }
     }
     other(rest, facts)
+}
+
+/// Whether a role is granted to, or revoked from, the account that runs the statement. Of rights, which are `ON` something,
+/// the binlog says who that was.
+fn gives_role_to_whoever_runs_it(mut rest: Cursor<'_>) -> bool {
+    let mut names_itself = false;
+    let is_of_roles = rest.is("GRANT") || rest.is("REVOKE") && !rest.is_at(1, "ALL");
+    while is_of_roles && !rest.at_end() && !rest.is("ON") {
+        names_itself |= rest.is("CURRENT_USER") || rest.is("CURRENT_ROLE");
+        rest.take();
+    }
+    names_itself && rest.at_end()
 }
 
 /// Whether a table is made, or altered, so that its versions begin at ids of transactions (MariaDB).

@@ -354,6 +354,8 @@ fn what_would_hide_writes_is_refused_everywhere() {
         "INSERT INTO /*!towline.*/position VALUES (1)",
         "CREATE TABLE t (a INT, s BIGINT(20) UNSIGNED GENERATED ALWAYS AS ROW START, e BIGINT UNSIGNED AS ROW END)",
         "ALTER TABLE t ADD s BIGINT UNSIGNED AS ROW START, ADD e BIGINT UNSIGNED AS ROW END, ADD SYSTEM VERSIONING",
+        "GRANT r TO u, CURRENT_USER()",
+        "REVOKE ADMIN OPTION FOR r FROM current_user",
     ] {
         assert_eq!(plan(sql).refusal.as_ref().map(|refusal| refusal.on), EVERYWHERE, "{sql}");
     }
@@ -368,6 +370,8 @@ fn what_only_looks_like_it_is_not_refused() {
         ("INSERT INTO note VALUES ('SET sql_log_bin = 0')", WRITE, None),
         ("CREATE TABLE instance (binlog_format VARCHAR(16))", WRITE, None),
         ("SELECT * FROM towline.position", READ, None),
+        ("GRANT SELECT ON t TO CURRENT_USER", WRITE, None),
+        ("GRANT r TO `CURRENT_USER`@'%'", WRITE, None),
         ("CREATE TABLE t (a BIGINT, s TIMESTAMP(6) AS ROW START, e TIMESTAMP(6) AS ROW END)", WRITE, None),
         ("USE towline", SESSION, None),
         ("INSERT INTO app.towline VALUES (1)", WRITE, None),

@@ -394,6 +394,7 @@ impl Worker {
             let moved = track.mark != record.mark;
             track.cluster.clone_from(&record.cluster);
             track.mark.clone_from(&record.mark);
+            track.left_out.clone_from(&session.left_out);
             match &track.state {
                 ApplyState::Stopped(_) => {}
                 // Being asked where it stands brings it no nearer.

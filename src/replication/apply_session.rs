@@ -147,6 +147,8 @@ pub(crate) struct ApplySession {
     pub(crate) server_id: u32,
     /// Where the server stands.
     pub(crate) record: SlaveRecord,
+    /// What the snapshot of this server could not make.
+    pub(crate) left_out: Vec<String>,
     /// The longest statement that the server takes, in bytes.
     pub(crate) statement_bytes_max: usize,
     /// The last streamed transaction that a lock was in the way of.
@@ -178,6 +180,7 @@ impl ApplySession {
         if slave::snapshot(&mut conn).await?.is_some() {
             return Err(Unfit::Unfinished.into());
         }
+        let left_out = slave::left_out(&mut conn).await?;
         let packet: Option<usize> = conn.query_first("SELECT @@max_allowed_packet").await?;
         let statement_bytes_max = packet.unwrap_or(1 << 20).saturating_sub(PACKET_MARGIN);
         Ok(Self {
@@ -185,6 +188,7 @@ impl ApplySession {
             is_mariadb,
             server_id,
             record,
+            left_out,
             statement_bytes_max,
             met_lock: None,
             options: options.clone(),

@@ -27,7 +27,7 @@ pub struct Progress {
     pub lag_seconds: u64,
     /// Seconds since the master was last heard of; none before the first push.
     pub heard_seconds: Option<u64>,
-    /// Views and rights that the snapshot of this process had to leave out, since what they name is not there on the master.
+    /// Views, rights and triggers that the snapshot had to leave out, since what they name is not there on the master.
     pub left_out: Vec<String>,
     /// What was done since this process started.
     pub counts: ApplyCounts,

@@ -153,9 +153,13 @@ fn as_on_master(gtid: &str, change: &SchemaChange, result: Result<(), ApplyError
             );
             Ok(())
         }
-        // Nothing is lost by it: a snapshot leaves views out that show nothing.
-        Err(error) if is_unknown_view(&change.sql.0, code) => {
-            tracing::warn!(gtid, %error, "a view is dropped that is not here");
+        // Nothing is lost by it: a snapshot leaves out what can't be made, and holds no rows.
+        Err(error) if is_drop_of_left_out(&change.sql.0, code) => {
+            tracing::warn!(gtid, %error, "a view or trigger is dropped that is not here");
+            Ok(())
+        }
+        Err(error) if is_drop_without_schema(&change.sql.0, code) => {
+            tracing::warn!(gtid, %error, "nothing is dropped in a schema that was dropped before");
             Ok(())
         }
         Ok(()) if change.error != 0 => {
@@ -170,9 +174,21 @@ fn as_on_master(gtid: &str, change: &SchemaChange, result: Result<(), ApplyError
     }
 }
 
-fn is_unknown_view(sql: &[u8], code: Option<u16>) -> bool {
+fn is_drop_of_left_out(sql: &[u8], code: Option<u16>) -> bool {
     let kind = Kind::of(sql);
-    kind.verb() == "DROP" && kind.object() == "VIEW" && matches!(code, Some(1051 | 4092))
+    match kind.object() {
+        "VIEW" => kind.verb() == "DROP" && matches!(code, Some(1051 | 4092)),
+        "TRIGGER" => kind.verb() == "DROP" && code == Some(1360),
+        _ => false,
+    }
+}
+
+/// Whether it dropped one thing, if it was there, in a default schema that was not.
+fn is_drop_without_schema(sql: &[u8], code: Option<u16>) -> bool {
+    const NO_SCHEMA: u16 = 1046;
+    let may_lack = sql.to_ascii_uppercase().windows(9).any(|words| words == b"IF EXISTS");
+    let names_others = sql.contains(&b'.') || sql.contains(&b',');
+    code == Some(NO_SCHEMA) && Kind::of(sql).verb() == "DROP" && may_lack && !names_others
 }
 
 /// Moves the position past the schema change, on MariaDB together with the rows that belong to it.

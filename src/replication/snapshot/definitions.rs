@@ -2,8 +2,11 @@
 
 use mysql_async::{Conn, Row, Value, from_value_opt, prelude::Queryable};
 
-use super::{Column, Definition, Plan, TablePlan, quoted};
-use crate::replication::{NO_LIMITS, protocol::Binary};
+use super::{Column, Definition, Plan, TablePlan, quoted, views};
+use crate::replication::{
+    NO_LIMITS,
+    protocol::{Binary, Family},
+};
 
 /// Schemas that each server has of its own.
 const OWN_SCHEMAS: &str = "('mysql', 'information_schema', 'performance_schema', 'sys', 'towline')";
@@ -65,11 +68,11 @@ pub(super) async fn read(conn: &mut Conn, plan: &mut Plan) -> Result<(Vec<Sequen
             ..Definition::default()
         });
     }
-    let (mut sequences, mut shapes, mut views) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut sequences, mut shapes, mut of_views) = (Vec::new(), Vec::new(), Vec::new());
     for (database, name, kind, engine, rows) in tables(conn).await? {
         let place = format!("{}.{}", quoted(&database), quoted(&name));
         match kind.as_str() {
-            "VIEW" => views.push(view(conn, database, &place).await?),
+            "VIEW" => of_views.push(views::read(conn, plan.family == Some(Family::MariaDb), &database, &name).await?),
             "SEQUENCE" => {
                 let create = show(conn, &format!("SEQUENCE {place}"), 1).await?;
                 plan.before.push(plain(&database, create, format!("the sequence {place}")));
@@ -85,8 +88,8 @@ pub(super) async fn read(conn: &mut Conn, plan: &mut Plan) -> Result<(Vec<Sequen
             }
         }
     }
-    routines(conn, &mut plan.after).await?;
-    plan.after.extend(views);
+    routines(conn, &mut plan.before).await?;
+    plan.before.extend(of_views);
     triggers_and_events(conn, &mut plan.after).await?;
     Ok((sequences, shapes))
 }
@@ -169,20 +172,19 @@ async fn table(
     Ok(TablePlan { database, table, columns, key, versioned, rows })
 }
 
-async fn view(conn: &mut Conn, database: String, place: &str) -> mysql_async::Result<Definition> {
-    let row = row(conn, &format!("SHOW CREATE VIEW {place}")).await?;
-    let settings = [("character_set_client", 2), ("collation_connection", 3)];
-    let definition = definition(database, &row, 1, &settings, format!("the view {place}"));
-    Ok(Definition { may_lack_objects: true, ..definition })
-}
-
-async fn row(conn: &mut Conn, sql: &str) -> mysql_async::Result<Vec<Value>> {
+pub(super) async fn row(conn: &mut Conn, sql: &str) -> mysql_async::Result<Vec<Value>> {
     let row: Option<Row> = conn.query_first(sql).await?;
     Ok(row.map(Row::unwrap).unwrap_or_default())
 }
 
 /// The statement in one column of a row, under the settings in others.
-fn definition(database: String, row: &[Value], sql: usize, settings: &[(&str, usize)], object: String) -> Definition {
+pub(super) fn definition(
+    database: String,
+    row: &[Value],
+    sql: usize,
+    settings: &[(&str, usize)],
+    object: String,
+) -> Definition {
     let bytes = |column: usize| row.get(column).and_then(|value| from_value_opt::<Vec<u8>>(value.clone()).ok());
     let text = |column| String::from_utf8_lossy(&bytes(column).unwrap_or_default()).into_owned();
     let settings = settings.iter().map(|(name, column)| ((*name).to_owned(), text(*column))).collect();
@@ -219,24 +221,30 @@ async fn triggers_and_events(conn: &mut Conn, definitions: &mut Vec<Definition>)
         let object = format!("TRIGGER {}.{}", quoted(&database), quoted(&name));
         let row = row(conn, &format!("SHOW CREATE {object}")).await?;
         let settings = [("sql_mode", 1), ("character_set_client", 3), ("collation_connection", 4)];
-        definitions.push(definition(database, &row, 2, &settings, object));
+        let trigger = definition(database, &row, 2, &settings, object);
+        // A column that it sets may have gone.
+        definitions.push(Definition { may_lack_objects: true, ..trigger });
     }
-    let events: Vec<(String, String)> = conn
+    let events: Vec<(String, String, u64)> = conn
         .query(format!(
-            "SELECT EVENT_SCHEMA, EVENT_NAME FROM information_schema.EVENTS WHERE EVENT_SCHEMA NOT IN {OWN_SCHEMAS}"
+            "SELECT EVENT_SCHEMA, EVENT_NAME, UNIX_TIMESTAMP(LAST_ALTERED) FROM information_schema.EVENTS \
+             WHERE EVENT_SCHEMA NOT IN {OWN_SCHEMAS}"
         ))
         .await?;
-    for (database, name) in events {
+    for (database, name, altered) in events {
         let object = format!("EVENT {}.{}", quoted(&database), quoted(&name));
         let row = row(conn, &format!("SHOW CREATE {object}")).await?;
         let settings = [("sql_mode", 1), ("time_zone", 2), ("character_set_client", 4), ("collation_connection", 5)];
-        definitions.push(definition(database, &row, 3, &settings, object));
+        let mut event = definition(database, &row, 3, &settings, object);
+        // A server makes no event whose time is over, and the master has it.
+        event.settings.push(("timestamp".to_owned(), altered.to_string()));
+        definitions.push(event);
     }
     Ok(())
 }
 
 /// Texts come as the bytes that they are, whatever the character set of the session that made them.
-async fn set_up(conn: &mut Conn) -> mysql_async::Result<()> {
+pub(super) async fn set_up(conn: &mut Conn) -> mysql_async::Result<()> {
     conn.query_drop(NO_LIMITS).await?;
     conn.query_drop("SET SESSION sql_mode = '', sql_quote_show_create = 1, time_zone = '+00:00'").await
 }

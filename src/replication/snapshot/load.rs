@@ -21,7 +21,7 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use tokio::{sync::watch, time::sleep};
 use towline_middleware::{Epoch, layers::admission::AdmissionLayer};
 
-use super::{Definition, NO_RIGHT, Plan, RowsLine, RowsQuestion, TablePlan, leave_log, quoted};
+use super::{NO_RIGHT, Plan, RowsLine, RowsQuestion, TablePlan, leave_log, make, quoted};
 use crate::replication::{
     NO_LIMITS,
     back_off::BackOff,
@@ -169,13 +169,13 @@ async fn load_once(
         let watch = BlockerWatch::start(opts.clone(), conn.id(), is_mariadb, Arc::clone(blockers_ended));
         wipe(&mut conn, with_accounts, is_mariadb).await?;
         drop(watch);
-        master.end_if_unfit(&plan, make(&mut conn, &plan.before).await).await?;
-        slave::snapshot_made(&mut conn).await?;
+        let made = make::make_on_empty(&mut conn, &plan.before, is_mariadb).await;
+        let left_out = master.end_if_unfit(&plan, made).await?;
+        slave::snapshot_made(&mut conn, &left_out).await?;
     }
     Loading { master: &master, plan: &plan, opts: &opts, track, rows: AtomicU64::new(0) }.tables().await?;
-    let left_out = master.end_if_unfit(&plan, make(&mut conn, &plan.after).await).await?;
-    track.send_modify(|track| track.left_out = left_out);
-    slave::finish_snapshot(&mut conn, &plan.cluster, plan.epoch, &plan.mark, now_seconds()).await?;
+    let left_out = master.end_if_unfit(&plan, make::make(&mut conn, &plan.after).await).await?;
+    slave::finish_snapshot(&mut conn, &plan, now_seconds(), &left_out).await?;
     tracing::info!(position = %plan.mark.position, "the snapshot is whole");
     master.end(&plan.id).await;
     Ok(())
@@ -204,8 +204,14 @@ async fn set_up(conn: &mut Conn) -> mysql_async::Result<()> {
     conn.query_drop(NO_LIMITS).await?;
     leave_log(conn).await?;
     conn.query_drop("SET SESSION foreign_key_checks = 0, unique_checks = 0, lock_wait_timeout = 60").await?;
-    for own in ["check_constraint_checks = 0", "system_versioning_insert_history = 1", "innodb_strict_mode = 0"] {
-        // The first two are MariaDB's, and the second a new one.
+    let own = [
+        "check_constraint_checks = 0",
+        "system_versioning_insert_history = 1",
+        "system_versioning_alter_history = KEEP",
+        "innodb_strict_mode = 0",
+    ];
+    for own in own {
+        // All but the last are MariaDB's, and the second a new one.
         const UNKNOWN: u16 = 1193;
         match conn.query_drop(format!("SET SESSION {own}")).await {
             Err(mysql_async::Error::Server(error)) if [UNKNOWN, NO_RIGHT].contains(&error.code) => {}
@@ -238,65 +244,6 @@ async fn wipe(conn: &mut Conn, with_accounts: bool, is_mariadb: bool) -> mysql_a
         }
     }
     Ok(())
-}
-
-/// Makes what the definitions say. One may need another that comes later: those are tried again as long as any succeed.
-/// Returns what must be left out, since the master has no longer what it names.
-async fn make(conn: &mut Conn, definitions: &[Definition]) -> Result<Vec<String>, LoadError> {
-    // There from a try that was killed: routine, trigger, event, table or view.
-    const THERE_ALREADY: [u16; 5] = [1304, 1359, 1537, 1538, 1050];
-    // Database, column, table, right on a table, routine, what a view is of.
-    const LACKS_OBJECTS: [u16; 6] = [1049, 1054, 1146, 1147, 1305, 1356];
-    let own: Option<String> = conn.query_first("SELECT CURRENT_USER()").await?;
-    let mut left: Vec<&Definition> = definitions.iter().filter(|d| d.account.is_none() || d.account != own).collect();
-    loop {
-        let before = left.len();
-        let (mut failed, mut first_error, mut left_out) = (Vec::new(), None, Vec::new());
-        for definition in left {
-            match make_one(conn, definition).await {
-                Ok(()) => {}
-                Err(mysql_async::Error::Server(error)) if THERE_ALREADY.contains(&error.code) => {}
-                Err(mysql_async::Error::Server(error))
-                    if definition.may_lack_objects && LACKS_OBJECTS.contains(&error.code) =>
-                {
-                    failed.push(definition);
-                    left_out.push(format!("{}: {error}", definition.object));
-                }
-                Err(error @ mysql_async::Error::Server(_)) => {
-                    failed.push(definition);
-                    first_error.get_or_insert(LoadError::Definition { object: definition.object.clone(), error });
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        if failed.len() < before && !failed.is_empty() {
-            left = failed;
-            continue;
-        }
-        if let Some(error) = first_error {
-            return Err(error);
-        }
-        for what in &left_out {
-            tracing::warn!(
-                what,
-                "the master's definition names what it no longer has, and is left out of the snapshot"
-            );
-        }
-        return Ok(left_out);
-    }
-}
-
-async fn make_one(conn: &mut Conn, definition: &Definition) -> mysql_async::Result<()> {
-    conn.query_drop("SET NAMES utf8mb4").await?;
-    conn.query_drop("SET SESSION sql_mode = '', time_zone = '+00:00'").await?;
-    if !definition.schema.is_empty() {
-        conn.query_drop(format!("USE {}", quoted(&definition.schema))).await?;
-    }
-    for (name, value) in &definition.settings {
-        let value = value.replace('\'', "''");
-        conn.query_drop(format!("SET SESSION {} = '{value}'", quoted(name))).await?;
-    }
-    conn.query_drop(definition.sql.0.as_slice()).await
 }
 
 /// The master, as far as snapshots go.

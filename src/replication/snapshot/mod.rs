@@ -2,8 +2,8 @@
 //!
 //! On the master `source` opens several sessions of its MySQL that see the same moment (commits are held up only while
 //! they are opened) and gives out, table by table, the rows that they see; `definitions` reads what is not rows,
-//! `identity` tells whether a table is still the one that it was, and `literal` writes values as SQL. On the slave
-//! `load` fetches the tables in parallel, each piece in one transaction with the record of how far it is, so that a cut
+//! (`views` those of views), `identity` tells whether a table is still the one that it was, and `literal` writes values as
+//! SQL. On the slave `make` makes what is not rows (`names` tells what it needs), and `load` fetches the tables in parallel, each piece in one transaction with the record of how far it is, so that a cut
 //! costs one piece and nothing comes twice. The slave has a position only when everything is there, and until then it
 //! serves no client and takes no push.
 //!
@@ -16,7 +16,10 @@ mod definitions;
 mod identity;
 mod literal;
 pub(crate) mod load;
+mod make;
+mod names;
 pub(crate) mod source;
+mod views;
 
 pub use load::SnapshotOptions;
 pub use source::SnapshotError;
@@ -40,11 +43,11 @@ pub struct Plan {
     pub family: Option<Family>,
     /// The last transaction that it shows.
     pub mark: Mark,
-    /// Accounts, databases and tables, to be made before the rows come.
+    /// Accounts, databases, tables, routines, views and rights, to be made before the rows come.
     pub before: Vec<Definition>,
     /// The tables with rows.
     pub tables: Vec<TablePlan>,
-    /// What is made when all rows are there: triggers must not fire for them, and rights need what they are on.
+    /// What is made when all rows are there: triggers must not fire for them.
     pub after: Vec<Definition>,
 }
 
@@ -89,7 +92,7 @@ pub struct Definition {
     /// What it makes, for people.
     #[serde(default)]
     pub object: String,
-    /// Whether the master may keep it though what it names has gone: then it can be made nowhere, and is left out.
+    /// Whether the master may keep it though what it names has gone: if it can't be made, it is left out.
     #[serde(default)]
     pub may_lack_objects: bool,
 }

@@ -220,7 +220,7 @@ impl Snapshots {
         }
         plan.mark = hub.mark_of_snapshot(&mut guard).await?;
         definitions::read_sequences(&mut reader, sequences, &mut plan).await?;
-        plan.after.extend(rights);
+        plan.before.extend(rights);
         for lock in locks(is_mariadb).end {
             guard.query_drop(*lock).await?;
         }

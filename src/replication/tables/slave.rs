@@ -4,7 +4,7 @@ use mysql_async::{Conn, prelude::Queryable};
 use towline_middleware::{Epoch, Position};
 
 use super::{MissingRow, add_column, create, found, other};
-use crate::replication::protocol::Mark;
+use crate::replication::{protocol::Mark, snapshot::Plan};
 
 /// A slave's own record: `towline.position`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -132,6 +132,7 @@ pub(crate) async fn begin_snapshot(conn: &mut Conn, id: &str, over: Option<&str>
     conn.query_drop("BEGIN").await?;
     conn.exec_drop("REPLACE INTO towline.snapshot (id, snapshot, made) VALUES (1, ?, 0)", (id,)).await?;
     conn.query_drop("DELETE FROM towline.snapshot_table").await?;
+    conn.query_drop("DELETE FROM towline.snapshot_left_out").await?;
     conn.exec_drop(
         "UPDATE towline.position SET cluster = IFNULL(?, cluster), epoch = 0, seq = 0, gtid = '', checksum = NULL \
          WHERE id = 1",
@@ -141,9 +142,25 @@ pub(crate) async fn begin_snapshot(conn: &mut Conn, id: &str, over: Option<&str>
     conn.query_drop("COMMIT").await
 }
 
-/// Writes down that everything before the rows was made.
-pub(crate) async fn snapshot_made(conn: &mut Conn) -> mysql_async::Result<()> {
-    conn.query_drop("UPDATE towline.snapshot SET made = 1 WHERE id = 1").await
+/// Writes down that everything before the rows was made, but for what is left out.
+pub(crate) async fn snapshot_made(conn: &mut Conn, left_out: &[String]) -> mysql_async::Result<()> {
+    conn.query_drop("BEGIN").await?;
+    conn.query_drop("UPDATE towline.snapshot SET made = 1 WHERE id = 1").await?;
+    leave_out(conn, left_out).await?;
+    conn.query_drop("COMMIT").await
+}
+
+/// What the snapshot of this server could not make, in words: `towline.snapshot_left_out`.
+pub(crate) async fn left_out(conn: &mut Conn) -> mysql_async::Result<Vec<String>> {
+    let found_rows = conn.query("SELECT what FROM towline.snapshot_left_out ORDER BY number").await.map(Some);
+    Ok(found(found_rows)?.unwrap_or_default())
+}
+
+async fn leave_out(conn: &mut Conn, what: &[String]) -> mysql_async::Result<()> {
+    for what in what {
+        conn.exec_drop("INSERT INTO towline.snapshot_left_out (what) VALUES (?)", (what,)).await?;
+    }
+    Ok(())
 }
 
 /// How far the rows of a table are: `towline.snapshot_table`.
@@ -177,15 +194,16 @@ pub(crate) async fn move_table(conn: &mut Conn, number: usize, after: &[i128], d
     conn.exec_drop("UPDATE towline.snapshot_table SET last = ?, done = ? WHERE number = ?", (last, done, number)).await
 }
 
-/// Gives the server its position and ends the snapshot, at once.
+/// Gives the server its position and ends the snapshot, at once. What it left out since it was made is added.
 pub(crate) async fn finish_snapshot(
     conn: &mut Conn,
-    cluster: &str,
-    epoch: Epoch,
-    mark: &Mark,
+    plan: &Plan,
     committed_at: u64,
+    left_out: &[String],
 ) -> mysql_async::Result<()> {
+    let Plan { cluster, epoch, mark, .. } = plan;
     conn.query_drop("BEGIN").await?;
+    leave_out(conn, left_out).await?;
     conn.exec_drop(
         "UPDATE towline.position SET cluster = ?, fence = GREATEST(fence, ?), epoch = ?, seq = ?, gtid = ?, \
          checksum = ?, committed_at = ? WHERE id = 1",
@@ -233,6 +251,10 @@ const SNAPSHOT_TABLES: &[&str] = &[
         number INT UNSIGNED NOT NULL PRIMARY KEY,
         last VARCHAR(1024) CHARACTER SET ascii NOT NULL DEFAULT '',
         done BOOLEAN NOT NULL DEFAULT FALSE
+    ) ENGINE=InnoDB",
+    "CREATE TABLE IF NOT EXISTS towline.snapshot_left_out (
+        number INT UNSIGNED NOT NULL PRIMARY KEY AUTO_INCREMENT,
+        what TEXT CHARACTER SET utf8mb4 NOT NULL
     ) ENGINE=InnoDB",
 ];
 
