@@ -23,7 +23,7 @@ impl Upstream {
         self.has_begun
     }
 
-    /// Puts the fence up (see [`Fence`]), and takes from the answer how the server reads the session's SQL.
+    /// Puts the fence up (see [`Fence`](super::Fence)), and takes from the answer how the server reads the session's SQL.
     ///
     /// # Errors
     /// The session is over: without its fence it must not be used.
