@@ -44,7 +44,7 @@ fn classify(c: &mut Criterion) {
         let mut group = c.benchmark_group(name);
         group.throughput(Throughput::Bytes(sql.len() as u64));
         group.bench_function("unclassified", |b| b.iter(|| known.classify(black_box(sql.as_bytes()), mode)));
-        group.bench_function("scan", |b| b.iter(|| classifier.digest(black_box(sql.as_bytes()), mode)));
+        group.bench_function("scan", |b| b.iter(|| classifier.key(black_box(sql.as_bytes()), mode)));
         group.bench_function("hit", |b| b.iter(|| classifier.classify(black_box(sql.as_bytes()), mode)));
         let mut next = 1;
         let mut other = || {

@@ -62,6 +62,7 @@ pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         .collect();
     let mut out = io::stdout().lock();
     for (name, value) in [
+        ("digest", &*format!("{:016x}", plan.digest)),
         ("class", plan.intent.as_str()),
         ("rule", &plan.rule),
         ("refused on", refused_on(&plan)),

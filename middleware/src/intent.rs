@@ -76,9 +76,14 @@ pub struct Plan {
     pub rule: Cow<'static, str>,
     /// Set when the guard refuses it by name.
     pub refusal: Option<Refusal>,
-    /// The text's shape, keyed per process: equal for texts that differ only in literals, comments, case and space.
-    /// 0 when there is none.
+    /// The text's shape: equal for texts that differ only in literals, comments, case and space, on every node and after
+    /// every start. For people and configurations; 0 when there is none. Whoever wants to can make two texts of one
+    /// digest, by some 2³² tries, but not a text of a digest that is given.
     pub digest: u64,
+    /// The same keyed per process, so that nobody outside can aim for two texts of one key: what memory goes by.
+    /// 0 when there is none.
+    #[serde(skip)]
+    pub key: u64,
     /// The tables that it names, as `(schema, table)`, in lower case, since texts that differ in case share a plan.
     /// Empty means "not known".
     pub tables: Vec<(Option<String>, String)>,
@@ -107,7 +112,7 @@ impl Plan {
     /// A plan with nothing known but the intent.
     pub fn bare(intent: Intent, rule: &'static str) -> Self {
         let rule = Cow::Borrowed(rule);
-        Self { intent, rule, refusal: None, digest: 0, tables: Vec::new(), named: None, chooses_schema: false }
+        Self { intent, rule, refusal: None, digest: 0, key: 0, tables: Vec::new(), named: None, chooses_schema: false }
     }
 }
 
@@ -147,8 +152,9 @@ pub trait Classifier: Send + Sync + fmt::Debug {
         false
     }
 
-    /// The server has shown a text of this shape to be a write although it was taken for less.
-    fn learn_write(&self, digest: u64);
+    /// The server has shown a text of this shape (the plan's [key](Plan::key)) to be a write although it was taken for
+    /// less.
+    fn learn_write(&self, key: u64);
 
     /// How often that has happened.
     fn misclassified(&self) -> u64 {

@@ -49,7 +49,7 @@ pub trait Replication: Send + Sync + fmt::Debug {
     }
 
     /// A statement taken for a read has committed something.
-    fn misclassified(&self, digest: u64);
+    fn misclassified(&self, key: u64);
 
     /// A write's OK in a session that tracks GTIDs had none although `ack` needs one.
     fn unlogged_write(&self);

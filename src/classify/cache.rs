@@ -1,4 +1,4 @@
-//! Plans by digest, bounded, shared by all sessions.
+//! Plans by key, bounded, shared by all sessions.
 
 use std::{collections::HashMap, hash::BuildHasherDefault, sync::Arc};
 
@@ -13,9 +13,9 @@ const SHARDS: usize = 16;
 /// Plans in one generation of one shard.
 const GENERATION: usize = 512;
 
-/// Plans by digest.
+/// Plans by key.
 ///
-/// - A plan is given out only for a scan that is equal in all but the digest's preimage: a collision of digests can't
+/// - A plan is given out only for a scan that is equal in all but the key's preimage: a collision of keys can't
 ///   give a text the plan of one that was scanned otherwise.
 /// - Each shard has two generations. What is asked for moves to the young one; when that is full, it becomes the old one
 ///   and the old one is dropped. So it holds at most `2 × SHARDS × GENERATION` plans, and a hit allocates nothing.
@@ -30,7 +30,7 @@ struct Shard {
     old: Generation,
 }
 
-type Generation = HashMap<u64, Entry, BuildHasherDefault<Digest>>;
+type Generation = HashMap<u64, Entry, BuildHasherDefault<Keyed>>;
 
 #[derive(Debug)]
 struct Entry {
@@ -57,50 +57,50 @@ impl Cache {
     /// The plan of a text that was scanned like this.
     #[inline]
     pub(super) fn get(&self, scan: &Scan) -> Option<Arc<Plan>> {
-        let mut shard = self.shard(scan.digest).lock();
-        if let Some(entry) = shard.young.get(&scan.digest) {
+        let mut shard = self.shard(scan.key).lock();
+        if let Some(entry) = shard.young.get(&scan.key) {
             return entry.is_of(scan).then(|| entry.plan.clone());
         }
-        let entry = shard.old.remove(&scan.digest)?;
+        let entry = shard.old.remove(&scan.key)?;
         let plan = entry.is_of(scan).then(|| entry.plan.clone());
-        shard.insert(scan.digest, entry);
+        shard.insert(scan.key, entry);
         plan
     }
 
     /// Keeps the plan of a text that was scanned like this.
     pub(super) fn insert(&self, scan: &Scan, plan: Arc<Plan>) {
         let entry = Entry { plan, leading: scan.leading, length: scan.length, flags: scan.flags };
-        self.shard(scan.digest).lock().insert(scan.digest, entry);
+        self.shard(scan.key).lock().insert(scan.key, entry);
     }
 
-    /// Forgets the plan of this digest.
-    pub(super) fn remove(&self, digest: u64) {
-        let mut shard = self.shard(digest).lock();
-        shard.young.remove(&digest);
-        shard.old.remove(&digest);
+    /// Forgets the plan of this key, and returns it.
+    pub(super) fn remove(&self, key: u64) -> Option<Arc<Plan>> {
+        let mut shard = self.shard(key).lock();
+        let (young, old) = (shard.young.remove(&key), shard.old.remove(&key));
+        young.or(old).map(|entry| entry.plan)
     }
 
-    fn shard(&self, digest: u64) -> &Mutex<Shard> {
+    fn shard(&self, key: u64) -> &Mutex<Shard> {
         // The map uses the low bits.
-        &self.shards[(digest >> 32) as usize % SHARDS]
+        &self.shards[(key >> 32) as usize % SHARDS]
     }
 }
 
 impl Shard {
-    fn insert(&mut self, digest: u64, entry: Entry) {
+    fn insert(&mut self, key: u64, entry: Entry) {
         if self.young.len() >= GENERATION {
             std::mem::swap(&mut self.young, &mut self.old);
             self.young.clear();
         }
-        self.young.insert(digest, entry);
+        self.young.insert(key, entry);
     }
 }
 
-/// A digest is a keyed hash already.
+/// A key is a hash already.
 #[derive(Debug, Default)]
-struct Digest(u64);
+struct Keyed(u64);
 
-impl std::hash::Hasher for Digest {
+impl std::hash::Hasher for Keyed {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -111,8 +111,8 @@ impl std::hash::Hasher for Digest {
         }
     }
 
-    fn write_u64(&mut self, digest: u64) {
-        self.0 = digest;
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
     }
 }
 
@@ -147,7 +147,7 @@ mod tests {
         };
         let held: usize = cache.shards.iter().map(held).sum();
         assert!(held <= 2 * SHARDS * GENERATION, "{held} plans held");
-        cache.remove(scans[0].digest);
+        cache.remove(scans[0].key);
         assert!(cache.get(&scans[0]).is_none());
     }
 

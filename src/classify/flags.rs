@@ -44,7 +44,7 @@ impl Flags {
         self.0 & any.0 != 0
     }
 
-    /// As a number, for the digest.
+    /// As a number, for the key.
     pub(super) fn bits(self) -> u16 {
         self.0
     }

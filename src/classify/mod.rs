@@ -1,7 +1,7 @@
 //! Telling reads from writes.
 //!
 //! scan ▸ cache ▸ (on a miss) rules and parser. The scan is one pass over the bytes: it cuts them as the server's lexer
-//! does and yields a digest of the text's shape, its leading keyword and what is to be noticed. Texts of one shape share
+//! does and yields a key of the text's shape, its leading keyword and what is to be noticed. Texts of one shape share
 //! one plan. On a miss the rules decide by keyword, with what the scan noticed, on a template of the text
 //! in which literals are plain and repeated rows are left out; sqlparser then reads the same template and may only make
 //! the intent stronger.
@@ -93,9 +93,9 @@ impl SqlClassifier {
         Self::of(Family::of_version(version))
     }
 
-    /// The digest of a text's shape, as its plan will have it: one scan, and nothing decided.
-    pub fn digest(&self, sql: &[u8], mode: SqlMode) -> u64 {
-        self.scanner.scan(sql, mode).digest
+    /// The key of a text's shape, as its plan will have it: one scan, and nothing decided.
+    pub fn key(&self, sql: &[u8], mode: SqlMode) -> u64 {
+        self.scanner.scan(sql, mode).key
     }
 
     /// The statements of a text, parted where the server parts them under the default mode. The body of a stored
@@ -182,17 +182,18 @@ impl Classifier for SqlClassifier {
             return plan;
         }
         let Decision { mut verdict, tables, of_shape } = self.decide(sql, mode, &scan, 0);
-        if self.learned.read().contains(&scan.digest) {
+        if self.learned.read().contains(&scan.key) {
             verdict = verdict.at_least(Intent::Write, "the server showed it to write");
         }
         let Verdict { intent, rule, refusal, named, schema, .. } = verdict;
         let chooses_schema = schema != DefaultSchema::Stays;
-        let plan = Arc::new(Plan { intent, rule, refusal, digest: scan.digest, tables, named, chooses_schema });
+        let digest = self.scanner.digest(sql, mode, &scan);
+        let plan = Arc::new(Plan { intent, rule, refusal, digest, key: scan.key, tables, named, chooses_schema });
         if of_shape {
             self.cache.insert(&scan, plan.clone());
-            if self.learned.read().contains(&scan.digest) && !plan.intent.may_write() {
+            if self.learned.read().contains(&scan.key) && !plan.intent.may_write() {
                 // Learned meanwhile, perhaps before the plan was there to be forgotten.
-                self.cache.remove(scan.digest);
+                self.cache.remove(scan.key);
             }
         }
         plan
@@ -216,18 +217,18 @@ impl Classifier for SqlClassifier {
         !self.scanner.scan(sql, mode).flags.has(Flags::DOUBT | Flags::UNKNOWN_FUNCTION)
     }
 
-    fn learn_write(&self, digest: u64) {
+    fn learn_write(&self, key: u64) {
         self.misclassified.fetch_add(1, Ordering::Relaxed);
+        let mut learned = self.learned.write();
+        if learned.len() < LEARNED_MAX {
+            learned.insert(key);
+        }
+        drop(learned);
+        let digest = self.cache.remove(key).map_or(0, |plan| plan.digest);
         tracing::warn!(
             digest = format_args!("{digest:016x}"),
             "the server shows a statement that was taken for a read to be a write; from now on its like are writes"
         );
-        let mut learned = self.learned.write();
-        if learned.len() < LEARNED_MAX {
-            learned.insert(digest);
-        }
-        drop(learned);
-        self.cache.remove(digest);
     }
 
     fn misclassified(&self) -> u64 {

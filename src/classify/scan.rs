@@ -1,8 +1,9 @@
-//! One pass over a text's bytes, without allocating: its digest, its leading keyword and what is to be noticed in it.
+//! One pass over a text's bytes, without allocating: its key, its leading keyword and what is to be noticed in it.
 
 use std::hash::{BuildHasher, Hasher};
 
 use foldhash::{SharedSeed, quality};
+use sha2::{Digest, Sha256};
 use towline_middleware::SqlMode;
 
 use super::{
@@ -18,7 +19,7 @@ use super::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Scan {
     /// The shape's hash, keyed per process. Never 0.
-    pub(super) digest: u64,
+    pub(super) key: u64,
     /// How long the shape is.
     pub(super) length: u32,
     /// The first word.
@@ -49,7 +50,7 @@ pub(super) struct Scanner {
     keys: quality::SeedableRandomState,
 }
 
-/// A new key for the digests of one process, so that nobody outside can aim for two texts of one digest.
+/// A new secret for the keys of one process, so that nobody outside can aim for two texts of one key.
 fn random_keys() -> quality::SeedableRandomState {
     let random = || getrandom::u64().unwrap_or_else(|_| fastrand::u64(..));
     // Made once per process.
@@ -66,16 +67,23 @@ impl Scanner {
     pub(super) fn scan(&self, sql: &[u8], mode: SqlMode) -> Scan {
         let sink = HashSink { hasher: self.keys.build_hasher(), length: 0 };
         let (noticed, lexer, HashSink { mut hasher, length }) = self.walk(sql, mode, sink, Run::default());
-        // What is noticed but not part of the shape (the space before a parenthesis, a comment's kind) parts digests.
+        // What is noticed but not part of the shape (the space before a parenthesis, a comment's kind) parts keys.
         hasher.write_u16(noticed.flags.bits());
         Scan {
-            digest: hasher.finish().max(1),
+            key: hasher.finish().max(1),
             length,
             leading: noticed.leading,
             flags: noticed.flags,
             function: noticed.function,
             run: lexer.longest_run(),
         }
+    }
+
+    /// The shape's hash for people, the same in every process, of a text that was scanned like this. Never 0.
+    pub(super) fn digest(&self, sql: &[u8], mode: SqlMode, scan: &Scan) -> u64 {
+        let DigestSink(hasher) = self.walk(sql, mode, DigestSink(Sha256::new()), scan.run).2;
+        let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(hasher.finalize());
+        u64::from_be_bytes([a, b, c, d, e, f, g, h]).max(1)
     }
 
     /// The shape as SQL, up to so many bytes, of a text that was scanned like this.
@@ -185,6 +193,16 @@ impl Scanner {
             }
             noticed.pass(token, mark);
         }
+    }
+}
+
+struct DigestSink(Sha256);
+
+impl Sink for DigestSink {
+    const FOLD: bool = true;
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
     }
 }
 

@@ -589,8 +589,8 @@ impl Replication for Hub {
         })
     }
 
-    fn misclassified(&self, digest: u64) {
-        self.shared.options.classifier.learn_write(digest);
+    fn misclassified(&self, key: u64) {
+        self.shared.options.classifier.learn_write(key);
     }
 
     fn unlogged_write(&self) {

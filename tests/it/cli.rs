@@ -146,6 +146,7 @@ async fn a_node_that_cannot_start_says_why_and_what_mends_it() {
 fn explain_tells_why_without_a_node() {
     let output = towline(&["explain", "SELECT MD5(f()) FROM shop.item", "--server", "10.11.19-MariaDB"], &[]);
     let told = String::from_utf8(output.stdout).unwrap();
+    assert!(told.lines().any(|told| told.len() == 28 && told.starts_with("digest      ")), "{told}");
     for line in [
         "class       write",
         "rule        function f may be a stored one",

@@ -91,7 +91,7 @@ impl Watch {
         let Some(gtid) = &completion.gtid else { return };
         completion.position = self.replication.position_of(gtid);
         if let Some(plan) = self.plan.as_ref().filter(|plan| plan.intent < crate::Intent::Transaction) {
-            self.replication.misclassified(plan.digest);
+            self.replication.misclassified(plan.key);
         }
     }
 

@@ -124,23 +124,23 @@ impl<S> Guard<S> {
     }
 
     fn doubt(&self, command: &Command) -> Option<Doubt> {
-        let plan = command.plan().filter(|plan| plan.intent < Intent::Transaction && plan.digest != 0)?;
-        (self.role == Role::Slave).then(|| Doubt { session: command.session().clone(), digest: plan.digest })
+        let plan = command.plan().filter(|plan| plan.intent < Intent::Transaction && plan.key != 0)?;
+        (self.role == Role::Slave).then(|| Doubt { session: command.session().clone(), key: plan.key })
     }
 }
 
-/// Whom to tell if the server refuses a command as a write, and the digest of what was taken for less.
+/// Whom to tell if the server refuses a command as a write, and the key of what was taken for less.
 #[derive(Debug)]
 struct Doubt {
     session: Arc<Session>,
-    digest: u64,
+    key: u64,
 }
 
 impl Doubt {
     /// An end of the command's reply. No other result follows an error.
     fn hear(&self, end: &Final) {
         if is_refused_as_write(end) {
-            self.session.classifier().learn_write(self.digest);
+            self.session.classifier().learn_write(self.key);
         }
     }
 }
@@ -344,8 +344,8 @@ mod tests {
             Arc::new(Plan::bare(Intent::Unknown, "test"))
         }
 
-        fn learn_write(&self, digest: u64) {
-            self.0.lock().expect("no test panics with it").push(digest);
+        fn learn_write(&self, key: u64) {
+            self.0.lock().expect("no test panics with it").push(key);
         }
     }
 
@@ -367,7 +367,7 @@ mod tests {
         let classifier = Arc::new(Learning::default());
         let session = Arc::new(Session::new(Front::MySql, Role::Slave, None, classifier.clone()));
         let mut command = Command::query(&session, b"SELECT * FROM long; SELECT * FROM view_that_writes");
-        command.classified(Arc::new(Plan { digest: 7, ..Plan::bare(Intent::Read, "test") }));
+        command.classified(Arc::new(Plan { key: 7, ..Plan::bare(Intent::Read, "test") }));
         let rows = Part::Packets(Bytes::from_static(b"rows"));
         let late = Part::first(Final::Err(ServerError::new(READ_ONLY_TRANSACTION, b"25006", "read only")));
         let router = testing::FakeRouter::new([Reply::new(
@@ -397,7 +397,7 @@ mod tests {
             let classifier = Arc::new(Learning::default());
             let session = Arc::new(Session::new(Front::MySql, role, None, classifier.clone()));
             let mut command = Command::query(&session, b"SELECT * FROM view_that_writes");
-            command.classified(Arc::new(Plan { digest: 7, ..Plan::bare(intent, "test") }));
+            command.classified(Arc::new(Plan { key: 7, ..Plan::bare(intent, "test") }));
             let router = testing::FakeRouter::new([Reply::err(answer.clone())]);
             GuardLayer::new(role).layer(router).call(command).await.expect("an error is a reply");
             assert_eq!(

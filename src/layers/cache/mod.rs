@@ -178,7 +178,7 @@ impl Cache {
             return Ok(None);
         }
         let (Some(parameters), Some(plan)) = (parameters(command), command.plan()) else { return Ok(None) };
-        if plan.digest == 0 || plan.tables.is_empty() || plan.refusal.is_some() {
+        if plan.key == 0 || plan.tables.is_empty() || plan.refusal.is_some() {
             return Ok(None);
         }
         let schema = session.schema();

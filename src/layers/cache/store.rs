@@ -82,7 +82,7 @@ struct State {
     young_bytes: usize,
     old: HashMap<Key, Arc<Stored>, RandomState>,
     old_bytes: usize,
-    /// By digest and default schema: what a statement reads.
+    /// By key and default schema: what a statement reads.
     statements: HashMap<(u64, Arc<str>), Reads, RandomState>,
 }
 
@@ -226,7 +226,7 @@ impl Store {
     /// background.
     pub(super) fn tables(&self, command: &Command, schema: &Arc<str>, catalog: &Catalog) -> Option<Arc<[Table]>> {
         let plan = command.plan()?;
-        let statement = (plan.digest, schema.clone());
+        let statement = (plan.key, schema.clone());
         let mut state = self.state.lock();
         match state.statements.get(&statement) {
             Some(Reads::Tables(tables)) => return Some(tables.clone()),

@@ -55,8 +55,8 @@ impl Replication for SeenCommits {
         Box::pin(async { Acknowledgement::Given })
     }
 
-    fn misclassified(&self, digest: u64) {
-        panic!("a statement taken for a read has committed (digest {digest:x})");
+    fn misclassified(&self, key: u64) {
+        panic!("a statement taken for a read has committed (key {key:x})");
     }
 
     fn unlogged_write(&self) {}
