@@ -1,10 +1,10 @@
 //! The second opinion: the only file that knows sqlparser. It may make a read into a write, never the other way, and it
 //! finds the tables.
 
-use std::{collections::HashSet, ops::ControlFlow};
+use std::{ops::ControlFlow, ptr};
 
 use sqlparser::{
-    ast::{ObjectName, Query, Statement, Visit, Visitor},
+    ast::{ObjectName, Query, SetExpr, Statement, Visit, Visitor},
     dialect::MySqlDialect,
     parser::Parser,
 };
@@ -38,17 +38,55 @@ pub(super) fn opinion(template: &[u8]) -> Option<Opinion> {
 struct Seen {
     writes: bool,
     tables: Vec<(Option<String>, String)>,
-    /// Names that WITH gives to queries, which are no tables.
-    with_names: HashSet<String>,
+    /// The queries around the place where the visit is, innermost last.
+    around: Vec<Around>,
+}
+
+/// A query, and what its WITH names. A name is no table from where the server knows it: the text of the first may name a
+/// table that is called as itself, which is read then.
+struct Around {
+    query: *const Query,
+    /// Each name with its query.
+    named: Vec<(String, *const Query)>,
+    /// How many of them are known by now.
+    known: usize,
+    is_recursive: bool,
 }
 
 impl Seen {
     fn into_opinion(mut self) -> Opinion {
-        self.tables.retain(|(schema, table)| schema.is_some() || !self.with_names.contains(table));
         if self.tables.len() > TABLES_MAX {
             self.tables.clear();
         }
         Opinion { writes: self.writes, tables: self.tables }
+    }
+
+    fn see(&mut self, schema: Option<String>, table: String) {
+        let is_named = |around: &Around| around.named[..around.known].iter().any(|(name, _)| *name == table);
+        if schema.is_none() && self.around.iter().any(is_named) {
+            return;
+        }
+        let table = (schema, table);
+        if !self.tables.contains(&table) {
+            self.tables.push(table);
+        }
+    }
+
+    /// The tables of `TABLE t`, which the visit leaves out.
+    fn see_whole_tables(&mut self, body: &SetExpr) {
+        let mut bodies = vec![body];
+        while let Some(body) = bodies.pop() {
+            match body {
+                SetExpr::SetOperation { left, right, .. } => bodies.extend([&**left, &**right]),
+                SetExpr::Table(table) => {
+                    let lower = |name: &Option<String>| name.as_ref().map(|name| name.to_lowercase());
+                    if let Some(name) = lower(&table.table_name) {
+                        self.see(lower(&table.schema_name), name);
+                    }
+                }
+                _ => {}
+            }
+        }
     }
 }
 
@@ -56,20 +94,38 @@ impl Visitor for Seen {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
-        let names = query.with.iter().flat_map(|with| &with.cte_tables);
-        self.with_names.extend(names.map(|named| named.alias.name.value.to_lowercase()));
+        if let Some(outer) = self.around.last_mut()
+            && let Some(number) = outer.named.iter().position(|(_, own)| ptr::eq(*own, query))
+        {
+            outer.known = number + usize::from(outer.is_recursive);
+        }
+        // What is changed is a table, whatever WITH calls so.
+        let reads = matches!(*query.body, SetExpr::Select(_) | SetExpr::Query(_) | SetExpr::SetOperation { .. });
+        let with = query.with.as_ref().filter(|_| reads);
+        let named = with.iter().flat_map(|with| &with.cte_tables);
+        let named = named.map(|named| (named.alias.name.value.to_lowercase(), &raw const *named.query)).collect();
+        let is_recursive = with.is_some_and(|with| with.recursive);
+        self.around.push(Around { query, named, known: 0, is_recursive });
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        self.see_whole_tables(&query.body);
+        self.around.pop_if(|around| ptr::eq(around.query, query));
+        if let Some(outer) = self.around.last_mut()
+            && let Some(number) = outer.named.iter().position(|(_, own)| ptr::eq(*own, query))
+        {
+            outer.known = number + 1;
+        }
         ControlFlow::Continue(())
     }
 
     fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
         let mut parts = relation.0.iter().filter_map(|part| part.as_ident()).map(|ident| ident.value.to_lowercase());
-        let table = match (parts.next(), parts.next(), parts.next()) {
-            (Some(table), None, None) => (None, table),
-            (Some(schema), Some(table), None) => (Some(schema), table),
-            _ => return ControlFlow::Continue(()),
-        };
-        if !self.tables.contains(&table) {
-            self.tables.push(table);
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some(table), None, None) => self.see(None, table),
+            (Some(schema), Some(table), None) => self.see(Some(schema), table),
+            _ => {}
         }
         ControlFlow::Continue(())
     }
@@ -137,6 +193,30 @@ mod tests {
         assert_eq!(tables("CREATE TABLE n (id INT)"), ["n"]);
         assert_eq!(tables("WITH x AS (SELECT * FROM t) SELECT * FROM x"), ["t"]);
         assert_eq!(tables("SELECT 1"), [""; 0]);
+    }
+
+    #[test]
+    fn a_name_of_with_is_a_table_where_it_is_not_known_yet() {
+        assert_eq!(tables("WITH a AS (SELECT * FROM a) SELECT a.* FROM a, item"), ["a", "item"]);
+        assert_eq!(tables("WITH a AS (SELECT * FROM b), b AS (SELECT * FROM a) SELECT * FROM b"), ["b"]);
+        assert_eq!(tables("WITH RECURSIVE a AS (SELECT 1 UNION SELECT n FROM a JOIN t) SELECT * FROM a"), ["t"]);
+        assert_eq!(tables("SELECT * FROM (WITH a AS (SELECT 1) SELECT * FROM a) x, a"), ["a"]);
+        assert_eq!(
+            tables("SELECT 1 FROM t WHERE x IN (SELECT 1 FROM a) UNION (WITH a AS (SELECT 1) SELECT * FROM a)"),
+            ["t", "a"]
+        );
+        assert_eq!(tables("WITH a AS (WITH b AS (SELECT 1) SELECT * FROM b) SELECT * FROM a, b"), ["b"]);
+        assert_eq!(tables("WITH a AS (SELECT 1) DELETE FROM a"), ["a"]);
+        assert_eq!(tables("WITH a AS (SELECT 1) SELECT (SELECT 1 FROM a), (SELECT 1 FROM x.a)"), ["x.a"]);
+    }
+
+    #[test]
+    fn a_table_without_a_select_is_seen() {
+        assert_eq!(tables("SELECT * FROM item UNION TABLE secret"), ["item", "secret"]);
+        assert_eq!(
+            tables("SELECT * FROM item WHERE id IN (SELECT 1 UNION TABLE Shop.Secret)"),
+            ["item", "shop.secret"]
+        );
     }
 
     #[test]
