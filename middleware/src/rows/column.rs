@@ -2,6 +2,7 @@
 //!
 //! Source: MySQL manual, "Column Definition" and "enum_field_types".
 
+use super::{Value, value};
 use crate::wire::{Cursor, cursor::put_lenenc_bytes};
 
 const UNSIGNED: u16 = 0x20;
@@ -111,6 +112,26 @@ impl Column {
         }
     }
 
+    /// Whether this value may stand in the column. NULL is asked for elsewhere.
+    pub(super) fn holds(&self, value: &Value<'_>) -> bool {
+        let is_text = |is: fn(&str) -> bool| match value {
+            Value::Bytes(bytes) => std::str::from_utf8(bytes).is_ok_and(is),
+            _ => true,
+        };
+        let fits = value::put_binary(&mut Vec::new(), value, self.column_type);
+        fits && match self.type_byte {
+            // DECIMAL, old and new.
+            0 | 246 => is_text(|text| {
+                text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'.')) && text.parse::<f64>().is_ok()
+            }),
+            // JSON.
+            245 => is_text(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()),
+            // BIT and geometry.
+            16 | 255 => false,
+            _ => true,
+        }
+    }
+
     /// Reads a definition, with MariaDB's extended metadata in it if that was agreed on.
     ///
     /// Source: MariaDB Knowledge Base, "Result Set Packets", "Column Definition Packet".
@@ -143,5 +164,33 @@ impl Column {
         out.push(self.type_byte);
         out.extend_from_slice(&self.flags.to_le_bytes());
         out.extend_from_slice(&[self.decimals, 0, 0]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_column_holds_what_is_of_its_type() {
+        let of = |type_byte| Column::new("c", type_byte, BINARY, 0);
+        for (type_byte, value, holds) in [
+            (3, Value::from("***"), false),
+            (3, Value::from(7i64), true),
+            (1, Value::from(300i64), false),
+            (5, Value::from("***"), false),
+            (10, Value::from("***"), false),
+            (12, Value::from("2026-01-01"), false),
+            (246, Value::from("***"), false),
+            (246, Value::from("-1.50"), true),
+            (246, Value::from(0i64), true),
+            (245, Value::from("***"), false),
+            (245, Value::from("\"***\""), true),
+            (16, Value::from("1"), false),
+            (253, Value::from("***"), true),
+            (252, Value::from(7i64), true),
+        ] {
+            assert_eq!(of(type_byte).holds(&value), holds, "{type_byte} {value:?}");
+        }
     }
 }

@@ -61,12 +61,11 @@ impl<'a> Row<'a> {
     /// Puts another value in a column's place. NULL goes anywhere.
     ///
     /// # Errors
-    /// The column can't hold it. In the binary form, that of prepared statements, an integer stays an integer, and
-    /// dates and times can only become NULL.
+    /// The column can't hold it, in whichever form the row comes: an integer or a floating-point number stays one, a
+    /// DECIMAL stays a number, JSON stays JSON, and dates, times, bits and geometry can only become NULL.
     pub fn set(&mut self, index: usize, value: impl Into<Value<'a>>) -> Result<(), WrongType> {
         let (value, column) = (value.into(), &self.columns[index]);
-        let fits = !self.binary || value.is_null() || value::put_binary(&mut Vec::new(), &value, column.column_type);
-        if !fits {
+        if !value.is_null() && !column.holds(&value) {
             return Err(WrongType(column.column_type));
         }
         self.cells[index] = Cell::Set(value);
