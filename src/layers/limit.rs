@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -16,7 +16,9 @@ use towline_middleware::{
     Command, Error, Figure, Intent, LayerProblem, LayerSetup, Next, Reply, ServerError, UserLayer, from_fn,
 };
 
-/// Above so many keys those that nobody uses are forgotten.
+use super::parse_digest;
+
+/// From so many keys on those that nobody uses are forgotten, each time that there are twice as many as were in use.
 const KEYS_MAX: usize = 4096;
 
 #[derive(Debug, Deserialize)]
@@ -26,19 +28,19 @@ struct Options {
     limit: Vec<LimitOptions>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LimitOptions {
     by: By,
     /// Only for this user, schema or digest.
     only: Option<String>,
     /// Commands at a time.
-    running_max: Option<usize>,
+    running_max: Option<u32>,
     /// Commands in a second; as many may come at once.
     per_second_max: Option<u32>,
     /// How many may wait; one more is refused.
     #[serde(default)]
-    waiting_max: usize,
+    waiting_max: u32,
     /// How long one may wait.
     #[serde(default = "default_wait")]
     wait_ms: u64,
@@ -58,22 +60,39 @@ enum By {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("limit[{index}]: neither `running_max` nor `per_second_max` is there, or one is 0")]
-struct NoLimit {
-    index: usize,
+enum InvalidLimit {
+    #[error("limit[{index}]: neither `running_max` nor `per_second_max` is there, or one is 0")]
+    Nothing { index: usize },
+    #[error("limit[{index}]: `only` means nothing to `by = \"all\"`: write `by = \"user\"`, \"schema\" or \"digest\"")]
+    OnlyOfAll { index: usize },
+    #[error("limit[{index}]: `only`: a digest is 16 hexadecimal digits, as slow_log shows them")]
+    Digest { index: usize },
 }
 
 #[derive(Debug)]
 struct Limit {
-    by: By,
-    only: Option<String>,
-    running_max: Option<usize>,
-    per_second_max: Option<u32>,
-    waiting_max: usize,
+    options: LimitOptions,
+    /// The only key that is limited, if there is but one.
+    only: Option<Key>,
     wait: Duration,
-    keys: Mutex<HashMap<Key, Arc<Gate>>>,
+    gates: Arc<Gates>,
     waited: Figure,
     refused: Figure,
+}
+
+/// The limits that are in use, with their options: a reload goes on with those whose options stay.
+#[derive(Debug, Default)]
+struct InUse(Mutex<Vec<(LimitOptions, Weak<Gates>)>>);
+
+/// The gates of one limit.
+#[derive(Debug, Default)]
+struct Gates(Mutex<Keys>);
+
+#[derive(Debug, Default)]
+struct Keys {
+    gates: HashMap<Key, Arc<Gate>>,
+    /// How many were in use when they were looked through last.
+    in_use: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -81,6 +100,13 @@ enum Key {
     All,
     Name(Arc<str>),
     Digest(u64),
+}
+
+/// A command that has passed a gate. As long as it runs its gate is not forgotten.
+#[derive(Debug)]
+struct Pass {
+    _gate: Arc<Gate>,
+    _running: Option<OwnedSemaphorePermit>,
 }
 
 /// What one key may do.
@@ -101,8 +127,14 @@ struct Bucket {
 /// The layer of these options.
 pub(super) fn layer(setup: &mut LayerSetup) -> Result<impl UserLayer + use<>, LayerProblem> {
     let options: Options = setup.options()?;
-    let made = options.limit.into_iter().enumerate().map(|(index, options)| Limit::new(index, options, setup));
-    let limits: Arc<[Limit]> = made.collect::<Result<_, _>>()?;
+    let in_use = setup.kept::<InUse>();
+    let mut limits: Vec<Limit> = Vec::new();
+    for (index, options) in options.limit.into_iter().enumerate() {
+        // Two limits with the same options are two limits.
+        let taken: Vec<_> = limits.iter().map(|limit| limit.gates.clone()).collect();
+        limits.push(Limit::new(index, options, setup, |options| in_use.gates(options, &taken))?);
+    }
+    let limits: Arc<[Limit]> = limits.into();
     Ok(from_fn(move |command: Command, next: Next| {
         let limits = limits.clone();
         async move { call(&limits, command, next).await }
@@ -115,43 +147,96 @@ async fn call(limits: &[Limit], command: Command, next: Next) -> Result<Reply, E
     if !counts {
         return next.run(command).await;
     }
-    let mut permits = Vec::new();
+    let mut passes = Vec::new();
     for limit in limits {
         match limit.enter(&command).await {
-            Ok(permit) => permits.extend(permit),
+            Ok(pass) => passes.extend(pass),
             Err(error) => return Ok(Reply::err(error)),
         }
     }
     let reply = next.run(command).await?;
-    Ok(if permits.is_empty() { reply } else { reply.keep(permits) })
+    Ok(if passes.is_empty() { reply } else { reply.keep(passes) })
+}
+
+impl InUse {
+    /// The gates of a limit with these options that is none of the taken ones, or new ones.
+    fn gates(&self, options: &LimitOptions, taken: &[Arc<Gates>]) -> Arc<Gates> {
+        let mut all = self.0.lock();
+        all.retain(|(_, gates)| gates.strong_count() > 0);
+        let same = all.iter().filter(|(own, _)| own == options).filter_map(|(_, gates)| gates.upgrade());
+        let mut same = same.filter(|gates| !taken.iter().any(|taken| Arc::ptr_eq(taken, gates)));
+        if let Some(gates) = same.next() {
+            return gates;
+        }
+        drop(same);
+        let gates = Arc::default();
+        all.push((options.clone(), Arc::downgrade(&gates)));
+        gates
+    }
+}
+
+impl Gates {
+    /// The gate of a key.
+    fn gate(&self, key: Key, options: &LimitOptions) -> Arc<Gate> {
+        let mut keys = self.0.lock();
+        if let Some(gate) = keys.gates.get(&key) {
+            return gate.clone();
+        }
+        if keys.gates.len() >= KEYS_MAX.max(2 * keys.in_use) {
+            keys.gates.retain(|_, gate| Arc::strong_count(gate) > 1 || !gate.is_full());
+            keys.in_use = keys.gates.len();
+        }
+        let gate = Arc::new(Gate {
+            running: Arc::new(Semaphore::new(options.running_max.unwrap_or(0) as usize)),
+            waiting: Arc::new(Semaphore::new(options.waiting_max as usize)),
+            bucket: Mutex::new(Bucket { left: options.per_second_max.unwrap_or(0).into(), filled_at: Instant::now() }),
+        });
+        keys.gates.insert(key, gate.clone());
+        gate
+    }
+}
+
+impl Gate {
+    /// Whether its bucket is as full as that of a new gate.
+    fn is_full(&self) -> bool {
+        self.bucket.lock().filled_at.elapsed() >= Duration::from_secs(1)
+    }
 }
 
 impl Limit {
-    fn new(index: usize, options: LimitOptions, setup: &LayerSetup) -> Result<Self, NoLimit> {
-        let LimitOptions { by, only, running_max, per_second_max, waiting_max, wait_ms } = options;
-        if (running_max, per_second_max) == (None, None) || running_max == Some(0) || per_second_max == Some(0) {
-            return Err(NoLimit { index });
+    fn new(
+        index: usize,
+        options: LimitOptions,
+        setup: &LayerSetup,
+        gates: impl FnOnce(&LimitOptions) -> Arc<Gates>,
+    ) -> Result<Self, InvalidLimit> {
+        let LimitOptions { by, only, running_max, per_second_max, .. } = &options;
+        if (running_max, per_second_max) == (&None, &None) || *running_max == Some(0) || *per_second_max == Some(0) {
+            return Err(InvalidLimit::Nothing { index });
         }
+        let only = match (by, only) {
+            (_, None) => None,
+            (By::All, Some(_)) => return Err(InvalidLimit::OnlyOfAll { index }),
+            (By::Digest, Some(only)) => Some(Key::Digest(parse_digest(only).ok_or(InvalidLimit::Digest { index })?)),
+            (By::User | By::Schema, Some(only)) => Some(Key::Name(only.as_str().into())),
+        };
         let place = index.to_string();
         Ok(Self {
-            by,
             only,
-            running_max,
-            per_second_max,
-            waiting_max,
-            wait: Duration::from_millis(wait_ms),
-            keys: Mutex::default(),
+            wait: Duration::from_millis(options.wait_ms),
+            gates: gates(&options),
             waited: setup.counter("waited", "Commands that had to wait, by the limit's place.", &[("limit", &place)]),
             refused: setup.counter("refused", "Commands refused, by the limit's place.", &[("limit", &place)]),
+            options,
         })
     }
 
-    /// Waits for this limit's permission.
-    async fn enter(&self, command: &Command) -> Result<Option<OwnedSemaphorePermit>, ServerError> {
+    /// Waits for this limit's permission; none if it is not meant for this command.
+    async fn enter(&self, command: &Command) -> Result<Option<Pass>, ServerError> {
         let Some(key) = self.key(command) else { return Ok(None) };
-        let gate = self.gate(key);
-        if let Some(permit) = self.try_enter(&gate) {
-            return Ok(permit);
+        let gate = self.gates.gate(key, &self.options);
+        if let Some(running) = self.try_enter(&gate) {
+            return Ok(Some(Pass { _gate: gate, _running: running }));
         }
         let waiting = gate.waiting.clone().try_acquire_owned();
         let waited = match waiting {
@@ -161,14 +246,17 @@ impl Limit {
             }
             Err(_) => None,
         };
-        waited.ok_or_else(|| {
-            self.refused.increment();
-            self.refusal()
-        })
+        match waited {
+            Some(running) => Ok(Some(Pass { _gate: gate, _running: running })),
+            None => {
+                self.refused.increment();
+                Err(self.refusal())
+            }
+        }
     }
 
     fn try_enter(&self, gate: &Gate) -> Option<Option<OwnedSemaphorePermit>> {
-        let permit = match self.running_max {
+        let permit = match self.options.running_max {
             Some(_) => Some(gate.running.clone().try_acquire_owned().ok()?),
             None => None,
         };
@@ -176,7 +264,7 @@ impl Limit {
     }
 
     async fn wait(&self, gate: &Gate) -> Option<OwnedSemaphorePermit> {
-        let permit = match self.running_max {
+        let permit = match self.options.running_max {
             // The semaphore is never closed.
             Some(_) => gate.running.clone().acquire_owned().await.ok(),
             None => None,
@@ -192,7 +280,7 @@ impl Limit {
 
     /// Takes one from the bucket, or says when there will be one.
     fn start_in(&self, gate: &Gate) -> Duration {
-        let Some(rate) = self.per_second_max.map(f64::from) else { return Duration::ZERO };
+        let Some(rate) = self.options.per_second_max.map(f64::from) else { return Duration::ZERO };
         let mut bucket = gate.bucket.lock();
         let now = Instant::now();
         bucket.left = (bucket.left + now.duration_since(bucket.filled_at).as_secs_f64() * rate).min(rate);
@@ -206,40 +294,23 @@ impl Limit {
     }
 
     fn key(&self, command: &Command) -> Option<Key> {
-        let name = |name: Arc<str>| self.only.as_deref().is_none_or(|only| *only == *name).then_some(Key::Name(name));
-        match self.by {
-            By::All => Some(Key::All),
-            By::User => name(command.session().user()),
-            By::Schema => name(command.session().schema()),
-            By::Digest => {
-                let digest = command.plan()?.digest;
-                let only = self.only.as_deref().map(|only| u64::from_str_radix(only, 16));
-                only.is_none_or(|only| only == Ok(digest)).then_some(Key::Digest(digest))
-            }
-        }
-    }
-
-    fn gate(&self, key: Key) -> Arc<Gate> {
-        let mut keys = self.keys.lock();
-        if keys.len() >= KEYS_MAX {
-            keys.retain(|_, gate| Arc::strong_count(gate) > 1 || gate.bucket.lock().filled_at.elapsed().as_secs() < 1);
-        }
-        let fresh = || Gate {
-            running: Arc::new(Semaphore::new(self.running_max.unwrap_or(0))),
-            waiting: Arc::new(Semaphore::new(self.waiting_max)),
-            bucket: Mutex::new(Bucket { left: self.per_second_max.unwrap_or(0).into(), filled_at: Instant::now() }),
+        let key = match self.options.by {
+            By::All => Key::All,
+            By::User => Key::Name(command.session().user()),
+            By::Schema => Key::Name(command.session().schema()),
+            By::Digest => Key::Digest(command.plan()?.digest),
         };
-        keys.entry(key).or_insert_with(|| Arc::new(fresh())).clone()
+        self.only.as_ref().is_none_or(|only| *only == key).then_some(key)
     }
 
     fn refusal(&self) -> ServerError {
-        let by = match self.by {
+        let by = match self.options.by {
             By::All => "all clients",
             By::User => "one user",
             By::Schema => "one schema",
             By::Digest => "one statement",
         };
-        let limit = match (self.running_max, self.per_second_max) {
+        let limit = match (self.options.running_max, self.options.per_second_max) {
             (Some(running), Some(rate)) => format!("{running} commands at a time and {rate} in a second"),
             (Some(running), None) => format!("{running} commands at a time"),
             (None, rate) => format!("{} commands in a second", rate.unwrap_or(0)),
@@ -251,7 +322,10 @@ impl Limit {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use towline_middleware::testing::{command, conformance};
+    use towline_middleware::{
+        Classifier, LayerHome, LayerOptions, Plan, Role, SqlMode,
+        testing::{command, conformance, session_with},
+    };
 
     use super::*;
     use crate::layers::tests::setup;
@@ -262,19 +336,109 @@ mod tests {
         conformance(|| layer(&mut setup("limit", limits.clone())).unwrap()).await;
     }
 
+    fn limit(options: serde_json::Value) -> Limit {
+        let options = serde_json::from_value(options).unwrap();
+        Limit::new(0, options, &setup("limit", json!({})), |_| Arc::default()).unwrap()
+    }
+
+    /// A command whose text has this digest.
+    fn of_digest(digest: u64) -> Command {
+        #[derive(Debug)]
+        struct Fixed(u64);
+
+        impl Classifier for Fixed {
+            fn classify(&self, _: &[u8], _: SqlMode) -> Arc<Plan> {
+                Arc::new(Plan { digest: self.0, ..Plan::bare(Intent::Read, "test") })
+            }
+
+            fn learn_write(&self, _: u64) {}
+        }
+
+        Command::query(&session_with(Role::Master, Arc::new(Fixed(digest))), "SELECT 1")
+    }
+
     #[tokio::test]
     async fn one_more_than_may_run_is_refused_until_one_has_ended() {
-        let options = serde_json::from_value(json!({"by": "user", "running_max": 1, "wait_ms": 1})).unwrap();
-        let limit = Limit::new(0, options, &setup("limit", json!({}))).unwrap();
+        let limit = limit(json!({"by": "user", "running_max": 1, "wait_ms": 1}));
         let first = limit.enter(&command("SELECT 1")).await.unwrap();
         assert_eq!(limit.enter(&command("SELECT 1")).await.unwrap_err().code, 1226);
         drop(first);
         assert!(limit.enter(&command("SELECT 1")).await.unwrap().is_some());
     }
 
+    #[tokio::test]
+    async fn what_runs_is_not_forgotten_for_others() {
+        let limit = limit(json!({"by": "digest", "running_max": 1, "wait_ms": 1}));
+        let running = limit.enter(&of_digest(1)).await.unwrap();
+        for digest in 2..=KEYS_MAX as u64 {
+            drop(limit.enter(&of_digest(digest)).await.unwrap());
+        }
+        // As if all had been used a while ago.
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(5)).unwrap();
+        limit.gates.0.lock().gates.values().for_each(|gate| gate.bucket.lock().filled_at = long_ago);
+        drop(limit.enter(&of_digest(0)).await.unwrap());
+        assert_eq!(limit.gates.0.lock().gates.len(), 2, "what nobody uses is forgotten");
+        assert_eq!(limit.enter(&of_digest(1)).await.unwrap_err().code, 1226);
+        drop(running);
+        assert!(limit.enter(&of_digest(1)).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn so_many_start_in_a_second() {
+        // The next could start in 1000 s, so that none comes by itself while the test runs.
+        let limit = limit(json!({"by": "digest", "only": "00000000000000ff", "per_second_max": 2, "wait_ms": 0}));
+        let gate = limit.gates.gate(Key::Digest(255), &limit.options);
+        let hold = || gate.bucket.lock().filled_at = Instant::now() + Duration::from_secs(1000);
+        for _ in 0..2 {
+            hold();
+            assert!(limit.enter(&of_digest(255)).await.unwrap().is_some());
+        }
+        hold();
+        assert_eq!(limit.enter(&of_digest(255)).await.unwrap_err().code, 1226);
+        assert!(limit.enter(&of_digest(254)).await.unwrap().is_none(), "another digest is not limited");
+        gate.bucket.lock().filled_at = Instant::now().checked_sub(Duration::from_millis(600)).unwrap();
+        assert!(limit.enter(&of_digest(255)).await.unwrap().is_some(), "half a second has passed");
+    }
+
+    #[tokio::test]
+    async fn a_reload_goes_on_with_limits_that_stay() {
+        let home = LayerHome::new(Role::Master);
+        let build = |options: serde_json::Value| {
+            let in_use = LayerSetup::new("limit", LayerOptions::new(), home.clone()).kept::<InUse>();
+            let options: LimitOptions = serde_json::from_value(options).unwrap();
+            let mut taken = Vec::new();
+            let mut one = || {
+                let new = |options: &LimitOptions| in_use.gates(options, &taken);
+                let limit = Limit::new(0, options.clone(), &setup("limit", json!({})), new).unwrap();
+                taken.push(limit.gates.clone());
+                limit
+            };
+            [one(), one()]
+        };
+        let one_each = json!({"by": "all", "running_max": 1, "wait_ms": 0});
+        let [first, second] = build(one_each.clone());
+        let _running =
+            (first.enter(&command("SELECT 1")).await.unwrap(), second.enter(&command("SELECT 1")).await.unwrap());
+        for limit in build(one_each) {
+            assert_eq!(limit.enter(&command("SELECT 1")).await.unwrap_err().code, 1226);
+        }
+        for limit in build(json!({"by": "all", "running_max": 2, "wait_ms": 0})) {
+            assert!(limit.enter(&command("SELECT 1")).await.unwrap().is_some());
+        }
+    }
+
     #[test]
-    fn a_limit_that_limits_nothing_is_told() {
-        let Err(error) = layer(&mut setup("limit", json!({"limit": [{"by": "all"}]}))) else { panic!("it was taken") };
-        assert!(error.to_string().contains("limit[0]"), "{error}");
+    fn a_limit_that_limits_nothing_or_others_is_told() {
+        for (options, what) in [
+            (json!({"by": "all"}), "limit[0]: neither"),
+            (json!({"by": "all", "only": "report", "running_max": 1}), "limit[0]: `only` means nothing"),
+            (json!({"by": "digest", "only": "report", "running_max": 1}), "limit[0]: `only`: a digest is 16"),
+            (json!({"by": "digest", "only": "+0000000000000ff", "running_max": 1}), "limit[0]: `only`: a digest"),
+            (json!({"by": "all", "running_max": 1u64 << 61}), "limit[0].running_max"),
+            (json!({"by": "all", "running_max": 1, "waiting_max": u64::MAX}), "limit[0].waiting_max"),
+        ] {
+            let error = layer(&mut setup("limit", json!({"limit": [options]}))).err().map(|error| error.to_string());
+            assert!(error.as_ref().is_some_and(|error| error.contains(what)), "{what}: {error:?}");
+        }
     }
 }

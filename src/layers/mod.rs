@@ -134,6 +134,17 @@ impl Layers {
     }
 }
 
+/// A digest as people write it: 16 hexadecimal digits.
+fn parse_digest(text: &str) -> Option<u64> {
+    let is_whole = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    u64::from_str_radix(text, 16).ok().filter(|_| is_whole)
+}
+
+/// Whether a name is of letters, digits and these signs alone, and there is one.
+fn is_plain(text: &str, signs: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || signs.contains(c))
+}
+
 /// Options as JSON, without what must not be seen over a shoulder.
 fn shown(options: &LayerOptions) -> String {
     let hidden = |key: &str| ["password", "secret", "url"].iter().any(|word| key.contains(word));

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::Deserialize;
 use towline_middleware::{LayerProblem, LayerSetup};
 
-use crate::classify::is_name;
+use crate::{classify::is_name, layers::is_plain};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -231,10 +231,6 @@ fn is_same_number(one: &str, other: &str) -> bool {
         (Some(one), Some(other)) => one == other,
         _ => number(one).is_some_and(|one| number(other) == Some(one)),
     }
-}
-
-fn is_plain(text: &str, signs: &str) -> bool {
-    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || signs.contains(c))
 }
 
 fn names(key: &'static str, names: Vec<String>) -> Result<Vec<(String, String)>, InvalidTenant> {

@@ -2,6 +2,7 @@
 
 mod cache;
 mod contract;
+mod evasions;
 mod idempotency;
 mod mirror;
 mod reload;

@@ -1,17 +1,29 @@
 //! Rules by user, schema, digest, table, intent or text: deny, allow, rewrite, limit or label.
 //!
 //! Rules are looked at in their order. The first `allow` or `deny` that matches decides; the others do their part and the
-//! next rule is looked at. A table is found by classification; where that does not know a statement's tables, a rule
-//! that denies matches when the text has the table's name anywhere.
+//! next rule is looked at. A table is found by classification. A rule that denies matches, too, where the text has the
+//! table's name in a place where a table may stand, or runs SQL that can't be seen (`EXECUTE IMMEDIATE CONCAT(…)`).
+//!
+//! # Not looked at
+//! What views, stored programs and triggers read: name the views, too, and take the right to run the programs away.
 
-use std::sync::Arc;
+mod tables;
 
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
+
+use parking_lot::Mutex;
 use regex::bytes::{NoExpand, Regex, RegexSet};
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use towline_middleware::{
-    Command, CommandKind, Error, Figure, Intent, LayerProblem, LayerSetup, Next, Reply, ServerError, UserLayer, from_fn,
+    Command, CommandKind, Error, Figure, Intent, LayerProblem, LayerSetup, Next, Prepared, Reply, ServerError,
+    UserLayer, from_fn,
 };
+
+use super::{is_plain, parse_digest};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -35,7 +47,7 @@ struct RuleOptions {
     /// For `rewrite`: what stands in the place of each match of `regex`, as it is.
     with: Option<String>,
     /// For `limit`: how many at a time; one more is refused.
-    running_max: Option<usize>,
+    running_max: Option<u32>,
     /// For `label`: the name under which it is counted.
     label: Option<String>,
 }
@@ -68,6 +80,8 @@ enum InvalidRule {
     Extra { index: usize, action: ActionOption, key: &'static str },
     #[error("rule[{index}]: `digest` is 16 hexadecimal digits, as slow_log shows them")]
     Digest { index: usize },
+    #[error("rule[{index}]: `table`: write `table` or `schema.table`, of letters, digits, `_`, `$` and `-`")]
+    Table { index: usize },
     #[error("rule[{index}]: `regex`: {source}")]
     Regex { index: usize, source: regex::Error },
 }
@@ -77,13 +91,22 @@ struct Rule {
     user: Option<Box<str>>,
     schema: Option<Box<str>>,
     digest: Option<u64>,
-    /// In lower case; the schema is the session's when absent.
-    table: Option<(Option<String>, String)>,
+    table: Option<Table>,
     intent: Option<IntentOption>,
     /// The place of its regex in the set.
     regex: Option<usize>,
     action: Action,
     matched: Figure,
+}
+
+/// A table that a rule is about; in lower case.
+#[derive(Debug)]
+struct Table {
+    /// Any, when absent.
+    schema: Option<String>,
+    name: String,
+    /// The place of its name among the regexes, if the rule denies.
+    regex: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -98,8 +121,17 @@ enum Action {
 #[derive(Debug)]
 struct Rules {
     rules: Vec<Rule>,
+    /// The rules' own, the names of denied tables, and what tells of SQL in SQL.
     regexes: RegexSet,
+    /// The place of the last of them, if tables are denied.
+    sql_in_sql: Option<usize>,
+    /// Which layer of this kind it is: a reload brings other rules.
+    number: u64,
 }
+
+/// A session's prepared statements that were rewritten here, and by which layer of this kind.
+#[derive(Default)]
+struct Rewritten(Mutex<HashMap<usize, (Weak<Prepared>, u64)>>);
 
 /// What the rules make of a command.
 enum Verdict {
@@ -122,13 +154,12 @@ impl Rules {
         let mut patterns = Vec::new();
         let mut rules = Vec::new();
         for (index, options) in options.rule.into_iter().enumerate() {
-            let regex = options.regex.clone().map(|pattern| {
-                patterns.push(pattern);
-                patterns.len() - 1
-            });
-            rules.push(Rule::new(index, regex, options, setup)?);
+            rules.push(Rule::new(index, options, &mut patterns, setup)?);
         }
-        Ok(Self { rules, regexes: RegexSet::new(patterns)? })
+        let denies_tables = rules.iter().any(|rule: &Rule| rule.table.as_ref().is_some_and(|own| own.regex.is_some()));
+        let sql_in_sql =
+            denies_tables.then(|| pushed(&mut patterns, format!("(?i-u){}", tables::SQL_IN_SQL.join("|"))));
+        Ok(Self { rules, regexes: RegexSet::new(patterns)?, sql_in_sql, number: fastrand::u64(..) })
     }
 
     async fn call(&self, mut command: Command, next: Next) -> Result<Reply, Error> {
@@ -147,8 +178,17 @@ impl Rules {
         let mut texts = self.regexes.matches(command.sql());
         let mut permits = Vec::new();
         for rule in &self.rules {
-            if rule.regex.is_some_and(|index| !texts.matched(index)) || !rule.matches(command, &user, &schema) {
+            let is_there = |index: usize| texts.matched(index);
+            if !rule.regex.is_none_or(is_there) || !rule.matches(command, &user, &schema) {
                 continue;
+            }
+            if let Some(table) = &rule.table {
+                // Most texts have neither, and are not cut into tokens.
+                let has_hint = table.regex.is_some_and(|name| is_there(name) || self.sql_in_sql.is_some_and(is_there));
+                let is_meant = table.is_known(command, &schema) || has_hint && table.may_be_reached(command);
+                if !is_meant {
+                    continue;
+                }
             }
             rule.matched.increment();
             match &rule.action {
@@ -156,10 +196,10 @@ impl Rules {
                 Action::Deny(error) => return Verdict::Refuse(error.clone()),
                 Action::Rewrite(regex, with) => {
                     let sql = regex.replace_all(command.sql(), NoExpand(with)).into_owned();
-                    // An execute runs what its prepare was rewritten to.
-                    if command.rewrite(sql) {
-                        texts = self.regexes.matches(command.sql());
+                    if sql != *command.sql() && !self.rewrite(command, sql) {
+                        return Verdict::Refuse(stale());
                     }
+                    texts = self.regexes.matches(command.sql());
                 }
                 // Preparing takes no time that would need a limit.
                 Action::Limit(..) if command.kind() == CommandKind::Prepare => {}
@@ -172,23 +212,46 @@ impl Rules {
         }
         Verdict::Pass(permits)
     }
+
+    /// Puts this text in the place of the command's. An execute runs what its prepare was rewritten to: false if that was
+    /// not done by these rules.
+    fn rewrite(&self, command: &mut Command, sql: Vec<u8>) -> bool {
+        let is_rewritten = command.rewrite(sql);
+        let Some(prepared) = command.prepared() else { return is_rewritten };
+        let (own, place) = (command.session().state::<Rewritten>(), Arc::as_ptr(prepared).addr());
+        let mut own = own.0.lock();
+        if is_rewritten {
+            own.retain(|_, (prepared, _)| prepared.strong_count() > 0);
+            own.insert(place, (Arc::downgrade(prepared), self.number));
+        }
+        own.get(&place).is_some_and(|(_, number)| *number == self.number)
+    }
+}
+
+fn stale() -> ServerError {
+    ServerError::new(1615, b"HY000", "Prepared statement needs to be re-prepared: a rule of this node rewrites it")
 }
 
 impl Rule {
-    fn new(index: usize, regex: Option<usize>, options: RuleOptions, setup: &LayerSetup) -> Result<Self, LayerProblem> {
+    fn new(
+        index: usize,
+        options: RuleOptions,
+        patterns: &mut Vec<String>,
+        setup: &LayerSetup,
+    ) -> Result<Self, LayerProblem> {
         let action = action(index, &options)?;
-        let digest = |text: String| u64::from_str_radix(&text, 16).map_err(|_| InvalidRule::Digest { index });
+        let digest = |text: String| parse_digest(&text).ok_or(InvalidRule::Digest { index });
+        let denied = matches!(action, Action::Deny(_)).then_some(&mut *patterns);
+        let table = options.table.map(|name| Table::new(&name, denied).ok_or(InvalidRule::Table { index }));
+        let table = table.transpose()?;
         let name = options.label.clone().unwrap_or_else(|| index.to_string());
         Ok(Self {
             user: options.user.map(Into::into),
             schema: options.schema.map(Into::into),
             digest: options.digest.map(digest).transpose()?,
-            table: options.table.map(|name| name.to_lowercase()).map(|name| match name.split_once('.') {
-                Some((schema, table)) => (Some(schema.to_owned()), table.to_owned()),
-                None => (None, name),
-            }),
+            table,
             intent: options.intent,
-            regex,
+            regex: options.regex.map(|regex| pushed(patterns, regex)),
             action,
             matched: setup.counter(
                 "matched",
@@ -198,26 +261,40 @@ impl Rule {
         })
     }
 
-    /// All but the regex.
+    /// All but the regex and the table.
     fn matches(&self, command: &Command, user: &str, schema: &str) -> bool {
         let plan = command.plan();
         self.user.as_deref().is_none_or(|own| own == user)
             && self.schema.as_deref().is_none_or(|own| own == schema)
             && self.digest.is_none_or(|own| plan.is_some_and(|plan| plan.digest == own))
             && self.intent.is_none_or(|own| own.includes(command.intent()))
-            && self.table.as_ref().is_none_or(|own| self.matches_table(own, command, schema))
+    }
+}
+
+impl Table {
+    /// None if it is no name. Those that are denied are looked for in the text, too.
+    fn new(name: &str, denied: Option<&mut Vec<String>>) -> Option<Self> {
+        let name = name.to_ascii_lowercase();
+        let (schema, name) = name.split_once('.').map_or((None, &*name), |(schema, name)| (Some(schema), name));
+        if !is_plain(name, "_$-") || schema.is_some_and(|schema| !is_plain(schema, "_$-")) {
+            return None;
+        }
+        let regex = denied.map(|patterns| pushed(patterns, format!("(?i-u){}", regex::escape(name))));
+        Some(Self { schema: schema.map(str::to_owned), name: name.to_owned(), regex })
     }
 
-    fn matches_table(&self, (own_schema, own): &(Option<String>, String), command: &Command, schema: &str) -> bool {
+    /// Whether classification has found it.
+    fn is_known(&self, command: &Command, schema: &str) -> bool {
         let tables = command.plan().map_or(&[][..], |plan| &plan.tables);
-        if tables.is_empty() {
-            let denies = matches!(self.action, Action::Deny(_));
-            return denies && contains_ignoring_case(command.sql(), own.as_bytes());
-        }
         tables.iter().any(|(found_schema, found)| {
             let found_schema = found_schema.as_deref().unwrap_or(schema);
-            found == own && own_schema.as_ref().is_none_or(|own| own.eq_ignore_ascii_case(found_schema))
+            *found == self.name && self.schema.as_ref().is_none_or(|own| own.eq_ignore_ascii_case(found_schema))
         })
+    }
+
+    fn may_be_reached(&self, command: &Command) -> bool {
+        let is_known = command.plan().is_some_and(|plan| !plan.tables.is_empty());
+        tables::may_reach(command.session(), command.sql(), self, is_known)
     }
 }
 
@@ -255,7 +332,8 @@ fn action(index: usize, options: &RuleOptions) -> Result<Action, LayerProblem> {
             Action::Rewrite(regex, options.with.clone().ok_or(missing("with"))?.into_bytes())
         }
         ActionOption::Limit => {
-            let running = Arc::new(Semaphore::new(options.running_max.ok_or(missing("running_max"))?));
+            let running_max = options.running_max.ok_or(missing("running_max"))? as usize;
+            let running = Arc::new(Semaphore::new(running_max));
             let text = told("Too many of these run at a time: a rule of this node limits them");
             Action::Limit(running, ServerError::new(1226, b"42000", text))
         }
@@ -266,8 +344,10 @@ fn action(index: usize, options: &RuleOptions) -> Result<Action, LayerProblem> {
     })
 }
 
-pub(super) fn contains_ignoring_case(text: &[u8], word: &[u8]) -> bool {
-    text.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word))
+/// The place of what is pushed.
+fn pushed(patterns: &mut Vec<String>, pattern: String) -> usize {
+    patterns.push(pattern);
+    patterns.len() - 1
 }
 
 #[cfg(test)]
@@ -318,6 +398,10 @@ mod tests {
             (json!({"action": "deny", "digest": "xyz"}), "16 hexadecimal digits"),
             (json!({"action": "dney"}), "did you mean `deny`?"),
             (json!({"action": "deny", "regex": "("}), "unclosed group"),
+            (json!({"action": "deny", "table": ""}), "rule[0]: `table`: write `table` or `schema.table`"),
+            (json!({"action": "deny", "table": "shop."}), "rule[0]: `table`"),
+            (json!({"action": "deny", "table": "shop.a.b"}), "rule[0]: `table`"),
+            (json!({"action": "limit", "running_max": 1u64 << 61}), "rule[0].running_max"),
         ] {
             let Err(error) = layer(&mut setup("rules", json!({"rule": [rule]}))) else { panic!("{rule} was taken") };
             assert!(error.to_string().contains(what), "{rule}: {error}");
