@@ -192,8 +192,8 @@ impl Command {
     /// A text command with this SQL, classified: what a layer asks by itself on its client's session.
     ///
     /// # Order
-    /// The reply to one command must be read to its end, or dropped, before the next is sent: a session has one
-    /// connection.
+    /// The reply to one command must be read to its end before the next is sent, since a session has one connection:
+    /// meanwhile the next is answered with error 2014. To drop a reply before its end is to end the session.
     pub fn query(session: &Arc<Session>, sql: impl AsRef<[u8]>) -> Self {
         let mut command = Self::new(session.clone(), packet(CommandKind::Query, sql.as_ref()));
         command.classify();
@@ -219,6 +219,12 @@ impl Command {
     /// The bytes are in the client's character set.
     pub fn sql(&self) -> &Bytes {
         &self.sql
+    }
+
+    /// The schema in which the server looks for the names of [`sql`](Self::sql) that have none: the session's default one,
+    /// but for a prepared statement the one at its preparation. Empty when there is none.
+    pub fn schema(&self) -> Arc<str> {
+        self.prepared.as_ref().map_or_else(|| self.session.schema(), |prepared| prepared.schema())
     }
 
     /// What classification found; none outside the classify layer.
@@ -256,7 +262,7 @@ impl Command {
         }
     }
 
-    /// The prepared statement that an execute runs, or that a prepare is making.
+    /// The prepared statement that an execute runs, that a prepare is making, or whose cursor a fetch reads from.
     pub fn prepared(&self) -> Option<&Arc<Prepared>> {
         self.prepared.as_ref()
     }
@@ -278,6 +284,16 @@ impl Command {
     /// The prepared statement that an execute of either kind runs.
     pub(crate) fn runs(&self) -> Option<&Arc<Prepared>> {
         self.prepared.as_ref().filter(|_| matches!(self.kind, CommandKind::Execute | CommandKind::BulkExecute))
+    }
+
+    /// Whether it asks for a cursor, from which fetches read the rows.
+    pub(crate) fn opens_cursor(&self) -> bool {
+        self.kind == CommandKind::Execute && self.payload.get(5).is_some_and(|flags| *flags != 0)
+    }
+
+    /// The columns of the cursor that a fetch reads from; none if nobody has seen them.
+    pub(crate) fn cursor_columns(&self) -> Option<Arc<[rows::Column]>> {
+        self.prepared.as_ref().filter(|_| self.kind == CommandKind::Fetch)?.cursor_columns()
     }
 
     fn executed(&self) -> Option<&Arc<Prepared>> {
@@ -327,11 +343,16 @@ impl Command {
         (self.sql, self.plan, self.prepared) = (sql, Some(plan), Some(prepared));
     }
 
+    /// The classify layer's: what a fetch reads from. It has no SQL of its own.
+    pub(crate) fn fetches(&mut self, prepared: Option<Arc<Prepared>>) {
+        self.prepared = prepared;
+    }
+
     /// The classify layer's: the statement that a prepare makes.
     pub(crate) fn prepares(&mut self) -> Option<Arc<Prepared>> {
         // It may stay for as long as the session: not with all that was read from the client together with it.
         let sql = Bytes::copy_from_slice(&self.sql);
-        let prepared = Arc::new(Prepared::new(sql, self.plan.clone()?));
+        let prepared = Arc::new(Prepared::new(sql, self.plan.clone()?, self.session.schema()));
         self.prepared = Some(prepared.clone());
         Some(prepared)
     }

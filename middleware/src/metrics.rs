@@ -113,7 +113,8 @@ struct Entry {
 }
 
 impl Metrics {
-    /// The figure of this name and these labels; made at 0 when it is first asked for.
+    /// The figure of this name and these labels; made at 0 when it is first asked for. What may not stand in a figure's name
+    /// becomes `_`: one line that can't be read would spoil the page.
     pub fn figure(
         &self,
         name: String,
@@ -121,6 +122,7 @@ impl Metrics {
         help: &'static str,
         labels: &[(&'static str, &str)],
     ) -> Figure {
+        let name = name.replace(|sign: char| !sign.is_ascii_alphanumeric() && sign != '_', "_");
         let labels = labels.iter().map(|(label, value)| (*label, (*value).to_owned())).collect();
         let entry = || Entry { kind, help, figure: Figure::default() };
         self.lock().entry((name, labels)).or_insert_with(entry).figure.clone()
@@ -154,6 +156,13 @@ impl fmt::Debug for Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_stays_within_what_a_page_takes() {
+        let metrics = Metrics::default();
+        metrics.figure("rows\nper-second é".to_owned(), FigureKind::Gauge, "", &[]);
+        assert_eq!(metrics.samples()[0].name, "rows_per_second__");
+    }
 
     #[test]
     fn values_beyond_the_limit_are_counted_together() {

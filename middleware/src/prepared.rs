@@ -7,7 +7,7 @@ use std::sync::{
 
 use bytes::Bytes;
 
-use crate::Plan;
+use crate::{Plan, rows::Column};
 
 /// Where the map of NULLs starts in an execute: behind the command byte, the id, the flags and the iterations.
 ///
@@ -19,6 +19,7 @@ const NULL_MAP: usize = 10;
 pub struct Prepared {
     /// As it goes to the server: a layer may have rewritten it.
     text: Mutex<(Bytes, Arc<Plan>)>,
+    schema: Arc<str>,
     parameters: AtomicU16,
     /// Two bytes per parameter, from the last execute that told them.
     types: Mutex<Bytes>,
@@ -28,23 +29,35 @@ pub struct Prepared {
     has_long_data: AtomicBool,
     /// The execute that runs has got past all that may answer in the server's place.
     is_sent: AtomicBool,
+    /// The columns of the last execute that has opened a cursor.
+    cursor: Mutex<Option<Arc<[Column]>>>,
 }
 
 impl Prepared {
-    pub(crate) fn new(sql: Bytes, plan: Arc<Plan>) -> Self {
+    pub(crate) fn new(sql: Bytes, plan: Arc<Plan>, schema: Arc<str>) -> Self {
         Self {
             text: Mutex::new((sql, plan)),
+            schema,
             parameters: AtomicU16::new(0),
             types: Mutex::default(),
             told: Mutex::default(),
             has_long_data: AtomicBool::new(false),
             is_sent: AtomicBool::new(false),
+            cursor: Mutex::default(),
         }
     }
 
     /// The SQL that the server has prepared, with what classification found in it.
     pub fn text(&self) -> (Bytes, Arc<Plan>) {
         lock(&self.text).clone()
+    }
+
+    /// The default schema at its preparation: names without one mean tables of this at each execute, whatever the
+    /// session's default schema is by then.
+    ///
+    /// Source: MariaDB's and MySQL's `Prepared_statement`, which changes to the schema of its preparation while it runs.
+    pub fn schema(&self) -> Arc<str> {
+        self.schema.clone()
     }
 
     /// How many parameters it has.
@@ -78,6 +91,15 @@ impl Prepared {
         if self.is_sent.swap(false, Relaxed) {
             self.set_long_data(false);
         }
+    }
+
+    /// The columns of the rows that a fetch from its cursor brings; none as long as nobody has seen them.
+    pub(crate) fn cursor_columns(&self) -> Option<Arc<[Column]>> {
+        lock(&self.cursor).clone()
+    }
+
+    pub(crate) fn set_cursor_columns(&self, columns: Option<Arc<[Column]>>) {
+        *lock(&self.cursor) = columns;
     }
 
     pub(crate) fn has_long_data(&self) -> bool {
@@ -122,7 +144,7 @@ impl Prepared {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Both are replaced in one step, so a panic elsewhere can't have left them half done.
+    // Each is replaced in one step, so a panic elsewhere can't have left them half done.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -153,7 +175,7 @@ mod tests {
 
     #[test]
     fn types_are_remembered_and_long_data_hides_the_values() {
-        let prepared = Prepared::new(Bytes::new(), Arc::new(Plan::bare(Intent::Read, "test")));
+        let prepared = Prepared::new(Bytes::new(), Arc::new(Plan::bare(Intent::Read, "test")), "".into());
         prepared.set_parameters(1);
         let first = [&[0x17, 1, 0, 0, 0, 0, 1, 0, 0, 0][..], &[0, 1, 3, 0], &7u32.to_le_bytes()].concat();
         let later = [&[0x17, 1, 0, 0, 0, 0, 1, 0, 0, 0][..], &[0, 0], &8u32.to_le_bytes()].concat();

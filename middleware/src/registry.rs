@@ -72,6 +72,12 @@ pub enum LayerError {
         /// The name in the configuration.
         name: String,
     },
+    /// Its figures could not be called by it.
+    #[error("`{name}` is no name for a layer, after which its figures are called: letters, digits and `_` only")]
+    Name {
+        /// The name in the configuration.
+        name: String,
+    },
     /// It is there twice.
     #[error("layer `{name}` is there twice: a layer's name is the label of its figures, so join the two blocks")]
     Twice {
@@ -107,7 +113,7 @@ pub enum LayerError {
 }
 
 impl Registry {
-    /// Makes a layer known by a name; a second one of the same name takes the first one's place.
+    /// Makes a layer known by a name, of letters, digits and `_`; a second one of the same name takes the first one's place.
     pub fn register<L: UserLayer + 'static>(
         &mut self,
         name: &str,
@@ -149,6 +155,9 @@ impl Registry {
             if !self.factories.contains_key(&name) {
                 return Err(LayerError::Unknown { name, known: self.factories.keys().cloned().collect() });
             }
+            if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+                return Err(LayerError::Name { name });
+            }
             if place(&name) != Some(index) {
                 return Err(LayerError::Twice { name });
             }
@@ -177,7 +186,7 @@ mod tests {
 
     fn refusal(names: &[&str]) -> String {
         let mut registry = Registry::default();
-        for name in ["rules", "cache"] {
+        for name in ["rules", "cache", "my-own"] {
             registry.register(name, |_| Ok(from_fn(async |command: Command, next: Next| next.run(command).await)));
         }
         registry.order("rules", "cache", "what it denies must not be answered from memory");
@@ -195,5 +204,6 @@ mod tests {
         assert!(refusal(&["ruels"]).contains("did you mean `rules`?"));
         assert!(refusal(&["guard"]).contains("part of every stack"));
         assert!(refusal(&["rules", "rules"]).contains("twice"));
+        assert!(refusal(&["my-own"]).contains("letters, digits and `_`"));
     }
 }

@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
+    time::{Duration, Instant},
 };
 
 use crate::{Classifier, Role, SqlMode, Token};
@@ -40,6 +41,14 @@ pub struct Session {
     sql_mode: AtomicU8,
     names: Mutex<Names>,
     states: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
+    held: Mutex<Held>,
+}
+
+/// How long commands were held back for slaves, and since when one is.
+#[derive(Debug, Default)]
+struct Held {
+    ended: Duration,
+    since: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
@@ -95,6 +104,7 @@ impl Session {
             sql_mode: AtomicU8::new(0),
             names: Mutex::new(Names { user: "".into(), schema: "".into() }),
             states: Mutex::default(),
+            held: Mutex::default(),
         }
     }
 
@@ -229,8 +239,22 @@ impl Session {
         self.capabilities.store(capabilities, Relaxed);
     }
 
+    /// For how long the session's commands have been held back, all together, for slaves to have what they have
+    /// committed, and whether one is now: the server does nothing for it in that time.
+    pub fn held(&self) -> (Duration, bool) {
+        let held = lock(&self.held);
+        (held.ended + held.since.map_or(Duration::ZERO, |since| since.elapsed()), held.since.is_some())
+    }
+
+    /// The fan-out layer holds a command back, as long as what this returns is there.
+    pub(crate) fn hold(&self) -> Hold<'_> {
+        lock(&self.held).since = Some(Instant::now());
+        Hold(self)
+    }
+
     /// A layer's own state of this session, made by `Default` when it is first asked for; one per type. It lives as
-    /// long as the session, also across a reload of the layers.
+    /// long as the session, also across a reload of the layers; of a session that was there before the layer, or while it
+    /// was not, [`LayerSetup::on_missed`](crate::LayerSetup::on_missed) tells.
     ///
     /// An HTTP account's session serves one request after the other; between two, the node resets it by a
     /// [`ResetConnection`](crate::CommandKind::ResetConnection), which passes the layers like any command.
@@ -238,6 +262,18 @@ impl Session {
         let mut states = lock(&self.states);
         let state = states.entry(TypeId::of::<T>()).or_insert_with(|| Arc::new(T::default())).clone();
         state.downcast().expect("it is stored under its own type")
+    }
+}
+
+/// A command of this session is held back.
+pub(crate) struct Hold<'a>(&'a Session);
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        let mut held = lock(&self.0.held);
+        if let Some(since) = held.since.take() {
+            held.ended += since.elapsed();
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::{BoxFuture, ChangeFeed, Counters, Figure, FigureKind, Metrics, Role, nearest::meant};
+use crate::{BoxFuture, ChangeFeed, Counters, Figure, FigureKind, Metrics, Role, Session, nearest::meant};
 
 /// A layer's options, as its block of the configuration has them, without `name`.
 pub type LayerOptions = serde_json::Map<String, Value>;
@@ -24,6 +24,7 @@ pub type LayerProblem = Box<dyn std::error::Error + Send + Sync>;
 type Start = Pin<Box<dyn Future<Output = Result<(), LayerProblem>> + Send>>;
 type Stop = BoxFuture<'static, ()>;
 type Status = Box<dyn Fn() -> Value + Send + Sync>;
+type Missed = Box<dyn Fn(&Session) + Send + Sync>;
 
 /// What a layer gets to set itself up with: its options, its node's role, figures, and what is to be done when it
 /// starts and stops. A reload of the configuration sets each layer up anew.
@@ -80,6 +81,7 @@ pub(crate) struct Hooks {
     pub(crate) starts: Vec<Start>,
     pub(crate) stops: Vec<Stop>,
     pub(crate) status: Option<Status>,
+    pub(crate) missed: Option<Missed>,
 }
 
 impl LayerSetup {
@@ -159,9 +161,21 @@ impl LayerSetup {
     }
 
     /// Has something done after the layer's last command: when the node stops, or when the last session has gone over
-    /// to what a reload put in the layer's place.
+    /// to what a reload put in the layer's place. Also when the layer never gets a command, since it does not start or
+    /// another one does not: whatever of [`on_start`](Self::on_start) has been done, or has not.
     pub fn on_stop(&mut self, stop: impl Future<Output = ()> + Send + 'static) {
         self.hooks.stops.push(Box::pin(stop));
+    }
+
+    /// Hears of each session whose earlier commands have not passed this layer: a reload has put it into the stack while
+    /// the session was there, or has taken it out and later put it back. Called before the session's next command does
+    /// pass it. What the layer knows of the session by its commands ([`Session::state`]) must be taken as unknown then,
+    /// until a [`ResetConnection`](crate::CommandKind::ResetConnection) or [`ChangeUser`](crate::CommandKind::ChangeUser)
+    /// begins it anew.
+    ///
+    /// A reload that keeps a layer of this name misses nothing, and calls nothing.
+    pub fn on_missed(&mut self, missed: impl Fn(&Session) + Send + Sync + 'static) {
+        self.hooks.missed = Some(Box::new(missed));
     }
 
     /// What `/status` shows of the layer.

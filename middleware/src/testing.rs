@@ -63,17 +63,64 @@ pub fn command(sql: &str) -> Command {
 }
 
 /// A router that answers from a list and remembers what it was asked. Clones share both.
+///
+/// As a node's own it has one connection: while a reply of it is being read, another command is answered with error
+/// 2014, and once a reply was dropped before its end, the next command ends the session.
 #[derive(Clone, Debug, Default)]
 pub struct FakeRouter {
     replies: Arc<Mutex<VecDeque<Reply>>>,
     commands: Arc<Mutex<Vec<Command>>>,
+    lease: Arc<Mutex<Lease>>,
+}
+
+/// Who has the router's connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Lease {
+    /// Nobody.
+    #[default]
+    Free,
+    /// A reply that is being read.
+    Taken,
+    /// A reply was dropped before its end: nobody could tell the rest of it from the next.
+    Broken,
+}
+
+/// A reply that streams, with the connection.
+struct Leased {
+    parts: Box<dyn Parts>,
+    lease: Arc<Mutex<Lease>>,
+    is_at_end: bool,
+}
+
+impl Parts for Leased {
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Part>, Error>> {
+        Box::pin(async {
+            let part = self.parts.next().await?;
+            self.is_at_end = part.is_none();
+            Ok(part)
+        })
+    }
+
+    fn answer(&mut self, payload: Bytes) -> BoxFuture<'_, Result<(), Error>> {
+        self.parts.answer(payload)
+    }
+
+    fn left(&mut self) -> BoxFuture<'_, Error> {
+        self.parts.left()
+    }
+}
+
+impl Drop for Leased {
+    fn drop(&mut self) {
+        *lock(&self.lease) = if self.is_at_end { Lease::Free } else { Lease::Broken };
+    }
 }
 
 impl FakeRouter {
     /// A router that gives these replies, in order.
     pub fn new(replies: impl IntoIterator<Item = Reply>) -> Self {
         let replies = Arc::new(Mutex::new(replies.into_iter().collect()));
-        Self { replies, commands: Arc::default() }
+        Self { replies, ..Self::default() }
     }
 
     /// How many commands reached it.
@@ -97,9 +144,24 @@ impl Service<Command> for FakeRouter {
     }
 
     fn call(&mut self, command: Command) -> Self::Future {
+        let mut lease = lock(&self.lease);
+        match *lease {
+            Lease::Free => {}
+            Lease::Taken => return ready(Ok(Reply::err(ServerError::new(2014, b"HY000", "Commands out of sync")))),
+            Lease::Broken => {
+                return ready(Err(Error::Protocol { peer: "test", what: "a reply was not read to its end" }));
+            }
+        }
         lock(&self.commands).push(command);
-        let reply = lock(&self.replies).pop_front();
-        ready(reply.ok_or(Error::Protocol { peer: "test", what: "more commands than replies" }))
+        let Some(reply) = lock(&self.replies).pop_front() else {
+            return ready(Err(Error::Protocol { peer: "test", what: "more commands than replies" }));
+        };
+        if reply.is_complete() {
+            return ready(Ok(reply));
+        }
+        *lease = Lease::Taken;
+        let lease = self.lease.clone();
+        ready(Ok(reply.wrap(|parts| Box::new(Leased { parts, lease, is_at_end: false }))))
     }
 }
 
@@ -206,8 +268,10 @@ pub async fn conformance<L: UserLayer + 'static>(make: impl Fn() -> L) {
         run(make(), router, command("SELECT * FROM nothing")).await.expect("a refusal must not end the session");
     assert!(reply.server_error().is_some(), "the server's error did not stay an error");
 
-    let ended = run(make(), FakeRouter::default(), command("SELECT 1")).await;
-    assert!(ended.is_err() || ended.is_ok_and(|reply| reply.server_error().is_some()), "the session's end was hidden");
+    let router = FakeRouter::default();
+    let ended = run(make(), router.clone(), command("SELECT 1")).await;
+    // A layer may have refused it before.
+    assert!(ended.is_err() || router.calls() == 0, "the session's end was hidden");
 
     let read = Arc::new(AtomicUsize::new(0));
     let router = FakeRouter::new([streaming(1000, &read)]);
@@ -239,6 +303,32 @@ mod tests {
     #[tokio::test]
     async fn a_layer_that_passes_everything_on_conforms() {
         conformance(|| from_fn(async |command: Command, next: Next| next.run(command).await)).await;
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "the session's end was hidden")]
+    async fn a_layer_that_makes_an_error_of_the_sessions_end_does_not() {
+        conformance(|| {
+            from_fn(async |command: Command, next: Next| {
+                let ended = |error: Error| Ok(Reply::err(ServerError::refused(error.to_string())));
+                next.run(command).await.or_else(ended)
+            })
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn the_router_has_one_connection() {
+        let read = Arc::default();
+        let mut router = FakeRouter::new([streaming(3, &read), streaming(3, &read)]);
+        let mut ask = || router.call(command("SELECT 1"));
+        let mut first = ask().await.expect("a reply");
+        let code = |reply: Reply| reply.server_error().map(|error| error.code);
+        assert_eq!(code(ask().await.expect("a refusal")), Some(2014));
+        while first.next().await.expect("rows").is_some() {}
+        drop(first);
+        drop(ask().await.expect("a reply"));
+        ask().await.expect_err("the second was not read to its end");
     }
 
     #[tokio::test]

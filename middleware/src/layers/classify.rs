@@ -127,9 +127,11 @@ impl<S> Classify<S> {
                 }
                 None => self.fixed.unknown.clone(),
             },
-            Kind::Ping | Kind::Statistics | Kind::ProcessInfo | Kind::FieldList | Kind::Fetch => {
+            Kind::Fetch => {
+                command.fetches(self.prepared.get(command.statement_id()));
                 self.fixed.read.clone()
             }
+            Kind::Ping | Kind::Statistics | Kind::ProcessInfo | Kind::FieldList => self.fixed.read.clone(),
             // They reach beyond the session, as KILL and FLUSH do.
             Kind::Refresh | Kind::ProcessKill | Kind::Debug => self.fixed.write.clone(),
             Kind::Quit

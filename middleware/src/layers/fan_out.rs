@@ -13,7 +13,7 @@ use tower::{Layer, Service};
 
 use crate::{
     Acknowledgement, BoxFuture, Command, Completion, Error, Final, Part, Parts, Plan, Position, Replication, Reply,
-    ServerError,
+    ServerError, Session,
 };
 
 /// Applies [`FanOut`]; on a node without slaves of its own it passes everything through.
@@ -68,7 +68,8 @@ where
         }
         let watch = self.replication.clone().map(|replication| {
             let known = replication.known();
-            Watch { replication, plan: command.plan().cloned(), known, missing: None }
+            let (session, plan) = (command.session().clone(), command.plan().cloned());
+            Watch { replication, session, plan, known, missing: None }
         });
         FanOutFuture::Running { watch, inner: self.inner.call(command) }
     }
@@ -78,6 +79,7 @@ where
 #[derive(Clone, Debug)]
 struct Watch {
     replication: Arc<dyn Replication>,
+    session: Arc<Session>,
     plan: Option<Arc<Plan>>,
     /// What was known of the master's history when the command began.
     known: Position,
@@ -122,10 +124,12 @@ impl Watch {
             }
             return None;
         };
+        let hold = self.session.hold();
         let acknowledgement = match completion.position {
             Some(position) => self.replication.acknowledged(position, self.known).await,
             None => self.replication.acknowledged_gtid(gtid, self.known).await,
         };
+        drop(hold);
         match acknowledgement {
             Acknowledgement::Given => {}
             Acknowledgement::Missing { reason, is_error: true } => {

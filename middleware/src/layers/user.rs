@@ -24,7 +24,7 @@ use tower::{Layer, Service, util::BoxService};
 
 use crate::{
     BoxSessionService, Command, CommandKind, Error, Intent, LayerError, Plan, Prepared, Reply, Router, Session,
-    UserLayer, setup::Hooks,
+    UserLayer, rows::CursorColumns, setup::Hooks,
 };
 
 /// A layer at its place.
@@ -82,6 +82,17 @@ impl Default for Shared {
     }
 }
 
+/// Drops layers, and calls what they want called at their stop, the innermost first.
+async fn stop(layers: Vec<PlacedLayer>) {
+    for PlacedLayer { layer, hooks, .. } in layers.into_iter().rev() {
+        // What waits for the layer's own end can only see it now.
+        drop((layer, hooks.status, hooks.missed));
+        for stop in hooks.stops {
+            stop.await;
+        }
+    }
+}
+
 /// A generation that serves.
 struct Serving {
     generation: Mutex<Generation>,
@@ -102,14 +113,7 @@ impl Serving {
     /// Waits until no session uses it, and calls what it wants called at its stop.
     async fn retire(&self) {
         self.users.closed().await;
-        let layers = self.with(|own| std::mem::take(&mut own.layers));
-        for PlacedLayer { layer, hooks, .. } in layers.into_iter().rev() {
-            // What waits for the layer's own end can only see it now.
-            drop((layer, hooks.status));
-            for stop in hooks.stops {
-                stop.await;
-            }
-        }
+        stop(self.with(|own| std::mem::take(&mut own.layers))).await;
     }
 }
 
@@ -125,9 +129,15 @@ impl UserLayers {
     /// stays with the old one until its end. The old one's layers are stopped when no session uses them any more.
     ///
     /// # Errors
-    /// A layer does not start; nothing is changed then.
+    /// A layer does not start; all are stopped then, and the old ones serve on.
+    ///
+    /// # Cancel safety
+    /// Not safe: what has started would not be stopped.
     pub async fn replace(&self, mut generation: Generation) -> Result<(), LayerError> {
-        generation.start().await?;
+        if let Err(error) = generation.start().await {
+            stop(generation.layers).await;
+            return Err(error);
+        }
         let old = self.put(generation);
         tokio::spawn(async move { old.retire().await });
         Ok(())
@@ -140,13 +150,13 @@ impl UserLayers {
 
     /// Their names, outermost first.
     pub fn names(&self) -> Vec<String> {
-        self.current().1.with(|own| own.layers.iter().map(|layer| layer.name.clone()).collect())
+        self.current().serving.with(|own| own.layers.iter().map(|layer| layer.name.clone()).collect())
     }
 
     /// What they tell of themselves, by name.
     pub fn status(&self) -> serde_json::Map<String, Value> {
         let told = |layer: &PlacedLayer| Some((layer.name.clone(), layer.hooks.status.as_ref()?()));
-        self.current().1.with(|own| own.layers.iter().filter_map(told).collect())
+        self.current().serving.with(|own| own.layers.iter().filter_map(told).collect())
     }
 
     fn put(&self, generation: Generation) -> Arc<Serving> {
@@ -156,9 +166,25 @@ impl UserLayers {
         old
     }
 
-    fn current(&self) -> (u64, Arc<Serving>) {
-        let current = self.0.current.lock().unwrap_or_else(PoisonError::into_inner);
-        (self.0.number.load(Acquire), current.clone())
+    /// Begins to use the generation that serves. Under the lock: what another has taken the place of may be stopped
+    /// before its next user comes.
+    fn current(&self) -> Use {
+        let serving = self.0.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = self.0.number.load(Acquire);
+        Use { number, _user: serving.users.subscribe(), serving: serving.clone() }
+    }
+}
+
+/// A generation in use: as long as this is there, its layers are.
+struct Use {
+    number: u64,
+    serving: Arc<Serving>,
+    _user: watch::Receiver<()>,
+}
+
+impl Use {
+    fn has(&self, name: &str) -> bool {
+        self.serving.with(|own| own.layers.iter().any(|layer| layer.name == name))
     }
 }
 
@@ -172,44 +198,45 @@ impl<S: Router> Layer<S> for UserLayers {
     type Service = User<S>;
 
     fn layer(&self, inner: S) -> User<S> {
-        let mut user = User {
-            layers: self.clone(),
-            number: 0,
-            _use: watch::Sender::new(()).subscribe(),
-            inner: Arc::new(Mutex::new(inner)),
-            boxed: None,
-            session: None,
-        };
-        user.go_over();
-        user
+        let in_use = self.current();
+        let inner = Arc::new(Mutex::new(inner));
+        User { layers: self.clone(), boxed: boxed(&in_use.serving, &inner), in_use, inner, session: None }
     }
 }
 
 /// The user's layers around `S`; without any, `S` itself is called, so that nobody pays for a box that is not used.
 pub struct User<S> {
     layers: UserLayers,
-    /// The number of the generation that serves this session.
-    number: u64,
-    _use: watch::Receiver<()>,
+    /// The generation that serves this session.
+    in_use: Use,
     /// Each generation is built around it anew.
     inner: Arc<Mutex<S>>,
     boxed: Option<BoxSessionService>,
+    /// Known from its first command on.
     session: Option<Arc<Session>>,
+}
+
+/// The layers of a generation around what is inside of them, if there are any.
+fn boxed<S: Router>(serving: &Serving, inner: &Arc<Mutex<S>>) -> Option<BoxSessionService> {
+    let layers: Vec<_> = serving.with(|own| own.layers.iter().map(|layer| layer.layer.clone()).collect());
+    if layers.is_empty() {
+        return None;
+    }
+    let innermost: BoxSessionService = BoxService::new(Sealed { inner: inner.clone() });
+    Some(layers.iter().rev().fold(innermost, |inner, layer| layer.wrap(inner)))
 }
 
 impl<S: Router> User<S> {
     /// Goes over to the newest generation.
     fn go_over(&mut self) {
-        let (number, serving) = self.layers.current();
-        self.number = number;
-        self._use = serving.users.subscribe();
-        let layers: Vec<_> = serving.with(|own| own.layers.iter().map(|layer| layer.layer.clone()).collect());
-        if layers.is_empty() {
-            self.boxed = None;
-            return;
-        }
-        let innermost: BoxSessionService = BoxService::new(Sealed { inner: self.inner.clone() });
-        self.boxed = Some(layers.iter().rev().fold(innermost, |inner, layer| layer.wrap(inner)));
+        let old = std::mem::replace(&mut self.in_use, self.layers.current());
+        self.boxed = boxed(&self.in_use.serving, &self.inner);
+        let Some(session) = &self.session else { return };
+        self.in_use.serving.with(|own| {
+            for layer in own.layers.iter().filter(|layer| !old.has(&layer.name)) {
+                layer.hooks.missed.iter().for_each(|missed| missed(session));
+            }
+        });
     }
 
     fn is_in_transaction(&self) -> bool {
@@ -219,7 +246,7 @@ impl<S: Router> User<S> {
 
 impl<S> fmt::Debug for User<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("User").field("generation", &self.number).finish_non_exhaustive()
+        f.debug_struct("User").field("generation", &self.in_use.number).finish_non_exhaustive()
     }
 }
 
@@ -259,7 +286,7 @@ impl<S: Router> Service<Command> for User<S> {
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         // Here, and not in `call`, since a generation must be made ready before it is called.
-        if self.layers.0.number.load(Acquire) != self.number && !self.is_in_transaction() {
+        if self.layers.0.number.load(Acquire) != self.in_use.number && !self.is_in_transaction() {
             self.go_over();
         }
         match &mut self.boxed {
@@ -274,18 +301,24 @@ impl<S: Router> Service<Command> for User<S> {
         }
         match &mut self.boxed {
             Some(boxed) => {
-                let Some(prepared) = command.runs().filter(|prepared| prepared.has_long_data()).cloned() else {
+                let cursor = CursorColumns::of(&command);
+                let long_data = command.runs().filter(|prepared| prepared.has_long_data()).cloned();
+                if cursor.is_none() && long_data.is_none() {
                     return UserFuture::Boxed { inner: boxed.call(command) };
-                };
-                let reset = reset(&command);
+                }
+                let long_data = long_data.map(|prepared| (prepared, reset(&command), self.inner.clone()));
                 let answer = boxed.call(command);
-                let inner = self.inner.clone();
                 let answered = async move {
                     let reply = answer.await?;
-                    if !prepared.is_sent() {
+                    if let Some((prepared, reset, inner)) = long_data
+                        && !prepared.is_sent()
+                    {
                         forget_long_data(&inner, &prepared, reset).await?;
                     }
-                    Ok(reply)
+                    Ok(match cursor {
+                        Some(cursor) => cursor.watch(reply),
+                        None => reply,
+                    })
                 };
                 UserFuture::Boxed { inner: Box::pin(answered) }
             }
@@ -347,5 +380,101 @@ impl<F: Future<Output = Result<Reply, Error>>> Future for UserFuture<F> {
             Projected::Absent { inner } => inner.poll(cx),
             Projected::Boxed { inner } => inner.poll(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::{Completion, LayerHome, LayerSetup, Next, Registry, Role, from_fn, testing};
+
+    type Log = Arc<Mutex<Vec<&'static str>>>;
+
+    fn noted(log: &Log) -> Vec<&'static str> {
+        std::mem::take(&mut log.lock().expect("no panic"))
+    }
+
+    /// Layers that pass everything on and note what is done with them: "a" and "b", and one that does not start.
+    fn registry(log: &Log) -> Registry {
+        let mut registry = Registry::default();
+        for name in ["a", "b", "fails"] {
+            let log = log.clone();
+            registry.register(name, move |setup: &mut LayerSetup| {
+                let note = |what: &'static str| {
+                    let log = log.clone();
+                    move || log.lock().expect("no panic").push(what)
+                };
+                let (missed, stopped) = (note(name), note(name));
+                setup.on_missed(move |_| missed());
+                setup.on_start(async move { if name == "fails" { Err("on purpose".into()) } else { Ok(()) } });
+                setup.on_stop(async move { stopped() });
+                Ok(from_fn(async |command: Command, next: Next| next.run(command).await))
+            });
+        }
+        registry
+    }
+
+    fn generation(registry: &Registry, names: &[&str]) -> Generation {
+        let setup = |name: &&str| LayerSetup::new(name, Default::default(), LayerHome::new(Role::Master));
+        registry.build(names.iter().map(setup).collect()).expect("known layers")
+    }
+
+    #[tokio::test]
+    async fn a_layer_hears_of_sessions_whose_commands_it_has_missed() {
+        let log = Log::default();
+        let registry = registry(&log);
+        let layers = UserLayers::default();
+        let session = testing::session(Role::Master);
+        let router = testing::FakeRouter::new((0..7).map(|_| Reply::ok(Completion::default())));
+        let mut service = layers.layer(router);
+        layers.put(generation(&registry, &["a"]));
+        for (names, missed) in [
+            // Nothing has been missed before the first command.
+            (None, &[][..]),
+            (Some(&["a", "b"][..]), &["b"]),
+            (Some(&["b", "a"]), &[]),
+            (Some(&["b"]), &[]),
+            (None, &[]),
+            (Some(&["a", "b"]), &["a"]),
+            (Some(&[]), &[]),
+        ] {
+            if let Some(names) = names {
+                layers.put(generation(&registry, names));
+            }
+            let command = Command::query(&session, "SELECT 1");
+            service.ready().await.expect("a session").call(command).await.expect("a reply");
+            assert_eq!(noted(&log), missed, "{names:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_has_started_is_stopped_where_another_layer_does_not_start() {
+        let log = Log::default();
+        let registry = registry(&log);
+        let layers = UserLayers::default();
+        layers.replace(generation(&registry, &["b"])).await.expect("it starts");
+        let refusal = layers.replace(generation(&registry, &["a", "fails"])).await.expect_err("it fails");
+        assert!(refusal.to_string().contains("`fails`"), "{refusal}");
+        assert_eq!((noted(&log), layers.names()), (vec!["fails", "a"], vec!["b".to_owned()]));
+    }
+
+    /// Otherwise a session that is about to go over could find the layers gone, and run a command without any.
+    #[tokio::test]
+    async fn a_generation_is_not_stopped_once_somebody_has_it() {
+        let log = Log::default();
+        let layers = UserLayers::default();
+        layers.put(generation(&registry(&log), &["a"]));
+        let in_use = layers.current();
+        let mut retiring = std::pin::pin!({
+            let old = layers.put(Generation::of([]));
+            async move { old.retire().await }
+        });
+        assert!(poll_fn(|cx| Poll::Ready(retiring.as_mut().poll(cx).is_pending())).await);
+        assert!(in_use.has("a") && noted(&log).is_empty());
+        drop(in_use);
+        retiring.await;
+        assert_eq!(noted(&log), ["a"]);
     }
 }

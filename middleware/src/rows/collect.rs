@@ -9,7 +9,7 @@ use crate::{Command, Completion, Error, Final, Head, Part, Reply, ServerError};
 /// What a layer's own command came to.
 #[derive(Clone, Debug)]
 pub struct Collected {
-    /// The columns of its last result; none without rows.
+    /// The columns of its last result; none without rows. Of a COM_FIELD_LIST: the columns that it lists.
     pub columns: Vec<Column>,
     /// The rows of its results.
     pub rows: Vec<Record>,
@@ -28,7 +28,7 @@ impl Reply {
     pub async fn collect(mut self, command: &Command, bytes_max: usize) -> Result<Collected, Error> {
         let mut reader = ResultReader::new(command, bytes_max);
         let mut collected = Collected { columns: Vec::new(), rows: Vec::new(), end: Ok(Completion::default()) };
-        let (is_rows, mut left) = (self.head() == Head::Rows, bytes_max);
+        let (is_rows, mut left) = (self.head() == Head::Rows && reader.refusal().is_none(), bytes_max);
         while let Some(part) = self.next().await? {
             match part {
                 Part::Packets(bytes) if is_rows => {
@@ -45,8 +45,8 @@ impl Reply {
                 Part::Packets(_) => {}
                 Part::Final { end: Final::Ok(completion), .. } => {
                     collected.columns = reader.columns().to_vec();
+                    collected.end = reader.refusal().map_or(Ok(completion), Err);
                     reader.end_result();
-                    collected.end = Ok(completion);
                 }
                 Part::Final { end: Final::Err(error), .. } => collected.end = Err(error),
                 Part::Turn(_) => return Err(malformed("reply: it asks for a file")),

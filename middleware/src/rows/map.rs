@@ -6,7 +6,9 @@ use super::{
     Column, Row,
     reader::{Packet, ResultReader, malformed},
 };
-use crate::{BoxFuture, Command, Error, Final, Head, Part, Parts, Reply, ServerError, wire::frame::put_packet};
+use crate::{
+    BoxFuture, Command, CommandKind, Error, Final, Head, Part, Parts, Reply, ServerError, wire::frame::put_packet,
+};
 
 /// The longest row that is decoded.
 const ROW_BYTES_MAX: usize = 64 << 20;
@@ -39,7 +41,9 @@ impl Reply {
     /// the server's bytes. An error of its takes the place of the row and of all that follows: the rest of the rows is
     /// read and dropped, and the client gets the error.
     ///
-    /// Replies without rows pass as they are.
+    /// Replies without rows pass as they are, and so does the answer to a COM_FIELD_LIST, which has columns only. Rows that a
+    /// fetch reads from a cursor have the columns of the execute that opened it; if nobody has seen those, the client gets
+    /// an error in the place of the rows.
     #[must_use]
     pub fn map_rows(
         self,
@@ -52,11 +56,12 @@ impl Reply {
     /// The same with a look at the columns first.
     #[must_use]
     pub fn map_result(self, command: &Command, map: impl RowMap + 'static) -> Self {
-        if self.head() != Head::Rows {
+        if self.head() != Head::Rows || command.kind() == CommandKind::FieldList {
             return self;
         }
         let reader = ResultReader::new(command, ROW_BYTES_MAX);
-        self.wrap(|parts| Box::new(Mapped { parts, reader, map, has_columns: false, next: 1, refusal: None }))
+        let refusal = reader.refusal();
+        self.wrap(|parts| Box::new(Mapped { parts, reader, map, has_columns: false, next: 1, refusal }))
     }
 
     /// Keeps `guard` until the reply has been read to its end or dropped.

@@ -4,6 +4,7 @@
 
 mod collect;
 mod column;
+mod cursor;
 mod map;
 mod reader;
 mod result_set;
@@ -18,4 +19,4 @@ pub use result_set::ResultSet;
 pub use row::{Row, WrongType};
 pub use value::Value;
 
-pub(crate) use value::parameters;
+pub(crate) use {cursor::CursorColumns, value::parameters};

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::Column;
 use crate::{
-    Command, CommandKind, Error,
+    Command, CommandKind, Error, ServerError,
     wire::{Cursor, frame::Packets},
 };
 
@@ -30,6 +30,8 @@ enum State {
     Columns(u64),
     Eof,
     Rows,
+    /// Of a COM_FIELD_LIST: column definitions to the end.
+    Definitions,
 }
 
 /// Reads the packets of a reply whose head is [`Head::Rows`](crate::Head::Rows).
@@ -40,21 +42,40 @@ pub struct ResultReader {
     extended_metadata: bool,
     state: State,
     columns: Vec<Column>,
+    is_unknown: bool,
     packets: Packets,
 }
 
 impl ResultReader {
     /// A reader for the reply to this command. A row of more than `row_bytes_max` bytes ends the session.
     pub fn new(command: &Command, row_bytes_max: usize) -> Self {
-        let rows_at_once = matches!(command.kind(), CommandKind::Fetch | CommandKind::FieldList);
+        let kind = command.kind();
+        let of_cursor = if kind == CommandKind::Fetch { Some(command.cursor_columns()) } else { None };
         Self {
-            binary: matches!(command.kind(), CommandKind::Execute | CommandKind::BulkExecute),
+            binary: matches!(kind, CommandKind::Execute | CommandKind::BulkExecute | CommandKind::Fetch),
             deprecates_eof: command.session().deprecates_eof(),
             extended_metadata: command.session().has_extended_metadata(),
-            state: if rows_at_once { State::Rows } else { State::Count },
-            columns: Vec::new(),
+            state: match kind {
+                CommandKind::Fetch => State::Rows,
+                CommandKind::FieldList => State::Definitions,
+                _ => State::Count,
+            },
+            is_unknown: of_cursor == Some(None),
+            columns: of_cursor.flatten().map_or_else(Vec::new, |columns| columns.to_vec()),
             packets: Packets::new(row_bytes_max),
         }
+    }
+
+    /// What to say where rows of a cursor come whose columns nobody has seen: the execute that opened it has left them
+    /// out, as MariaDB's clients may ask, or was run over another way.
+    pub(crate) fn refusal(&self) -> Option<ServerError> {
+        let text = "A layer can't read rows of this cursor, whose columns it has not seen: execute the statement again";
+        self.is_unknown.then(|| ServerError::new(1105, b"HY000", text))
+    }
+
+    /// Whether the columns are all there.
+    pub(crate) fn is_at_rows(&self) -> bool {
+        self.state == State::Rows
     }
 
     /// Whether rows are in the binary form.
@@ -62,7 +83,7 @@ impl ResultReader {
         self.binary
     }
 
-    /// The columns of the current result, as far as they have come.
+    /// The columns of the current result, as far as they have come. Of a fetch: those of its cursor.
     pub fn columns(&self) -> &[Column] {
         &self.columns
     }
@@ -100,8 +121,7 @@ impl ResultReader {
                 Packet::Frame(payload)
             }
             State::Columns(left) => {
-                self.columns
-                    .push(Column::decode(&payload, self.extended_metadata).ok_or(malformed("column definition"))?);
+                self.push_column(&payload)?;
                 self.state = match left {
                     1 if self.deprecates_eof => State::Rows,
                     1 => State::Eof,
@@ -114,7 +134,17 @@ impl ResultReader {
                 Packet::Frame(payload)
             }
             State::Rows => Packet::Row(payload),
+            State::Definitions => {
+                self.push_column(&payload)?;
+                Packet::Column(payload)
+            }
         }))
+    }
+
+    fn push_column(&mut self, payload: &[u8]) -> Result<(), Error> {
+        let column = Column::decode(payload, self.extended_metadata);
+        self.columns.push(column.ok_or(malformed("column definition"))?);
+        Ok(())
     }
 }
 
