@@ -122,7 +122,7 @@ impl SlowLog {
                 rows = run.rows.rows(),
                 digest = format!("{digest:016x}"),
                 user = &*session.user(),
-                schema = &*session.schema(),
+                schema = &*run.command.schema(),
                 connection = session.connection_id(),
                 sql = text(&run.command, digest),
                 "slow command"

@@ -1,9 +1,12 @@
 //! Results from memory, thrown away exactly when a replicated change touches a table that they were read from.
 //!
 //! - A result is kept for this account, default schema, session variables, client's form of packets, text and parameters.
+//! - A prepared statement means what its text meant at its preparation: in the default schema of then, and only as long
+//!   as no variable has been set since.
 //! - Only autocommit reads outside a transaction, of base tables alone, whose text gives the same answer as long as the
 //!   tables do not change. `SQL_NO_CACHE` in a text keeps it out.
-//! - A session that has done what may leave temporary tables, locks or the like is not served any more until it is reset.
+//! - A session that has done what may leave temporary tables, locks or the like is not served any more until it is reset;
+//!   nor is one that may have, since a reload has put this layer into its stack later.
 //! - A result is never older than the node's position: changes are heard of before the position moves, and while a commit
 //!   that this node has acknowledged is not captured yet, nothing is served at all.
 //! - A master hears of a change before it can be read: a result is kept only if, when it began to be read, all that was
@@ -107,6 +110,7 @@ pub(super) fn layer(setup: &mut LayerSetup, server: OwnServer) -> Result<impl Us
     // It was empty, and nobody else sets it.
     let _ = cache.listening.set(listening);
     let shown = Arc::downgrade(&cache);
+    setup.on_missed(|session| session.state::<View>().miss());
     setup.on_status(move || {
         let Some(cache) = shown.upgrade() else { return json!(null) };
         let (results, bytes) = cache.store.size();
@@ -174,14 +178,14 @@ impl Cache {
     async fn key(&self, command: &Command, view: &View, next: &Next) -> Result<Option<(Key, Tables)>, Error> {
         let session = command.session();
         let autocommits = session.status() & (status::AUTOCOMMIT | status::IN_TRANS) == status::AUTOCOMMIT;
-        if command.intent() != Intent::Read || !autocommits || view.is_closed() {
+        if command.intent() != Intent::Read || !autocommits || !view.is_open_to(command) {
             return Ok(None);
         }
         let (Some(parameters), Some(plan)) = (parameters(command), command.plan()) else { return Ok(None) };
         if plan.key == 0 || plan.tables.is_empty() || plan.refusal.is_some() {
             return Ok(None);
         }
-        let schema = session.schema();
+        let schema = command.schema();
         let Some(tables) = self.store.tables(command, &schema, &self.catalog) else { return Ok(None) };
         let Some(variables) = view.variables(session, next).await? else { return Ok(None) };
         let key = Key {

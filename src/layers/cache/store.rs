@@ -222,7 +222,7 @@ impl Store {
         }
     }
 
-    /// What a statement reads; none if its result can't be kept, or that is not known yet. The server is asked in the
+    /// What a statement reads whose names without a schema mean this one's; none if its result can't be kept, or that is not known yet. The server is asked in the
     /// background.
     pub(super) fn tables(&self, command: &Command, schema: &Arc<str>, catalog: &Catalog) -> Option<Arc<[Table]>> {
         let plan = command.plan()?;

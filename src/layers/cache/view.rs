@@ -1,9 +1,12 @@
 //! What a session has set that its results hang on.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
 
 use parking_lot::Mutex;
-use towline_middleware::{Command, CommandKind, Error, Intent, Next, Session};
+use towline_middleware::{Command, CommandKind, Error, Intent, Next, Prepared, Session};
 
 use crate::classify::contains_name;
 
@@ -39,12 +42,22 @@ struct Known {
     variables: Option<Arc<[u8]>>,
     /// What was answered from memory just before: the server does not know of it.
     answered: Option<Command>,
+    /// The statements that were prepared since variables were set, by their addresses, which are theirs as long as they
+    /// are here: the server has read their texts by the variables that it still has.
+    prepared: HashMap<usize, Weak<Prepared>>,
 }
 
 impl View {
-    /// Whether it gets nothing from memory.
-    pub(super) fn is_closed(&self) -> bool {
-        self.0.lock().is_closed
+    /// Whether this command of its may be answered from memory.
+    pub(super) fn is_open_to(&self, command: &Command) -> bool {
+        let known = self.0.lock();
+        let is_as_prepared = |prepared: &Arc<Prepared>| known.prepared.contains_key(&Arc::as_ptr(prepared).addr());
+        !known.is_closed && command.prepared().is_none_or(is_as_prepared)
+    }
+
+    /// Takes note that it may have done anything.
+    pub(super) fn miss(&self) {
+        *self.0.lock() = Known { is_closed: true, ..Known::default() };
     }
 
     /// Takes note of a command that is answered from memory.
@@ -62,9 +75,15 @@ impl View {
     pub(super) fn follow(&self, command: &Command) {
         match command.kind() {
             CommandKind::ResetConnection | CommandKind::ChangeUser => *self.0.lock() = Known::default(),
+            CommandKind::Prepare => self.0.lock().prepare(command),
             kind if kind.runs_sql() => match effect(command) {
                 Effect::None => {}
-                Effect::Variables => self.0.lock().variables = None,
+                Effect::Schema => self.0.lock().variables = None,
+                Effect::Variables => {
+                    let mut known = self.0.lock();
+                    known.variables = None;
+                    known.prepared.clear();
+                }
                 Effect::Unknown => self.0.lock().is_closed = true,
             },
             _ => {}
@@ -94,8 +113,20 @@ impl View {
     }
 }
 
+impl Known {
+    fn prepare(&mut self, command: &Command) {
+        let Some(prepared) = command.prepared() else { return };
+        if self.prepared.len() == self.prepared.capacity() {
+            self.prepared.retain(|_, prepared| prepared.strong_count() > 0);
+        }
+        self.prepared.insert(Arc::as_ptr(prepared).addr(), Arc::downgrade(prepared));
+    }
+}
+
 enum Effect {
     None,
+    /// It has chosen another default schema, and its collation with it.
+    Schema,
     /// It may have changed variables.
     Variables,
     /// It may have left anything.
@@ -116,7 +147,7 @@ fn effect(command: &Command) -> Effect {
         Intent::Transaction => Effect::None,
         // What is meant for the next transaction can't be asked for without using it up.
         Intent::SessionState if starts(b"SET") && !has(b"TRANSACTION") => Effect::Variables,
-        Intent::SessionState if starts(b"USE") => Effect::Variables,
+        Intent::SessionState if starts(b"USE") => Effect::Schema,
         Intent::Write if HARMLESS_WRITES.iter().any(|word| starts(word)) && !has(b"TEMPORARY") => Effect::None,
         _ => Effect::Unknown,
     }

@@ -143,7 +143,7 @@ pub(super) fn fingerprint(command: &Command) -> Result<Vec<u8>, Refusal> {
     };
     let session = command.session();
     let names_schemas = session.state::<RequestKey>().names_schemas();
-    let schema = session.schema();
+    let schema = command.schema();
     put(if names_schemas { b"" } else { schema.as_bytes() });
     put(command.sql());
     if command.kind() != CommandKind::Query {

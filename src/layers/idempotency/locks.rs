@@ -13,6 +13,11 @@ impl Locks {
         self.0.load(Relaxed)
     }
 
+    /// Takes note that its session may have done anything.
+    pub(super) fn miss(&self) {
+        self.0.store(true, Relaxed);
+    }
+
     /// Takes note of a command on its session.
     pub(super) fn follow(command: &Command) {
         let are_held = match command.kind() {

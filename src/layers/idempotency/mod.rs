@@ -87,6 +87,7 @@ pub(super) fn layer(setup: &mut LayerSetup, server: OwnServer) -> Result<impl Us
         repeated: setup.counter("repeated", "Writes answered with the result of an earlier try.", &[]),
         refused: setup.counter("refused", "Writes whose idempotency key could not be kept.", &[]),
     });
+    setup.on_missed(|session| session.state::<Locks>().miss());
     // A slave has the schema from its master, and runs no writes.
     if setup.role() == Role::Master {
         let (stop, promised, ttl_s) = (CancellationToken::new(), setup.kept::<Promised>(), own.ttl_s.clone());
@@ -101,9 +102,7 @@ pub(super) fn layer(setup: &mut LayerSetup, server: OwnServer) -> Result<impl Us
             tokio::spawn(async move { stopped.run_until_cancelled(schema::sweep(server, promised)).await });
             Ok(())
         });
-        // Dropped without being run where another layer does not start.
-        let sweeping = stop.drop_guard();
-        setup.on_stop(async move { drop(sweeping) });
+        setup.on_stop(async move { stop.cancel() });
     }
     Ok(from_fn(move |command: Command, next: Next| {
         let own = own.clone();

@@ -27,7 +27,7 @@ impl Read {
         if session.in_transaction() || command.payload().len() > bytes_max {
             return None;
         }
-        let schema = session.schema();
+        let schema = command.schema();
         let is_own = |name: &str| OWN_SCHEMAS.iter().any(|own| own.eq_ignore_ascii_case(name));
         if plan.tables.iter().any(|(of_table, _)| is_own(of_table.as_deref().unwrap_or(&schema))) {
             return None;

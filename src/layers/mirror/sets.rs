@@ -36,6 +36,11 @@ impl Sets {
         self.0.lock().clone()
     }
 
+    /// Takes note that its session may have SET anything.
+    pub(super) fn miss(&self) {
+        *self.0.lock() = None;
+    }
+
     /// Takes note of a step when it is answered.
     pub(super) fn follow(&self, step: Step, is_ok: bool) {
         let mut sets = self.0.lock();

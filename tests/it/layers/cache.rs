@@ -6,10 +6,11 @@ use std::sync::{
 };
 
 use mysql_async::{Conn, prelude::Queryable};
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 use towline_middleware::{Position, Role};
 
-use super::{client, code, figure, http, master};
+use super::{client, code, figure, http, master, reload};
 use crate::support::{TestCluster, TestNode, eventually, mysql_node, mysql_server};
 
 const CACHE: &str = "[[layer]]\nname = 'cache'\n";
@@ -79,6 +80,75 @@ async fn an_account_gets_nothing_that_another_of_its_name_has_read() {
     assert_eq!(other.query_first("SELECT CURRENT_USER()").await.unwrap(), Some("app@localhost".to_owned()));
     assert_eq!(code(other.query_drop(READ).await), Some(1142));
     assert_eq!(warm(&node, &mut conn, READ).await, Some(0));
+}
+
+/// What a prepared statement means was settled when it was prepared.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_statement_is_kept_as_what_it_was_prepared_as() {
+    let node = master(CACHE).await;
+    let mut server = Conn::new(node.server_opts()).await.unwrap();
+    for sql in
+        ["CREATE DATABASE other", "CREATE TABLE other.item (id INT, n INT)", "INSERT INTO other.item VALUES (1, 7)"]
+    {
+        server.query_drop(sql).await.unwrap();
+    }
+    let sql = "SELECT n FROM item WHERE id = ?";
+    let (mut of_shop, mut of_other) = (client(&node).await, client(&node).await);
+    of_shop.query_drop("USE shop").await.unwrap();
+    of_other.query_drop("USE other").await.unwrap();
+    let (in_shop, in_other) = (of_shop.prep(sql).await.unwrap(), of_other.prep(sql).await.unwrap());
+    of_shop.query_drop("USE other").await.unwrap();
+    eventually("answers from memory among right ones", async || {
+        let before = figure(&node, HITS).await;
+        assert_eq!(of_shop.exec_first(&in_shop, (1,)).await.unwrap(), Some(0));
+        assert_eq!(of_other.exec_first(&in_other, (1,)).await.unwrap(), Some(7));
+        if figure(&node, HITS).await == before + 2 { Ok(()) } else { Err(()) }
+    })
+    .await;
+    of_other.query_drop("UPDATE shop.item SET n = 5 WHERE id = 1").await.unwrap();
+    assert_eq!(of_shop.exec_first(&in_shop, (1,)).await.unwrap(), Some(5));
+
+    let quoted = "SELECT \"name\" FROM shop.item WHERE id = 1";
+    let (mut plain, mut ansi) = (client(&node).await, client(&node).await);
+    let as_text = plain.prep(quoted).await.unwrap();
+    eventually("an answer from memory", async || {
+        let before = figure(&node, HITS).await;
+        assert_eq!(plain.exec_first(&as_text, ()).await.unwrap(), Some("name".to_owned()));
+        if figure(&node, HITS).await > before { Ok(()) } else { Err(()) }
+    })
+    .await;
+    for conn in [&mut plain, &mut ansi] {
+        conn.query_drop("SET sql_mode = 'ANSI_QUOTES'").await.unwrap();
+    }
+    let as_column = ansi.prep(quoted).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(plain.exec_first(&as_text, ()).await.unwrap(), Some("name".to_owned()));
+        assert_eq!(ansi.exec_first(&as_column, ()).await.unwrap(), Some("lamp".to_owned()));
+    }
+}
+
+/// What such a session has done nobody has seen: here it hides a table from itself alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_older_than_the_layer_gives_and_gets_nothing() {
+    let node = master("").await;
+    let (mut older, mut other) = (client(&node).await, client(&node).await);
+    for _ in 0..2 {
+        let own = "CREATE TEMPORARY TABLE shop.item (id INT, n INT) SELECT 1 AS id, 99 AS n";
+        older.query_drop(own).await.unwrap();
+        node.write_layers(CACHE);
+        assert_eq!(reload(&node).await.0, StatusCode::OK);
+        other.reset().await.unwrap();
+        assert_eq!(warm(&node, &mut other, READ).await, Some(0));
+        for _ in 0..3 {
+            assert_eq!(older.query_first(READ).await.unwrap(), Some(99), "its own table");
+            assert_eq!(other.query_first(READ).await.unwrap(), Some(0), "another's table");
+        }
+        older.reset().await.unwrap();
+        assert_eq!(warm(&node, &mut older, READ).await, Some(0));
+        // The layer is taken out, and comes back in the second round.
+        node.write_layers("");
+        assert_eq!(reload(&node).await.0, StatusCode::OK);
+    }
 }
 
 /// A server writes its binlog first and commits in its engine then. A semi-synchronous one waits in between for a

@@ -1,19 +1,34 @@
 //! What a layer of anybody's may do, before a real server.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use mysql_async::{Conn, prelude::Queryable};
 use towline::classify::SqlClassifier;
 use towline_middleware::{
     Command, CommandKind, Error, Next, Reply, Role, UserLayer, from_fn,
-    layers::user::UserLayers,
-    rows::{Column, ResultSet},
+    layers::user::{Generation, UserLayers},
+    rows::{Collected, Column, ResultSet, Value},
 };
 
 use super::{APP, code};
-use crate::support::{TestServer, front::TestFront};
+use crate::support::{
+    TestServer,
+    front::TestFront,
+    wire_client::{MODERN, OLD, Target, WireClient},
+};
 
 async fn start(role: Role, layer: impl UserLayer + 'static) -> (TestServer, TestFront) {
+    start_with(role, UserLayers::new([placed(layer)])).await
+}
+
+fn placed(layer: impl UserLayer + 'static) -> (String, Arc<dyn UserLayer>) {
+    ("tested".to_owned(), Arc::new(layer))
+}
+
+async fn start_with(role: Role, layers: UserLayers) -> (TestServer, TestFront) {
     let server = TestServer::start(role).await;
     server
         .run(&[
@@ -25,7 +40,6 @@ async fn start(role: Role, layer: impl UserLayer + 'static) -> (TestServer, Test
             "INSERT INTO shop.item VALUES (1, 'lamp', '2026-01-02 03:04:05.678', 9.90, x'00ff'), (2, NULL, NULL, NULL, NULL)",
         ])
         .await;
-    let layers = UserLayers::new([("tested".to_owned(), Arc::new(layer) as Arc<dyn UserLayer>)]);
     let classifier = Arc::new(SqlClassifier::new());
     let front = TestFront::start_with(role, &server, classifier, |front| front.stack.user = layers).await;
     (server, front)
@@ -90,6 +104,87 @@ async fn rows_are_mapped_in_both_forms_and_all_else_keeps_its_bytes() {
     let many = "SELECT seq, REPEAT('x', 300) FROM shop.item JOIN shop.seq_1_to_2000 WHERE id = 1 ORDER BY seq";
     let rows: Vec<(u64, String)> = through.query(many).await.unwrap();
     assert_eq!(rows, direct.query::<(u64, String), _>(many).await.unwrap());
+}
+
+/// Opens a cursor over the items, and returns its statement's id.
+async fn open_cursor(client: &mut WireClient) -> Vec<u8> {
+    let prepared = client.command(b"\x16SELECT id, name FROM item ORDER BY id").await;
+    let id = prepared[0].payload[1..5].to_vec();
+    // The byte behind the id asks for a cursor.
+    let opened = client.command(&[&b"\x17"[..], &id, &[1, 1, 0, 0, 0]].concat()).await;
+    assert!(opened.iter().all(|packet| packet.error_code().is_none()), "{opened:?}");
+    id
+}
+
+fn fetch(id: &[u8]) -> Vec<u8> {
+    [&b"\x1c"[..], id, &1u32.to_le_bytes()].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_cursor_are_mapped_and_lists_of_columns_pass() {
+    let mapping = || {
+        from_fn(async |command: Command, next: Next| {
+            let reply = next.run(command.clone()).await?;
+            Ok(reply.map_rows(&command, |row| {
+                if row.columns().len() == 2 && !row.get(1).is_null() {
+                    row.set(1, "mapped").expect("text goes where text was");
+                }
+                Ok(())
+            }))
+        })
+    };
+    let layers = UserLayers::default();
+    let (server, front) = start_with(Role::Master, layers.clone()).await;
+    let direct = Target::Server(server.managed().socket().to_owned());
+    let columns = WireClient::connect(&direct, MODERN, APP, "shop").await.command(b"\x04item\0").await;
+    let mut early = WireClient::connect(&front.target(), MODERN, APP, "shop").await;
+    let of_early = open_cursor(&mut early).await;
+    layers.replace(Generation::of([placed(mapping())])).await.unwrap();
+    for capabilities in [MODERN, OLD] {
+        let mut client = WireClient::connect(&front.target(), capabilities, APP, "shop").await;
+        let id = open_cursor(&mut client).await;
+        // A byte, the map of NULLs, the id, and the name with its length.
+        for row in [&b"\0\0\x01\0\0\0\x06mapped"[..], b"\0\x08\x02\0\0\0"] {
+            let fetched = client.command(&fetch(&id)).await;
+            assert_eq!((fetched.len(), &fetched[0].payload[..]), (2, row), "{fetched:?}");
+        }
+        if capabilities == MODERN {
+            assert_eq!(client.command(b"\x04item\0").await, columns);
+        }
+        client.run("SELECT 1").await;
+    }
+    // Its columns came before the layer: it can't tell what to map, and nothing passes unmapped.
+    let refused = early.command(&fetch(&of_early)).await;
+    assert_eq!((refused.len(), refused[0].error_code()), (1, Some(1105)), "{refused:?}");
+    let id = open_cursor(&mut early).await;
+    assert!(early.command(&fetch(&id)).await[0].payload.ends_with(b"mapped"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_cursor_and_lists_of_columns_are_collected() {
+    let collected: Arc<Mutex<Vec<Collected>>> = Arc::default();
+    let seen = collected.clone();
+    let layer = from_fn(move |command: Command, next: Next| {
+        let seen = seen.clone();
+        async move {
+            let reply = next.run(command.clone()).await?;
+            if !matches!(command.kind(), CommandKind::Fetch | CommandKind::FieldList) {
+                return Ok(reply);
+            }
+            let answer = reply.collect(&command, 4096).await?;
+            seen.lock().unwrap().push(answer);
+            Ok(Reply::ok(Default::default()))
+        }
+    });
+    let (_server, front) = start(Role::Master, layer).await;
+    let mut client = WireClient::connect(&front.target(), MODERN, APP, "shop").await;
+    let id = open_cursor(&mut client).await;
+    client.command(&fetch(&id)).await;
+    client.command(b"\x04item\0").await;
+    let collected = collected.lock().unwrap();
+    assert_eq!(collected[0].rows, [vec![Value::Integer(1), "lamp".into()]]);
+    let names: Vec<_> = collected[1].columns.iter().map(|column| &*column.name).collect();
+    assert_eq!((names, collected[1].rows.len()), (vec!["id", "name", "at", "price", "b"], 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,10 +1,11 @@
 //! Reads copied to a second server.
 
 use mysql_async::prelude::Queryable;
+use reqwest::StatusCode;
 use serde_json::json;
 use towline_middleware::Role;
 
-use super::{client, code, figure, http, master};
+use super::{client, code, figure, http, master, reload};
 use crate::support::{TestNode, TestServer, eventually, mysql_node, mysql_server};
 
 const COMPARED: &str = "towline_layer_mirror_compared_total";
@@ -140,6 +141,23 @@ async fn a_read_that_is_copied_writes_nothing_and_ends_in_time() {
     })
     .await;
     assert_eq!(conn.query_first("SELECT COUNT(*) FROM shop.log").await.unwrap(), Some(0));
+}
+
+/// What it has SET before, the second server would not have.
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_of_a_session_that_is_older_than_the_layer_are_not_copied() {
+    let second = second().await;
+    let node = master("").await;
+    let (mut older, mut newer) = (client(&node).await, client(&node).await);
+    older.query_drop("SET sql_mode = 'ANSI_QUOTES'").await.unwrap();
+    node.write_layers(&layer(&second, ""));
+    assert_eq!(reload(&node).await.0, StatusCode::OK);
+    older.query_drop("SELECT \"name\" FROM shop.item").await.unwrap();
+    assert_eq!(figure(&node, SKIPPED).await, 1);
+    newer.reset().await.unwrap();
+    newer.query_drop("SELECT \"name\" FROM shop.item").await.unwrap();
+    compared(&node, 1).await;
+    assert_eq!(figure(&node, DIFFERENT).await, 0, "{}", node.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

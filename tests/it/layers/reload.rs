@@ -123,3 +123,17 @@ async fn a_session_goes_over_between_transactions_and_a_bad_file_changes_nothing
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn locks_from_before_the_layer_that_looks_for_them_are_not_ended_without_a_word() {
+    let node = master("").await;
+    let mut conn = client(&node).await;
+    conn.query_drop("LOCK TABLES shop.item WRITE").await.unwrap();
+    node.write_layers("[[layer]]\nname = 'idempotency'");
+    assert_eq!(reload(&node).await.0, StatusCode::OK);
+    let write = "UPDATE shop.item SET n = 1 WHERE id = 1 /* idempotency-key: a */";
+    let refusal = conn.query_drop(write).await.unwrap_err();
+    assert!(refusal.to_string().contains("LOCK TABLES"), "{refusal}");
+    conn.query_drop("UNLOCK TABLES").await.unwrap();
+    conn.query_drop(write).await.unwrap();
+}
