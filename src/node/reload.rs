@@ -72,16 +72,33 @@ impl Reload {
     /// certificate; no session ends. All other keys are only checked: they take a restart.
     ///
     /// # Errors
-    /// The file or the certificate is wrong, or a layer does not start. The layers are as they were then.
+    /// The file or the certificate is wrong, or a layer does not start. All is as it was then.
+    ///
+    /// # Cancel safety
+    /// Safe: what has begun is done to its end, also when nobody waits for it any more.
     pub async fn run(&self) -> Result<Vec<String>, ReloadError> {
+        let own = self.clone();
+        match tokio::spawn(async move { own.run_to_its_end().await }).await {
+            Ok(done) => done,
+            Err(ended) => match ended.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime ends, and this task with it.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+
+    async fn run_to_its_end(&self) -> Result<Vec<String>, ReloadError> {
         let _turn = self.0.turn.lock().await;
         let file = self.0.config.file.as_deref().ok_or(ReloadError::NoFile)?;
         let config = Config::load(Some(file), self.0.home.role)?;
         let layers = self.build(&config)?;
-        if let Some(tls) = &self.0.tls {
-            tls.reload()?;
-        }
+        let certificate = self.0.tls.as_ref().map(Acceptor::read_again).transpose()?;
         self.0.user.replace(layers).await?;
+        // Last, since nothing can go wrong with it any more.
+        if let (Some(tls), Some(certificate)) = (&self.0.tls, certificate) {
+            tls.put_to_use(certificate);
+        }
         let names = self.0.user.names();
         tracing::info!(layers = ?names, "the configuration was reloaded");
         Ok(names)
@@ -90,5 +107,45 @@ impl Reload {
     fn build(&self, config: &Config) -> Result<Generation, LayerError> {
         let setups = config.layer.iter().map(|layer| layer.setup(&self.0.home)).collect();
         self.0.registry.build(setups)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Notify;
+    use towline_middleware::{Command, LayerSetup, Next, Role, from_fn};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reload_goes_on_when_nobody_waits_for_it_any_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("node.toml");
+        std::fs::write(&file, "[[master.layer]]\nname = 'slow'").unwrap();
+        let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (of_start, of_go_on) = (begun.clone(), go_on.clone());
+        let mut registry = Registry::default();
+        registry.register("slow", move |setup: &mut LayerSetup| {
+            let (begun, go_on) = (of_start.clone(), of_go_on.clone());
+            setup.on_start(async move {
+                begun.notify_one();
+                go_on.notified().await;
+                Ok(())
+            });
+            Ok(from_fn(async |command: Command, next: Next| next.run(command).await))
+        });
+        let config = Config::load(Some(&file), Role::Master).unwrap();
+        let reload = Reload::new(config, registry, LayerHome::new(Role::Master), None);
+        tokio::select! {
+            done = reload.run() => panic!("{done:?}"),
+            () = begun.notified() => {}
+        }
+        go_on.notify_one();
+        let mut turns = 0;
+        while reload.user().names() != ["slow"] {
+            turns += 1;
+            assert!(turns < 1000, "it has ended with whoever asked for it");
+            tokio::task::yield_now().await;
+        }
     }
 }

@@ -26,6 +26,10 @@ pub struct Acceptor {
     config: Arc<RwLock<Arc<ServerConfig>>>,
 }
 
+/// A certificate that can be used, with its key.
+#[derive(Clone, Debug)]
+pub struct Certificate(Arc<ServerConfig>);
+
 impl Acceptor {
     /// Reads the certificate, with those that sign it after it, and its key.
     ///
@@ -36,13 +40,17 @@ impl Acceptor {
         Ok(Self { certificate: certificate.to_owned(), key: key.to_owned(), config })
     }
 
-    /// Reads both files again, for the clients that come from now on.
+    /// Reads both files again. Nothing changes before what they hold is put to [use](Self::put_to_use).
     ///
     /// # Errors
-    /// As at the start; the old certificate stays in use then.
-    pub fn reload(&self) -> Result<(), TlsError> {
-        *self.config.write() = load(&self.certificate, &self.key)?;
-        Ok(())
+    /// As at the start.
+    pub fn read_again(&self) -> Result<Certificate, TlsError> {
+        load(&self.certificate, &self.key).map(Certificate)
+    }
+
+    /// Takes the clients that come from now on by this certificate.
+    pub fn put_to_use(&self, certificate: Certificate) {
+        *self.config.write() = certificate.0;
     }
 
     /// Puts a client's stream under TLS. `early` is what the client has sent ahead.

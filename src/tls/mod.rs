@@ -8,7 +8,7 @@ use std::{io, path::PathBuf, sync::Arc};
 use rustls::{crypto::CryptoProvider, pki_types::pem};
 
 pub use self::{
-    acceptor::Acceptor,
+    acceptor::{Acceptor, Certificate},
     connector::{Connector, Verify},
 };
 

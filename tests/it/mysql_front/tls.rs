@@ -6,11 +6,13 @@ use mysql_async::{Conn, Opts, OptsBuilder, prelude::Queryable};
 use towline::{
     check::{self, CheckError, Target},
     classify::SqlClassifier,
+    config::Config,
+    node::Reload,
     tls::{Acceptor, Connector, Verify},
     upstream::Endpoint,
     wire::capability,
 };
-use towline_middleware::Role;
+use towline_middleware::{Command, LayerHome, Next, Registry, Role, from_fn};
 
 use super::{APP, prepare};
 use crate::support::{
@@ -120,10 +122,23 @@ async fn a_new_certificate_is_taken_at_a_reload_and_one_that_is_none_is_not() {
     connect().await.expect("a session");
     certificates.sign("localhost");
     connect().await.expect_err("the client's authority is new, and the certificate old");
-    acceptor.reload().expect("a usable certificate");
+    let file = certificates.path("node.toml");
+    let reload = async |layers: &str| {
+        std::fs::write(&file, layers).expect("a file");
+        let config = Config::load(Some(&file), Role::Master).expect("a configuration");
+        let mut registry = Registry::default();
+        registry.register("fails", |setup| {
+            setup.on_start(async { Err("on purpose".into()) });
+            Ok(from_fn(async |command: Command, next: Next| next.run(command).await))
+        });
+        Reload::new(config, registry, LayerHome::new(Role::Master), Some(acceptor.clone())).run().await
+    };
+    reload("[[master.layer]]\nname = 'fails'").await.expect_err("a layer does not start");
+    connect().await.expect_err("a reload that fails changes nothing");
+    reload("").await.expect("a usable certificate");
     connect().await.expect("a session");
     std::fs::write(certificates.path("key.pem"), "no key").expect("a file");
-    acceptor.reload().expect_err("no key");
+    reload("").await.expect_err("no key");
     connect().await.expect("the last usable certificate holds");
 }
 
