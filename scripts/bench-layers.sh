@@ -44,6 +44,11 @@ load() { # HOST:PORT, seconds, sysbench's command
         --mysql-password=sb --mysql-db=sbtest --tables=4 --table-size=10000 --threads="$threads" --time="$2" \
         --db-ps-mode=disable --report-interval=0 "$3"
 }
+# Has the node take its file over, or fails with what it says.
+reload() {
+    curl --silent --show-error --fail-with-body -X POST "http://$http/admin/reload" > "$folder/reload.json" ||
+        { cat "$folder/reload.json" >&2; exit 1; }
+}
 ticks() { awk '{ print $14 + $15 }' "/proc/$node/stat"; }
 
 load 127.0.0.1:"$port" 0 prepare > /dev/null
@@ -55,9 +60,9 @@ for round in $(seq "$rounds"); do
             address=127.0.0.1:$port
         else
             { cat "$folder/bare.toml"; layers_of "$what"; } > "$folder/config.toml"
-            kill -HUP "$node"
+            reload
         fi
-        # Warms the cache up, and gives the node the time to go over.
+        # Warms the cache up.
         load "$address" 2 run > /dev/null
         before=$(ticks)
         load "$address" "$seconds" run > "$folder/run.txt"
@@ -65,7 +70,10 @@ for round in $(seq "$rounds"); do
         awk -v OFS='\t' -v round="$round" -v what="$what" -v ticks="$((after - before))" -v hz="$(getconf CLK_TCK)" '
             /^ *queries:/ { count = $2; gsub(/[^0-9.]/, "", $3); rate = $3 }
             /^ *ignored errors:/ { errors = $3 }
-            END { print round, what, rate, ticks * 1e6 / hz / count; if (errors + 0) print "ERRORS: " errors > "/dev/stderr" }
+            END {
+                print round, what, rate, ticks * 1e6 / hz / count
+                if (!count || errors + 0) { print "sysbench: " count + 0 " queries, " errors + 0 " errors" > "/dev/stderr"; exit 1 }
+            }
         ' "$folder/run.txt" | tee -a "$folder/raw.tsv"
     done
 done

@@ -1,6 +1,6 @@
 # Sourced by bench.sh and soak.sh: a master node in front of a private MariaDB with data that fits in memory.
 #
-#   start_node LIMITS ARG…     $folder, $node (its pid), $front (HOST:PORT), $server (MariaDB's pid), $port (MariaDB's)
+#   start_node LIMITS ARG…     $folder, $node (its pid), $front and $http (HOST:PORT), $server (MariaDB's pid), $port (MariaDB's)
 #
 # LIMITS are lines of [master.limits], the ARGs more options of `mariadbd`. TOWLINE names another build of the program.
 # shellcheck shell=bash disable=SC2034
@@ -43,6 +43,7 @@ CONFIG
     local ready
     read -r ready <&3 || { cat "$folder/node.log" >&2; exit 1; }
     front=$(sed -E 's/.*"mysql_front":"([^"]+)".*/\1/' <<< "$ready")
+    http=$(sed -E 's/.*"http":"([^"]+)".*/\1/' <<< "$ready")
     mariadb --defaults-file="$folder/data/client.cnf" << 'SQL'
 CREATE DATABASE sbtest;
 CREATE USER sb@'%' IDENTIFIED BY 'sb';

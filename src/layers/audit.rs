@@ -1,8 +1,9 @@
 //! Who did what and what came of it, as lines of JSON in a file that is rotated.
 //!
-//! A line is written after the command's end. The client never waits for the disk: when too many lines wait, one is lost
-//! and counted (`towline_layer_audit_lost_total`). Literals are left out unless `literals = true`; a text whose literals
-//! can't be told with certainty is then left out whole.
+//! A line is written after the command's end. The client never waits for the disk: when too many lines wait, or the disk
+//! takes none, lines are lost and counted (`towline_layer_audit_lost_total`). Literals are left out unless `literals =
+//! true`; a text whose literals can't be told with certainty is then left out whole. So they are, with parameters, from
+//! a text that has the word PASSWORD or IDENTIFIED, whatever `literals` says: accounts are made and changed by such.
 
 use std::{
     path::PathBuf,
@@ -13,11 +14,15 @@ use std::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use towline_middleware::{
-    Command, CommandKind, Error, Figure, Final, Front, Intent, LayerProblem, LayerSetup, Next, Part, Position, Reply,
-    Session, SqlMode, UserLayer, from_fn,
+    Command, CommandKind, Error, Final, Front, Intent, LayerProblem, LayerSetup, Next, Part, Position, Reply, Session,
+    SqlMode, UserLayer, from_fn, rows::Value,
 };
 
-use super::line_file::{LineFile, LineFileOptions};
+use super::{
+    check_ranges,
+    line_file::{LineFile, LineFileOptions},
+};
+use crate::classify::contains_ignoring_case;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -51,8 +56,12 @@ fn queue_max() -> usize {
     10_000
 }
 
-/// A longer text is cut off, so that what waits is bounded.
+/// A longer text is cut off, and so are the parameters behind it, so that what waits is bounded.
 const SQL_BYTES_MAX: usize = 16 * 1024;
+/// What a parameter takes besides its bytes.
+const PARAMETER_BYTES: usize = size_of::<String>();
+/// What stands for the parameters that are cut off.
+const MORE: &str = "…";
 
 /// A command that has ended.
 #[derive(Debug)]
@@ -66,9 +75,20 @@ struct Entry {
     kind: CommandKind,
     intent: Intent,
     digest: u64,
-    sql: Bytes,
+    sql: Text,
     parameters: Option<Vec<String>>,
     outcome: Outcome,
+}
+
+/// A command's text.
+#[derive(Debug)]
+enum Text {
+    /// Not longer than may be written down, with its literals: they are taken out where the line is made.
+    Whole(Bytes),
+    /// As it is written down.
+    Shown(String),
+    /// Its literals can't be told.
+    Hidden,
 }
 
 #[derive(Debug, Serialize)]
@@ -107,13 +127,16 @@ struct Audit {
     file: LineFile<Entry>,
     literals: bool,
     writes_only: bool,
-    lost: Figure,
 }
 
 /// The layer of these options.
 pub(super) fn layer(setup: &mut LayerSetup) -> Result<impl UserLayer + use<>, LayerProblem> {
     let options: Options = setup.options()?;
-    let literals = options.literals;
+    check_ranges([
+        ("file_bytes_max", options.file_bytes_max, 1..=u64::MAX),
+        ("files_max", options.files_max as u64, 1..=1000),
+        ("queue_max", options.queue_max as u64, 1..=1_000_000),
+    ])?;
     let file_options = LineFileOptions {
         path: setup.folder().join(&options.file),
         bytes_max: options.file_bytes_max,
@@ -125,13 +148,13 @@ pub(super) fn layer(setup: &mut LayerSetup) -> Result<impl UserLayer + use<>, La
         let open = first.open();
         open.map(drop).map_err(|source| format!("`file`: {} can't be opened: {source}", first.path.display()).into())
     });
-    let (file, writing) = LineFile::new(file_options, move |entry: &Entry, out| entry.write(literals, out))?;
+    let lost = setup.counter("lost", "Lines lost since too many waited to be written, or the disk took none.", &[]);
+    let (file, writing) = LineFile::new(file_options, lost, Entry::write)?;
     setup.on_stop(async move {
         // The layer is dropped by now, or soon; its last lines are written then.
         let _ = tokio::task::spawn_blocking(move || writing.join()).await;
     });
-    let lost = setup.counter("lost", "Lines lost since too many waited to be written.", &[]);
-    let audit = Arc::new(Audit { file, literals, writes_only: options.writes_only, lost });
+    let audit = Arc::new(Audit { file, literals: options.literals, writes_only: options.writes_only });
     Ok(from_fn(move |command: Command, next: Next| {
         let audit = audit.clone();
         async move { audit.call(command, next).await }
@@ -177,30 +200,26 @@ impl Audit {
         if !is_shown || (self.writes_only && command.intent() < Intent::Transaction) {
             return None;
         }
-        let parameters = if self.literals { command.parameters() } else { None };
-        let sql = command.sql();
+        let shows_literals = self.literals && !is_of_accounts(command.sql());
         Some(Entry {
             at: SystemTime::now(),
             took_us: 0,
             user: session.user(),
-            schema: session.schema(),
+            schema: command.schema(),
             mode: session.sql_mode(),
             session: session.clone(),
             kind: command.kind(),
             intent: command.intent(),
             digest: command.plan().map_or(0, |plan| plan.digest),
-            // Copied: a slice of a packet would keep the whole buffer in which it came.
-            sql: Bytes::copy_from_slice(&sql[..sql.len().min(SQL_BYTES_MAX)]),
-            parameters: parameters.map(|values| values.iter().map(|value| value.to_text().into_owned()).collect()),
+            sql: Text::of(command, shows_literals),
+            parameters: if shows_literals { parameters(command) } else { None },
             outcome: Outcome { ok: false, error: None, affected_rows: 0, position: None },
         })
     }
 
     fn put(&self, mut entry: Entry, begun: Instant) {
         entry.took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-        if !self.file.put(entry) {
-            self.lost.increment();
-        }
+        self.file.put(entry);
     }
 }
 
@@ -232,11 +251,57 @@ impl Outcome {
     }
 }
 
+/// Whether it may make or change an account, also in a text that is prepared or executed by it.
+fn is_of_accounts(sql: &[u8]) -> bool {
+    ["password", "identified"].iter().any(|word| contains_ignoring_case(sql, word))
+}
+
+impl Text {
+    fn of(command: &Command, shows_literals: bool) -> Self {
+        let (sql, session) = (command.sql(), command.session());
+        if shows_literals {
+            return Self::Shown(String::from_utf8_lossy(&sql[..sql.len().min(SQL_BYTES_MAX)]).into_owned());
+        }
+        if sql.len() <= SQL_BYTES_MAX {
+            // Copied: a slice of a packet would keep the whole buffer in which it came.
+            return Self::Whole(Bytes::copy_from_slice(sql));
+        }
+        // Here, since a text that is cut may end within a literal.
+        match session.classifier().without_literals(sql, session.sql_mode()) {
+            Some(mut text) => {
+                text.truncate(text.floor_char_boundary(SQL_BYTES_MAX));
+                Self::Shown(text)
+            }
+            None => Self::Hidden,
+        }
+    }
+}
+
+/// The values of an execute's parameters, as far as there is room for them behind the text.
+fn parameters(command: &Command) -> Option<Vec<String>> {
+    let mut left = SQL_BYTES_MAX.saturating_sub(command.sql().len());
+    let mut shown = Vec::new();
+    for value in command.parameters()? {
+        let Some(room) = left.checked_sub(PARAMETER_BYTES).filter(|room| *room > 0) else {
+            shown.push(MORE.to_owned());
+            break;
+        };
+        let text = match &value {
+            Value::Bytes(bytes) => String::from_utf8_lossy(&bytes[..bytes.len().min(room)]).into_owned(),
+            other => other.to_text().into_owned(),
+        };
+        left = room.saturating_sub(text.len());
+        shown.push(text);
+    }
+    Some(shown)
+}
+
 impl Entry {
-    fn write(&self, literals: bool, out: &mut Vec<u8>) {
-        let sql = match literals {
-            true => Some(String::from_utf8_lossy(&self.sql).into_owned()),
-            false => self.session.classifier().without_literals(&self.sql, self.mode),
+    fn write(&self, out: &mut Vec<u8>) {
+        let sql = match &self.sql {
+            Text::Whole(sql) => self.session.classifier().without_literals(sql, self.mode),
+            Text::Shown(text) => Some(text.clone()),
+            Text::Hidden => None,
         };
         let line = Line {
             time: self.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
@@ -262,7 +327,7 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
     use towline_middleware::{
         Completion,
         testing::{FakeRouter, command, conformance, run},
@@ -278,6 +343,16 @@ mod tests {
         conformance(|| layer(&mut setup("audit", options.clone())).unwrap()).await;
     }
 
+    #[test]
+    fn numbers_that_can_not_be_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        for (key, number) in [("queue_max", 0), ("queue_max", 1_000_000_000), ("files_max", 0), ("file_bytes_max", 0)] {
+            let options = json!({"file": folder.path().join("audit.log"), key: number});
+            let Err(error) = layer(&mut setup("audit", options)) else { panic!("{key} = {number} was taken") };
+            assert!(error.to_string().contains(&format!("`{key}` is from 1 to ")), "{error}");
+        }
+    }
+
     #[tokio::test]
     async fn a_line_tells_who_did_what_and_no_literal_that_can_not_be_told() {
         let folder = tempfile::tempdir().unwrap();
@@ -288,7 +363,7 @@ mod tests {
         // This classifier knows nothing of literals.
         run(layer, router, command("DELETE FROM item WHERE card = '4111'")).await.unwrap();
         let lines = crate::layers::tests::lines(&file).await;
-        let line: Value = serde_json::from_str(&lines[0]).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
         assert_eq!(line["user"], "app");
         assert_eq!((&line["affected_rows"], &line["ok"], &line["intent"]), (&json!(2), &json!(true), &json!("write")));
         assert_eq!(line.get("sql"), None);

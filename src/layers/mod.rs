@@ -17,6 +17,7 @@ mod timeout;
 
 use std::{
     fmt::Write,
+    ops::RangeInclusive,
     sync::{Arc, OnceLock},
 };
 
@@ -145,12 +146,36 @@ fn is_plain(text: &str, signs: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || signs.contains(c))
 }
 
+/// An option's number is out of its range.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{key}` is from {} to {}", range.start(), range.end())]
+pub(crate) struct OutOfRange {
+    key: &'static str,
+    range: RangeInclusive<u64>,
+}
+
+/// Checks the numbers of a layer's options, by their keys.
+fn check_ranges<const N: usize>(numbers: [(&'static str, u64, RangeInclusive<u64>); N]) -> Result<(), OutOfRange> {
+    match numbers.into_iter().find(|(_, number, range)| !range.contains(number)) {
+        Some((key, _, range)) => Err(OutOfRange { key, range }),
+        None => Ok(()),
+    }
+}
+
 /// Options as JSON, without what must not be seen over a shoulder.
 fn shown(options: &LayerOptions) -> String {
-    let hidden = |key: &str| ["password", "secret", "url"].iter().any(|word| key.contains(word));
-    let shown =
-        options.iter().map(|(key, value)| (key.clone(), if hidden(key) { Value::from("…") } else { value.clone() }));
-    Value::Object(shown.collect()).to_string()
+    fn without_secrets(value: &Value) -> Value {
+        match value {
+            Value::Object(options) => options.iter().map(|(key, value)| (key.clone(), shown(key, value))).collect(),
+            Value::Array(values) => values.iter().map(without_secrets).collect(),
+            other => other.clone(),
+        }
+    }
+    fn shown(key: &str, value: &Value) -> Value {
+        let is_secret = ["password", "secret", "url", "token"].iter().any(|word| key.contains(word));
+        if is_secret { Value::from("…") } else { without_secrets(value) }
+    }
+    without_secrets(&Value::Object(options.clone())).to_string()
 }
 
 #[cfg(test)]
@@ -164,6 +189,18 @@ mod tests {
     pub(crate) fn setup(name: &str, options: Value) -> LayerSetup {
         let Value::Object(options) = options else { panic!("options are an object") };
         LayerSetup::new(name, options, LayerHome::new(Role::Master))
+    }
+
+    #[test]
+    fn secrets_are_hidden_at_any_depth() {
+        let setup = setup(
+            "own",
+            serde_json::json!({"a": [{"password": "p1"}, {"b": {"api_url": "p2", "c": 3}}], "secret": ["p4"]}),
+        );
+        assert_eq!(
+            super::shown(setup.raw_options()),
+            r#"{"a":[{"password":"…"},{"b":{"api_url":"…","c":3}}],"secret":"…"}"#
+        );
     }
 
     /// The lines of a file, once there are any.

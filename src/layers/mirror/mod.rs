@@ -79,6 +79,7 @@ pub(super) fn layer(setup: &mut LayerSetup) -> Result<impl UserLayer + use<>, La
         skipped: skipped.clone(),
         logged: Mutex::default(),
     });
+    setup.on_missed(|session| session.state::<Sets>().miss());
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let (stopped, started) = (stop.clone(), tasks.clone());
     setup.on_start(async move {
@@ -211,6 +212,8 @@ mod tests {
             (json!({"url": "nowhere"}), "`url`"),
             (json!({"url": url, "share": 1.5}), "`share`"),
             (json!({"url": url, "queue_max": 0}), "`queue_max`"),
+            (json!({"url": url, "queue_max": 1u64 << 62}), "`queue_max`"),
+            (json!({"url": url, "connections_max": 1_000_000_000}), "`connections_max`"),
             (json!({"url": url, "timeout_ms": 0}), "`timeout_ms`"),
         ] {
             let Err(error) = layer(&mut setup("mirror", options)) else { panic!("taken") };

@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::layers::{OutOfRange, check_ranges};
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Options {
@@ -33,16 +35,12 @@ impl Options {
         if !(self.share > 0.0 && self.share <= 1.0) {
             return Err(InvalidMirror::Share);
         }
-        for (key, is_zero) in [
-            ("queue_max", self.queue_max == 0),
-            ("queue_bytes_max", self.queue_bytes_max == 0),
-            ("connections_max", self.connections_max == 0),
-            ("timeout_ms", self.timeout_ms == 0),
-        ] {
-            if is_zero {
-                return Err(InvalidMirror::Zero { key });
-            }
-        }
+        check_ranges([
+            ("queue_max", self.queue_max as u64, 1..=1_000_000),
+            ("queue_bytes_max", self.queue_bytes_max.into(), 1..=u32::MAX.into()),
+            ("connections_max", self.connections_max as u64, 1..=1000),
+            ("timeout_ms", self.timeout_ms.into(), 1..=u32::MAX.into()),
+        ])?;
         Ok(())
     }
 }
@@ -77,6 +75,6 @@ pub(super) enum InvalidMirror {
     Url,
     #[error("`share` is more than 0 and at most 1")]
     Share,
-    #[error("`{key}` is at least 1")]
-    Zero { key: &'static str },
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
 }

@@ -4,7 +4,7 @@ use mysql_async::prelude::Queryable;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use super::{APP, client, code, figure, http, master};
+use super::{APP, client, code, figure, http, master, reload};
 use crate::support::{eventually, http::answer};
 
 const ALL: &str = "
@@ -148,6 +148,55 @@ async fn each_does_its_part_through_both_fronts() {
     let text = std::fs::read_to_string(node.file("audit.log")).unwrap();
     assert!(!text.contains("secret word"), "{text}");
     assert!(text.contains("\"error\":1227"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_of_audit_is_bounded_and_never_tells_a_password() {
+    let layer = |literals: bool| format!("[[layer]]\nname = 'audit'\nfile = 'audit.log'\nliterals = {literals}");
+    let node = master(&layer(true)).await;
+    let mut conn = client(&node).await;
+    conn.exec_drop("INSERT INTO shop.item VALUES (?, LEFT(?, 4), ?)", (7, "x".repeat(1 << 20), 42)).await.unwrap();
+    for sql in [
+        "CREATE USER other@'%' IDENTIFIED BY 'opensesame'",
+        "SET PASSWORD FOR other@'%' = PASSWORD('opensesame')",
+        "EXECUTE IMMEDIATE \"ALTER USER other@'%' identified by 'opensesame'\"",
+        "SELECT 'plainly seen'",
+    ] {
+        conn.query_drop(sql).await.unwrap();
+    }
+    // What is longer than a line may be does not lose its text, nor does it end within a literal.
+    node.write_layers(&layer(false));
+    assert_eq!(reload(&node).await.0, StatusCode::OK);
+    let long = "opensesame".repeat(3000);
+    conn.query_drop(format!("SELECT LENGTH('{long}') FROM shop.item")).await.unwrap();
+    let text = eventually("the last line", async || {
+        let text = std::fs::read_to_string(node.file("audit.log")).unwrap_or_default();
+        if text.contains("SELECT LENGTH(") { Ok(text) } else { Err(text) }
+    })
+    .await;
+    assert!(text.contains("plainly seen") && !text.contains("opensesame"), "{text}");
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let with =
+        |word: &str| lines.iter().filter(|line| line["sql"].as_str().is_some_and(|sql| sql.contains(word))).count();
+    assert_eq!((with("IDENTIFIED BY"), with("SET PASSWORD"), with("EXECUTE IMMEDIATE")), (1, 1, 1), "{text}");
+    assert!(text.lines().all(|line| line.len() < 20_000), "{text}");
+    let insert = lines.iter().find(|line| line["sql"].as_str().is_some_and(|sql| sql.starts_with("INSERT"))).unwrap();
+    let parameters = insert["parameters"].as_array().unwrap();
+    assert_eq!((&parameters[0], &parameters[2]), (&json!("7"), &json!("…")), "{insert}");
+    assert_eq!(figure(&node, "towline_layer_audit_lost_total").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_in_which_a_commit_waits_for_slaves_is_not_mysqls() {
+    let layer = "[[layer]]\nname = 'timeout'\nwrite_ms = 2000\n";
+    let cluster = "[cluster]\nsecret = 'a secret'\nslaves = ['http://127.0.0.1:9']\nack = 'all'\nack_timeout_ms = 2500";
+    let node = master(&format!("{layer}{cluster}")).await;
+    let mut conn = client(&node).await;
+    for sql in ["UPDATE shop.item SET n = 1 WHERE id = 1", "SELECT 1"] {
+        conn.query_drop(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+    assert_eq!(figure(&node, "towline_layer_timeout_ended_total").await, 0);
+    assert_eq!(code(conn.query_drop("UPDATE shop.item SET n = SLEEP(20)").await), Some(3024));
 }
 
 #[tokio::test(flavor = "multi_thread")]
