@@ -71,8 +71,8 @@ for round in $(seq "$rounds"); do
             /^ *queries:/ { count = $2; gsub(/[^0-9.]/, "", $3); rate = $3 }
             /^ *ignored errors:/ { errors = $3 }
             END {
-                print round, what, rate, ticks * 1e6 / hz / count
                 if (!count || errors + 0) { print "sysbench: " count + 0 " queries, " errors + 0 " errors" > "/dev/stderr"; exit 1 }
+                print round, what, rate, ticks * 1e6 / hz / count
             }
         ' "$folder/run.txt" | tee -a "$folder/raw.tsv"
     done
