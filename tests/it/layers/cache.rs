@@ -97,6 +97,12 @@ async fn a_prepared_statement_is_kept_as_what_it_was_prepared_as() {
     of_shop.query_drop("USE shop").await.unwrap();
     of_other.query_drop("USE other").await.unwrap();
     let (in_shop, in_other) = (of_shop.prep(sql).await.unwrap(), of_other.prep(sql).await.unwrap());
+    eventually("an answer from memory", async || {
+        let before = figure(&node, HITS).await;
+        assert_eq!(of_shop.exec_first(&in_shop, (1,)).await.unwrap(), Some(0));
+        if figure(&node, HITS).await > before { Ok(()) } else { Err(()) }
+    })
+    .await;
     of_shop.query_drop("USE other").await.unwrap();
     eventually("answers from memory among right ones", async || {
         let before = figure(&node, HITS).await;
