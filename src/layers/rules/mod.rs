@@ -174,7 +174,7 @@ impl Rules {
     }
 
     fn judge(&self, command: &mut Command) -> Verdict {
-        let (user, schema) = (command.session().user(), command.session().schema());
+        let (user, schema) = (command.session().user(), command.schema());
         let mut texts = self.regexes.matches(command.sql());
         let mut permits = Vec::new();
         for rule in &self.rules {
@@ -294,7 +294,7 @@ impl Table {
 
     fn may_be_reached(&self, command: &Command) -> bool {
         let is_known = command.plan().is_some_and(|plan| !plan.tables.is_empty());
-        tables::may_reach(command.session(), command.sql(), self, is_known)
+        tables::may_reach(command.session(), &command.schema(), command.sql(), self, is_known)
     }
 }
 
@@ -353,13 +353,41 @@ fn pushed(patterns: &mut Vec<String>, pattern: String) -> usize {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use tower::{Service, ServiceExt};
     use towline_middleware::{
-        Completion,
-        testing::{FakeRouter, command, conformance, run},
+        Completion, Head, Role, Stack,
+        layers::{fan_out::FanOutLayer, guard::GuardLayer, user::UserLayers},
+        testing::{FakeRouter, command, conformance, run, session_with},
     };
 
     use super::*;
-    use crate::layers::tests::setup;
+    use crate::{classify::SqlClassifier, layers::tests::setup};
+
+    /// The server looks for its tables in the schema in which it was prepared.
+    #[tokio::test]
+    async fn an_execute_has_the_tables_of_its_preparation() {
+        let rules = json!({"rule": [{"table": "shop.item", "action": "label", "label": "seen"}]});
+        let mut setup = setup("rules", rules);
+        let seen = setup.counter("matched", "", &[("rule", "seen")]);
+        let stack = Stack {
+            trace: Default::default(),
+            admission: Default::default(),
+            classify: Default::default(),
+            user: UserLayers::new([("rules".to_owned(), Arc::new(layer(&mut setup).unwrap()) as Arc<dyn UserLayer>)]),
+            guard: GuardLayer::new(Role::Master),
+            fan_out: FanOutLayer::slave(),
+        };
+        let prepared = Reply::new(Head::Prepared { statement_id: 1, parameters: 0 }, [], None);
+        let router = FakeRouter::new([prepared, Reply::ok(Completion::default())]);
+        let session = session_with(Role::Master, Arc::new(SqlClassifier::for_server("10.11.6-MariaDB")));
+        let mut service = stack.session(&session, router);
+        for (schema, packet) in [("shop", &b"\x16SELECT n FROM item"[..]), ("other", b"\x17\x01\0\0\0\0\x01\0\0\0")] {
+            session.set_schema(schema);
+            let command = Command::new(session.clone(), packet.into());
+            service.ready().await.unwrap().call(command).await.unwrap();
+        }
+        assert_eq!(seen.get(), 2);
+    }
 
     #[tokio::test]
     async fn it_conforms() {

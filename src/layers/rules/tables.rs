@@ -33,18 +33,18 @@ const NESTING_MAX: u32 = 3;
 pub(super) const SQL_IN_SQL: [&str; 2] = ["IMMEDIATE", "PREPARE"];
 
 /// Whether a text may reach this table: by its name where a table may stand, or by SQL within it that can't be seen.
-/// `is_known` says that classification has found tables in it.
-pub(super) fn may_reach(session: &Session, sql: &[u8], table: &Table, is_known: bool) -> bool {
-    within(session, sql, table, is_known, 0)
+/// `schema` is where names without one are looked for; `is_known` says that classification has found tables in it.
+pub(super) fn may_reach(session: &Session, schema: &str, sql: &[u8], table: &Table, is_known: bool) -> bool {
+    within(session, schema, sql, table, is_known, 0)
 }
 
-fn within(session: &Session, sql: &[u8], table: &Table, is_known: bool, nesting: u32) -> bool {
+fn within(session: &Session, schema: &str, sql: &[u8], table: &Table, is_known: bool, nesting: u32) -> bool {
     let Some(tokens) = session.tokens(sql) else {
         let words = SQL_IN_SQL.into_iter().chain([&*table.name]);
         return words.into_iter().any(|word| contains_ignoring_case(sql, word));
     };
     tokens.split(|token| token.kind == Kind::Semicolon).any(|tokens| {
-        let statement = Statement { session, sql, tokens };
+        let statement = Statement { session, schema, sql, tokens };
         statement.names(table, is_known) || statement.hides(table, nesting)
     })
 }
@@ -52,6 +52,7 @@ fn within(session: &Session, sql: &[u8], table: &Table, is_known: bool, nesting:
 /// One statement. A place is the number of a token.
 struct Statement<'a> {
     session: &'a Session,
+    schema: &'a str,
     sql: &'a [u8],
     tokens: &'a [Token],
 }
@@ -94,7 +95,7 @@ impl Statement<'_> {
                 }
             }
             _ => {
-                let is_in_schema = table.schema.as_ref().is_none_or(|own| self.session.schema_is(own));
+                let is_in_schema = table.schema.as_ref().is_none_or(|own| own.eq_ignore_ascii_case(self.schema));
                 is_in_schema && (anywhere || self.is_behind_table_word(Some(at)))
             }
         }
@@ -118,7 +119,7 @@ impl Statement<'_> {
             let is_whole = self.tokens.get(at + 1).is_none() || self.is_any(Some(at + 1), &["USING"]);
             match text {
                 Some(text) if is_whole && nesting < NESTING_MAX => {
-                    within(self.session, &text, table, false, nesting + 1)
+                    within(self.session, self.schema, &text, table, false, nesting + 1)
                 }
                 _ => true,
             }
@@ -139,7 +140,7 @@ mod tests {
         let session = session_with(Role::Master, Arc::new(SqlClassifier::for_server("10.11.6-MariaDB")));
         session.set_schema("shop");
         let table = Table::new(table, None).unwrap();
-        may_reach(&session, sql.as_bytes(), &table, is_known)
+        may_reach(&session, "shop", sql.as_bytes(), &table, is_known)
     }
 
     #[test]
