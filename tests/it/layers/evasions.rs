@@ -5,7 +5,8 @@ use std::process::Command;
 use mysql_async::{Conn, prelude::Queryable};
 use serde_json::json;
 
-use super::{client, code, http, master, reload};
+use super::{APP, client, code, http, master, reload};
+use crate::support::wire_client::{MODERN, Target, WireClient};
 
 const MASK: &str = "
 [[layer]]
@@ -57,9 +58,11 @@ async fn what_is_masked_is_refused_before_it_runs() {
     let row: Option<mysql_async::Row> = conn.query_first(format!("SELECT {long}name FROM shop.item")).await.unwrap();
     assert_eq!(row.and_then(|row| row.get::<String, _>("name")).as_deref(), Some("***"));
 
-    conn.query_drop("SET character_set_results = utf16").await.unwrap();
-    assert_eq!(code(conn.query_drop("SELECT * FROM shop.item").await), Some(1143), "names that can't be read");
-    conn.query_drop("SET NAMES utf8mb4").await.unwrap();
+    // Names that can't be read.
+    let mut session = WireClient::connect(&Target::Front(node.mysql_front()), MODERN, APP, "shop").await;
+    session.query("SET character_set_results = utf16").await;
+    let told = session.query("SELECT * FROM item").await;
+    assert_eq!(told.last().and_then(|packet| packet.error_code()), Some(1143), "{told:?}");
     assert_eq!(conn.query_first("SELECT n * 2, COUNT(*) FROM shop.item").await.unwrap(), Some((0, 2)));
 
     // What the column can't hold becomes NULL, in both forms.
