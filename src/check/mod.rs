@@ -6,6 +6,7 @@
 //! `neighbours` asks the other nodes.
 
 mod accounts;
+mod engines;
 mod hosts;
 mod log;
 mod neighbours;
@@ -183,6 +184,7 @@ async fn ask(role: Role, target: Target<'_>) -> Result<(Opts, Report), CheckErro
     lines.extend(settings::connect_timeout(target.handshake_timeout, &server));
     if role == Role::Master {
         lines.extend(log::check(&mut server).await?);
+        lines.push(engines::check(&mut server).await?);
     }
     lines.extend(rights::check(role, target.keeps_keys, &mut server).await?);
     lines.extend(accounts::check(&mut server).await?);

@@ -110,6 +110,20 @@ async fn assert_complains(role: Role, argument: &str, name: &str, fails: bool, s
     assert_eq!(report.passed(), !fails);
 }
 
+#[tokio::test]
+async fn a_table_without_transactions_is_named_before_a_slave_stops_at_it() {
+    let server = TestServer::start(Role::Master).await;
+    server.run(&["CREATE DATABASE shop", "CREATE TABLE shop.t (i INT)", "CREATE SEQUENCE shop.s"]).await;
+    assert_eq!(complaints(&report(Role::Master, &server.opts()).await), []);
+    for n in 0..7 {
+        server.run(&[&format!("CREATE TABLE shop.m{n} (i INT) ENGINE=MyISAM")]).await;
+    }
+    let report = report(Role::Master, &server.opts()).await;
+    let complaints = complaints(&report);
+    let [(_, false, text)] = &complaints[..] else { panic!("{complaints:?}") };
+    assert!(text.contains("`shop`.`m0` (MyISAM)") && text.contains("and 2 more: "), "{text}");
+}
+
 /// A node's part of the cluster, with the slaves or the master that it is told of.
 fn cluster(neighbours: serde_json::Value) -> Cluster {
     let secret = Secret::try_from("a secret of the tests".to_owned()).unwrap();
