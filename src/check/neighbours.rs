@@ -1,5 +1,7 @@
 //! The servers of the other nodes, as these tell of them.
 
+use std::net::IpAddr;
+
 use futures_util::future::join_all;
 use towline_middleware::Role;
 
@@ -36,8 +38,29 @@ pub(super) async fn check(role: Role, cluster: &Cluster, server: &mut Server) ->
         }?;
         Some(Line::warning(NAME, format!("{node}: {}", shortage.found()), shortage.mend()))
     }));
-    let complaints: Vec<Line> = complaints.await.into_iter().flatten().collect();
-    Ok(if complaints.is_empty() && !nodes.is_empty() { vec![Line::ok(NAME)] } else { complaints })
+    let mut complaints: Vec<Line> = complaints.await.into_iter().flatten().collect();
+    if complaints.is_empty() && !nodes.is_empty() {
+        complaints.push(Line::ok(NAME));
+    }
+    complaints.extend(secrecy(nodes.iter().map(|(_, node)| node.as_str())));
+    Ok(complaints)
+}
+
+/// Nodes speak HTTP without TLS, also of accounts.
+fn secrecy<'a>(nodes: impl Iterator<Item = &'a str>) -> Option<Line> {
+    const NAME: &str = "nobody can listen in between the nodes";
+    let is_here = |node: &str| match reqwest::Url::parse(node).ok()?.host_str()? {
+        "localhost" => Some(true),
+        host => Some(host.trim_matches(['[', ']']).parse::<IpAddr>().ok()?.is_loopback()),
+    };
+    let elsewhere: Vec<&str> = nodes.filter(|node| is_here(node) != Some(true)).collect();
+    (!elsewhere.is_empty()).then(|| {
+        Line::warning(
+            NAME,
+            format!("changes and the secret go to or come from {} in clear", elsewhere.join(", ")),
+            "join the nodes' machines by a private network or an encrypted one (WireGuard, IPsec)",
+        )
+    })
 }
 
 const NAME: &str = "rows of the master's fit the slave's max_allowed_packet";
@@ -68,4 +91,18 @@ fn unknown(role: Role, node: &str, error: &str) -> Line {
     let other = if role == Role::Master { "slave" } else { "master" };
     let mend = format!("check again when that {other} runs, and with the secret that it has");
     Line::warning(NAME, format!("the {other} {node} could not be asked ({error})"), mend)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_elsewhere_is_told_of() {
+        let told = |nodes: &[&str]| secrecy(nodes.iter().copied()).map(|line| line.to_string());
+        assert_eq!(told(&[]), None);
+        assert_eq!(told(&["http://127.0.0.1:5001", "http://[::1]:5001/", "http://localhost:5001"]), None);
+        let warning = told(&["http://127.0.0.1:5001", "http://10.0.0.2:5001", "http://db2:5001"]).unwrap();
+        assert!(warning.contains("come from http://10.0.0.2:5001, http://db2:5001 in clear"), "{warning}");
+    }
 }
