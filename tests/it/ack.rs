@@ -4,11 +4,10 @@
 use mysql_async::{Conn, Error, OptsBuilder, prelude::Queryable};
 use towline_middleware::Role;
 
-use crate::support::{CLIENT, TestNode};
+use crate::support::{CLIENT, TestNode, mysql_node, mysql_server};
 
 /// No slave is ever there.
-const NO_SLAVE: &str = "[cluster]\nsecret = 'a secret'\nslaves = ['http://127.0.0.1:9']\nack = 'all'\nack_timeout_ms = 100\n\
-    ack_on_timeout = 'error'";
+const NO_SLAVE: &str = "slaves = ['http://127.0.0.1:9']\nack = 'all'\nack_timeout_ms = 100\nack_on_timeout = 'error'";
 
 const SETUP: [&str; 9] = [
     "CREATE DATABASE d",
@@ -70,18 +69,14 @@ async fn run(conn: &mut Conn, way: &[&str]) -> Result<(), Error> {
 
 #[tokio::test]
 async fn no_commit_is_silent_however_its_report_is_switched_off() {
-    let node = TestNode::start("master", Role::Master, NO_SLAVE).await;
+    let config = format!("[cluster]\nsecret = 'a secret'\n{NO_SLAVE}");
+    let node = TestNode::start("master", Role::Master, &config).await;
     node.make_client().await;
     let mut server = Conn::new(node.server_opts()).await.unwrap();
     for sql in SETUP {
         server.query_drop(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
-    for way in WAYS {
-        let mut conn = node.connect(CLIENT.0, CLIENT.1).await.unwrap();
-        let answer = run(&mut conn, way).await;
-        let told = matches!(&answer, Err(Error::Server(error)) if error.code == 3024);
-        assert!(told, "{way:?}: {answer:?}; {}", node.log());
-    }
+    assert_waits(&node, WAYS).await;
     for way in FREE {
         let mut conn = node.connect(CLIENT.0, CLIENT.1).await.unwrap();
         run(&mut conn, way).await.unwrap_or_else(|error| panic!("{way:?}: {error}"));
@@ -93,5 +88,47 @@ async fn no_commit_is_silent_however_its_report_is_switched_off() {
             run(&mut conn, way).await.unwrap_or_else(|error| panic!("{way:?}: {error}"));
             assert_eq!(conn.get_warnings(), warnings, "{way:?}, rows found: {found_rows}: {}", conn.info());
         }
+    }
+}
+
+/// How a session does it on MySQL, which tells of a commit by the report alone: what reports nothing waits for the server's
+/// last.
+const WAYS_MYSQL: &[&[&str]] = &[
+    &["INSERT INTO d.t (n) VALUES (1)"],
+    &["SET session_track_gtids = 'OFF'", "INSERT INTO d.t (n) VALUES (1)"],
+    &["CALL d.p7()", "BEGIN", "INSERT INTO d.t (n) VALUES (1)", "COMMIT"],
+    &["CALL d.p7()", "CREATE TABLE d.b (id INT)"],
+    &["CALL d.p7(); INSERT INTO d.t (n) VALUES (1); SELECT 1"],
+    &["CALL d.p7()", "BEGIN", "INSERT INTO d.t (n) VALUES (1)", "BEGIN"],
+    &["CALL d.p8()"],
+    &["INSERT INTO d.t (n) VALUES (d.f9())"],
+];
+
+#[tokio::test]
+async fn no_commit_is_silent_on_mysql() {
+    let Some(server) = mysql_server(&[]).await else { return };
+    // Sets of others stand before and behind this server's own.
+    for other in ["00000000", "ffffffff"] {
+        server.run(&[&format!("SET GLOBAL gtid_purged = '+{other}-aaaa-aaaa-aaaa-aaaaaaaaaaaa:1-3:7'")]).await;
+    }
+    let node = mysql_node(&server, Role::Master, NO_SLAVE).await;
+    let mut conn = server.connect().await;
+    let client = format!("CREATE USER {}@'%' IDENTIFIED BY '{}'", CLIENT.0, CLIENT.1);
+    for sql in std::iter::once(client.as_str()).chain(SETUP) {
+        let sql = sql.replace("session_track_system_variables = ''", "session_track_gtids = 'OFF'");
+        conn.query_drop(sql.as_str()).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+    assert_waits(&node, WAYS_MYSQL).await;
+    let mut conn = node.connect(CLIENT.0, CLIENT.1).await.unwrap();
+    run(&mut conn, &["SELECT * FROM d.t"]).await.unwrap();
+    run(&mut conn, &["BEGIN", "INSERT INTO d.t (n) VALUES (1)", "ROLLBACK"]).await.unwrap();
+}
+
+async fn assert_waits(node: &TestNode, ways: &[&[&str]]) {
+    for way in ways {
+        let mut conn = node.connect(CLIENT.0, CLIENT.1).await.unwrap();
+        let answer = run(&mut conn, way).await;
+        let told = matches!(&answer, Err(Error::Server(error)) if error.code == 3024);
+        assert!(told, "{way:?}: {answer:?}; {}", node.log());
     }
 }
