@@ -1,8 +1,9 @@
 //! The master's side: what is committed is captured once, kept in memory for a while, and pushed to every slave.
 
+mod options;
+mod shared;
+
 use std::{
-    collections::BTreeMap,
-    fmt,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -11,25 +12,23 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use mysql_async::{Conn, Opts, prelude::Queryable};
+use mysql_async::{Conn, prelude::Queryable};
 use parking_lot::Mutex;
-use reqwest::{Client, Url, header::HeaderValue};
-use serde::Serialize;
+use reqwest::{Client, header::HeaderValue};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use towline_middleware::{
-    Acknowledgement, BoxFuture, ChangeFeed, Changed, Classifier, Epoch, Position, Replication, Step,
-};
+use towline_middleware::{Acknowledgement, BoxFuture, Changed, Position, Replication, Step};
 
+use self::options::checked_url;
+pub use self::options::{HubError, HubOptions, HubState, HubStatus};
+pub(crate) use self::shared::Shared;
 use super::{
     acks::{Acks, Missing},
     back_off::BackOff,
-    encoded::Encoded,
     history::{History, newest},
     outlook,
     progress::now_seconds,
     protocol::{Family, Mark},
-    push::PushTarget,
     ring::{BatchLimits, Ring},
     sender::{self, Slave},
     slave_status::SlaveStatus,
@@ -41,125 +40,10 @@ use super::{
     verify::Summary,
 };
 use crate::{
-    capture::{Capture, CaptureError, CaptureOptions, Captured, Source},
-    config::{Ack, AckOnTimeout},
+    capture::{Capture, CaptureError, Source},
+    config::AckOnTimeout,
     fail_point::FailPoint,
 };
-
-/// How a master captures and pushes.
-#[derive(Clone)]
-pub struct HubOptions {
-    /// The master's MySQL, with an account that may read the binlog and write the schema `towline`.
-    pub mysql: Opts,
-    /// What the slaves know the master by; none pushes without authorization.
-    pub secret: Option<String>,
-    /// The URLs of slaves that are registered at the start. One that is already registered keeps its name.
-    pub slaves: Vec<String>,
-    /// How many slaves must have applied a write before its client gets the OK.
-    pub ack: Ack,
-    /// How long the OK waits for them.
-    pub ack_timeout: Duration,
-    /// What the client gets when they have not in time.
-    pub ack_on_timeout: AckOnTimeout,
-    /// How many bytes of the newest transactions are kept in memory.
-    pub ring_bytes_max: usize,
-    /// How many bytes of transactions one push carries; a single one may be longer.
-    pub batch_bytes_max: usize,
-    /// How many transactions one push carries.
-    pub batch_transactions_max: usize,
-    /// A transaction with more bytes of events is not held in memory but streamed.
-    pub transaction_bytes_max: usize,
-    /// How long a slave may take to answer a push, and ten times as long to take one change of a streamed transaction.
-    pub push_timeout: Duration,
-    /// How often it is looked for what is about to go wrong with a slave.
-    pub outlook_interval: Duration,
-    /// How often all slaves are compared with the master; none for never.
-    pub verify_interval: Option<Duration>,
-    /// Whether a slave that differs gets no more changes until it is resumed.
-    pub verify_stops_slave: bool,
-    /// Learns which statements the server has shown to be writes.
-    pub classifier: Arc<dyn Classifier>,
-    /// Is told each captured transaction before the position moves.
-    pub changes: ChangeFeed,
-}
-
-impl fmt::Debug for HubOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Neither the secret nor how to log in.
-        f.debug_struct("HubOptions").field("slaves", &self.slaves).field("ack", &self.ack).finish_non_exhaustive()
-    }
-}
-
-/// Why the hub could not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum HubError {
-    /// The master's MySQL.
-    #[error("the list of slaves in the master's MySQL could not be read or changed: {0}")]
-    MySql(#[from] mysql_async::Error),
-    /// A slave's URL.
-    #[error("`{0}` is no URL of a slave: write http://host:port")]
-    Url(String),
-    /// A slave's id.
-    #[error("a slave's id is 1 to 128 characters long")]
-    Id,
-    /// A slave of the other family of servers.
-    #[error("the slave's server is {slave}, this master's is {master}: a slave needs a server of its master's family")]
-    Family {
-        /// The slave's.
-        slave: Family,
-        /// The master's.
-        master: Family,
-    },
-    /// The HTTP client could not be made.
-    #[error("the HTTP client could not be made: {0}")]
-    Client(#[source] reqwest::Error),
-    /// The secret.
-    #[error("the cluster's secret has characters that HTTP can't carry in a header")]
-    Secret,
-}
-
-/// How the hub fares.
-#[derive(Clone, Debug, Serialize)]
-pub struct HubStatus {
-    /// The cluster's id; empty until the master's MySQL was reached.
-    pub cluster: String,
-    /// The master's epoch.
-    pub epoch: Epoch,
-    /// Whether it captures.
-    #[serde(flatten)]
-    pub state: HubState,
-    /// The newest captured transaction.
-    pub captured: Mark,
-    /// What memory begins after.
-    pub ring_after: Position,
-    /// Transactions in memory.
-    pub ring_transactions: usize,
-    /// Bytes in memory.
-    pub ring_bytes: usize,
-    /// Writes whose OK had no GTID although `ack` needs one.
-    pub unlogged_writes: u64,
-}
-
-/// Whether the hub captures.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
-pub enum HubState {
-    /// The master's MySQL was not reached yet.
-    Starting,
-    /// It does.
-    Running,
-    /// The master's MySQL is away; it is tried again.
-    Away {
-        /// What went wrong.
-        error: String,
-    },
-    /// The binlog holds what can't be captured, or the server is not set up for it. It is tried again slowly; but not where
-    /// the server has lost the history that was captured.
-    Stopped {
-        /// What it is and how it is mended.
-        error: String,
-    },
-}
 
 /// Captures a master's transactions and pushes them to its slaves. Clones are handles of the same.
 #[derive(Clone, Debug)]
@@ -598,253 +482,10 @@ impl Replication for Hub {
     }
 }
 
-/// What the hub and its senders share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) acks: Acks,
-    pub(crate) ring: Mutex<Ring>,
-    /// The newest captured transaction.
-    pub(crate) captured: watch::Sender<Mark>,
-    pub(crate) limits: BatchLimits,
-    pub(crate) client: Client,
-    pub(crate) authorization: Option<HeaderValue>,
-    /// Set once the master's MySQL was reached.
-    history: OnceLock<History>,
-    is_ready: CancellationToken,
-    /// Why nothing can be captured any more, once the server has lost its history.
-    lost: watch::Sender<Option<String>>,
-    /// Told when that may be so.
-    doubted: Notify,
-    state: Mutex<HubState>,
-    slaves: Mutex<BTreeMap<String, Arc<Slave>>>,
-    /// Held while the table of slaves and `slaves` are changed together.
-    registration: tokio::sync::Mutex<()>,
-    /// Told when there is a new slave.
-    pub(super) registered: Notify,
-    /// Held while the slaves are verified.
-    pub(super) verifying: tokio::sync::Mutex<()>,
-    /// What that found last.
-    pub(super) verified: Mutex<Option<Summary>>,
-    snapshots: Snapshots,
-    unlogged_writes: AtomicU64,
-    stop: CancellationToken,
-    options: HubOptions,
-}
-
-impl Shared {
-    /// Whether nobody waits for changes: there is no slave, and no layer that listens.
-    fn is_unattended(&self) -> bool {
-        self.slaves.lock().is_empty() && !self.options.changes.has_listeners()
-    }
-
-    /// The next transaction. While there is none it is looked whether the server still has the last one.
-    async fn next_of(&self, capture: &mut Capture) -> Result<Captured, CaptureError> {
-        loop {
-            tokio::select! {
-                captured = capture.next() => return captured,
-                () = self.doubted.notified() => {}
-                () = tokio::time::sleep(HISTORY_CHECK) => {}
-            }
-            if let Some(history) = self.history.get() {
-                self.check(history).await?;
-            }
-        }
-    }
-
-    /// Tells the last transaction in the binlog of the server, which is still the one that was captured.
-    async fn check(&self, history: &History) -> Result<Mark, CaptureError> {
-        let mut conn = Conn::new(self.mysql()).await.map_err(CaptureError::Connect)?;
-        let captured = self.captured.borrow().clone();
-        let newest = history.check(&mut conn, &captured).await?;
-        // It ends either way.
-        let _ = conn.disconnect().await;
-        Ok(newest)
-    }
-
-    /// The last transaction in the binlog, for a snapshot: of a server that has lost its history there must be none.
-    pub(super) async fn mark_of_snapshot(&self, conn: &mut Conn) -> Result<Mark, SnapshotError> {
-        let history = self.history.get().ok_or(SnapshotError::NotReady)?;
-        if let Some(error) = self.lost() {
-            return Err(SnapshotError::Unfit(error));
-        }
-        let captured = self.captured.borrow().clone();
-        history.check(conn, &captured).await.map_err(|error| {
-            self.doubted.notify_one();
-            SnapshotError::Unfit(error.to_string())
-        })
-    }
-
-    /// The same mark with its checksum, if it is captured in a moment.
-    pub(super) async fn with_checksum(&self, mark: Mark) -> Mark {
-        let mut captured = self.captured.subscribe();
-        let reached = captured.wait_for(|captured| captured.position >= mark.position);
-        // Without it the slave has only the GTID until its first transaction.
-        let _ = tokio::time::timeout(CHECKSUM_WAIT, reached).await.map(drop);
-        self.ring.lock().known(&mark).cloned().unwrap_or(mark)
-    }
-
-    /// Takes over what capture has found out of the newest transaction.
-    fn learn(&self, start: &Mark) {
-        let mut ring = self.ring.lock();
-        if *ring.newest() != *start && ring.newest().is_same(start) {
-            ring.learn(start);
-            self.captured.send_replace(start.clone());
-        }
-    }
-
-    /// Ends all pushing and acknowledging until the node is started again: what the server has now is not what the slaves
-    /// have.
-    fn lose(&self, error: &CaptureError) {
-        let error = format!("{error}. {LOST_MEND}");
-        self.acks.void();
-        self.lost.send_replace(Some(error.clone()));
-        self.enter(HubState::Stopped { error });
-    }
-
-    /// Whether what is committed now is captured.
-    pub(super) fn is_capturing(&self) -> bool {
-        *self.state.lock() == HubState::Running
-    }
-
-    /// Why nothing is pushed any more, if so.
-    pub(super) fn lost(&self) -> Option<String> {
-        self.lost.borrow().clone()
-    }
-
-    /// Tells and keeps the next transaction. Without a slave it is not kept: one that comes reads the binlog.
-    fn note(&self, captured: Captured) {
-        let position = captured.transaction.position;
-        let mark = if self.is_unattended() {
-            let mark = captured.transaction.mark();
-            *self.ring.lock() = Ring::new(mark.clone(), self.options.ring_bytes_max);
-            mark
-        } else {
-            self.options.changes.tell(Step { position, changed: captured.changed(&mut Vec::new()) });
-            let entry = Arc::new(Encoded::new(captured));
-            let mark = entry.mark.clone();
-            self.ring.lock().push(entry);
-            mark
-        };
-        self.captured.send_replace(mark);
-    }
-
-    /// Forgets what memory holds; what is captured next follows this.
-    fn begin_after(&self, newest: Mark) {
-        *self.ring.lock() = Ring::new(newest.clone(), self.options.ring_bytes_max);
-        self.captured.send_replace(newest);
-    }
-
-    /// Waits until the master's MySQL was reached.
-    pub(crate) async fn ready(&self) {
-        self.is_ready.cancelled().await;
-    }
-
-    /// The cluster's id and epoch; empty before [`ready`](Self::ready).
-    pub(crate) fn cluster(&self) -> (String, Epoch) {
-        self.history.get().map(|history| (history.record.id.clone(), history.record.epoch)).unwrap_or_default()
-    }
-
-    /// Which servers the changes are for; none before [`ready`](Self::ready).
-    pub(crate) fn family(&self) -> Option<Family> {
-        self.history.get().map(History::family)
-    }
-
-    /// How long a slave may take for one change of a streamed transaction, and to commit it.
-    pub(super) fn change_timeout(&self) -> Duration {
-        self.options.push_timeout * 10
-    }
-
-    pub(super) fn outlook_interval(&self) -> Duration {
-        self.options.outlook_interval
-    }
-
-    /// How to log in to the master's MySQL.
-    pub(super) fn mysql(&self) -> Opts {
-        self.options.mysql.clone()
-    }
-
-    /// The last transaction in the master's binlog, asked over this connection.
-    pub(super) async fn newest(&self, conn: &mut Conn) -> mysql_async::Result<Mark> {
-        match self.history.get() {
-            Some(history) => history.newest(conn).await,
-            None => Ok(Mark::default()),
-        }
-    }
-
-    /// The last transaction of this master in a list of GTIDs.
-    pub(super) fn mark_in(&self, gtids: &str) -> Option<Mark> {
-        self.history.get()?.mark_in(gtids)
-    }
-
-    pub(super) fn all_slaves(&self) -> Vec<Arc<Slave>> {
-        self.slaves.lock().values().map(Arc::clone).collect()
-    }
-
-    pub(super) fn target(&self, slave: &Slave) -> PushTarget {
-        PushTarget::new(self.client.clone(), &slave.url, self.authorization.clone())
-    }
-
-    fn set_pause(&self, id: &str, reason: Option<&str>) -> bool {
-        let slaves = self.slaves.lock();
-        let Some(slave) = slaves.get(id) else { return false };
-        slave.gate.send_modify(|gate| gate.paused = reason.map(str::to_owned));
-        true
-    }
-
-    /// Capture from the newest transaction on.
-    pub(crate) fn capture_options(&self) -> CaptureOptions {
-        CaptureOptions {
-            opts: self.options.mysql.clone(),
-            epoch: self.cluster().1,
-            from: self.ring.lock().newest().clone(),
-            transaction_bytes_max: self.options.transaction_bytes_max,
-        }
-    }
-
-    /// Ends the senders of some slaves.
-    fn forget(&self, which: impl Fn(&Slave) -> bool) {
-        self.slaves.lock().retain(|_, slave| {
-            let forgotten = which(slave);
-            if forgotten {
-                slave.removed.cancel();
-                self.acks.remove(slave.ack_id);
-            }
-            !forgotten
-        });
-    }
-
-    fn enter(&self, state: HubState) {
-        self.options.changes.set_live(state == HubState::Running);
-        let mut known = self.state.lock();
-        if *known == state {
-            return;
-        }
-        match &state {
-            HubState::Starting | HubState::Running => tracing::info!("capturing the master's binlog"),
-            HubState::Away { error } => tracing::warn!(error, "can't read the master's binlog now; trying again"),
-            HubState::Stopped { error } => tracing::error!(error, "capture has stopped: no slave gets any change"),
-        }
-        *known = state;
-    }
-}
-
 /// How long connecting to a slave may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where nobody waits for changes, what comes within this time is read at once: each time that the server wakes the node
 /// takes CPU time from clients.
 const UNATTENDED_PAUSE: Duration = Duration::from_millis(20);
-/// How long a snapshot waits until its last transaction is captured.
-const CHECKSUM_WAIT: Duration = Duration::from_secs(2);
-/// After how long without a transaction it is looked whether the server still has the last one.
-const HISTORY_CHECK: Duration = Duration::from_secs(5);
-const LOST_MEND: &str = "Nothing is captured, pushed or acknowledged until this node is started again: put back the data \
-                         that the server had; or, to go on with what it has now, start the node again and empty each slave \
-                         that has another history, so that it is filled anew";
 /// How often capture that stopped is tried again: someone may have mended the server.
 const STOPPED_RETRY: Duration = Duration::from_secs(10);
-
-/// The URL without a slash at its end: one slave has one spelling.
-fn checked_url(url: &str) -> Result<String, HubError> {
-    let ok = Url::parse(url).is_ok_and(|url| url.scheme() == "http" && url.has_host()) && url.len() <= 512;
-    if ok { Ok(url.trim_end_matches('/').to_owned()) } else { Err(HubError::Url(url.to_owned())) }
-}
