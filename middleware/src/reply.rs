@@ -54,6 +54,9 @@ pub struct Completion {
     pub state: Bytes,
     /// The GTID of a commit, as the server writes it; none when nothing was committed.
     pub gtid: Option<Box<str>>,
+    /// `gtid` is the whole server's newest, since this session's own is told nowhere: the command has committed that one,
+    /// an earlier one, or nothing.
+    pub gtid_is_newest: bool,
     /// Rows may have been changed, and the session's log is off: no slave will ever have them. Known only of commands whose
     /// commit somebody waits for.
     pub unlogged: bool,

@@ -174,6 +174,7 @@ impl Rest {
                     if self.after.may_commit && completion.gtid.is_none() && !stays_open {
                         let unreported = self.lease.0.ask_commit(&self.after.session).await?;
                         completion.gtid = unreported.gtid;
+                        completion.gtid_is_newest = unreported.is_newest;
                         completion.unlogged = unreported.log_is_off && self.after.is_unreported;
                     }
                     self.learn_login();

@@ -103,11 +103,11 @@ impl Upstream {
         let gtid = tracking::gtid(cells.lenenc_bytes().unwrap_or_default());
         let log_is_off = cells.lenenc_bytes() == Some(b"0");
         let Some(gtid) = gtid.filter(|gtid| self.last_gtid.as_ref() != Some(gtid)) else {
-            return Ok(Unreported { gtid: None, log_is_off });
+            return Ok(Unreported { gtid: None, is_newest: false, log_is_off });
         };
         self.note_commit(&gtid);
         self.put_up_fence(session).await?;
-        Ok(Unreported { gtid: Some(gtid), log_is_off })
+        Ok(Unreported { gtid: Some(gtid), is_newest: !self.mariadb, log_is_off })
     }
 
     /// Remembers the last commit that is known.
@@ -148,6 +148,8 @@ impl Upstream {
 pub(super) struct Unreported {
     /// The GTID of its commit, if there was one.
     pub(super) gtid: Option<Box<str>>,
+    /// It may be another session's.
+    pub(super) is_newest: bool,
     /// The session's commits are not logged.
     pub(super) log_is_off: bool,
 }

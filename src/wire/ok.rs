@@ -40,6 +40,7 @@ fn read(payload: &Bytes) -> Option<Completion> {
         info: payload.slice_ref(info),
         state: payload.slice_ref(state),
         gtid: None,
+        gtid_is_newest: false,
         unlogged: false,
         position: None,
         replication_warning: None,

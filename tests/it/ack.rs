@@ -121,6 +121,7 @@ async fn no_commit_is_silent_on_mysql() {
     assert_waits(&node, WAYS_MYSQL).await;
     let mut conn = node.connect(CLIENT.0, CLIENT.1).await.unwrap();
     run(&mut conn, &["SELECT * FROM d.t"]).await.unwrap();
+    run(&mut conn, &["CALL d.p7()"]).await.unwrap();
     run(&mut conn, &["BEGIN", "INSERT INTO d.t (n) VALUES (1)", "ROLLBACK"]).await.unwrap();
 }
 

@@ -124,6 +124,10 @@ impl Watch {
             }
             return None;
         };
+        if completion.gtid_is_newest && completion.position == Some(self.known) {
+            // Nobody has committed anything since the command began.
+            return None;
+        }
         let hold = self.session.hold();
         let acknowledgement = match completion.position {
             Some(position) => self.replication.acknowledged(position, self.known).await,

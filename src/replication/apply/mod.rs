@@ -121,7 +121,7 @@ impl Applier {
     /// Applies a batch, or says why not and where the slave stands.
     ///
     /// # Errors
-    /// See [`PushRefusal`]. After [`Unavailable`](PushRefusal::Unavailable) a part of the batch may be applied: ask again.
+    /// See [`PushRefusal`](super::protocol::PushRefusal). After `Unavailable` a part of the batch may be applied: ask again.
     ///
     /// # Cancel safety
     /// A batch that was taken is finished even if the future is dropped; the same batch sent again is then refused with
@@ -141,7 +141,7 @@ impl Applier {
     /// [`StreamLine::Commit`]; `batch` has it without them. If the lines end before that, nothing of it has happened.
     ///
     /// # Errors
-    /// See [`PushRefusal`].
+    /// See [`PushRefusal`](super::protocol::PushRefusal).
     ///
     /// # Cancel safety
     /// As [`push`](Self::push).
