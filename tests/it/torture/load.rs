@@ -54,6 +54,8 @@ pub(super) struct Promise {
     pub(super) slaves: usize,
     /// How to log in to them, past the nodes.
     pub(super) servers: Vec<Opts>,
+    /// The server of the slave that has joined since, where that may be the only one that has a write.
+    pub(super) joined: Arc<Mutex<Option<Opts>>>,
 }
 
 /// Clients that write.
@@ -218,10 +220,15 @@ impl Client {
 
     /// What was acknowledged must be on as many slaves by now. A server that is down tells nothing.
     async fn check_promise(&self, appended: &Appended) {
-        let Promise { slaves: wanted, servers } = &self.shared.promise;
+        let Promise { slaves: wanted, servers, joined } = &self.shared.promise;
+        if *wanted == 0 {
+            return;
+        }
+        let joined = joined.lock().unwrap().clone();
+        let servers: Vec<&Opts> = servers.iter().chain(&joined).collect();
         let mut lacking = 0;
-        for server in servers.iter().filter(|_| *wanted > 0) {
-            let has = timeout(PATIENCE, has(server.clone(), appended)).await;
+        for server in &servers {
+            let has = timeout(PATIENCE, has((*server).clone(), appended)).await;
             lacking += usize::from(matches!(has, Ok(Ok(false))));
         }
         if lacking > servers.len() - wanted {

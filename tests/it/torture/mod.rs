@@ -21,7 +21,7 @@ use std::{
 
 use fastrand::Rng;
 use futures_util::FutureExt;
-use mysql_async::{Conn, Opts, prelude::Queryable};
+use mysql_async::{Conn, Opts, OptsBuilder, prelude::Queryable};
 use tokio::time::sleep;
 use towline_middleware::Role;
 
@@ -86,12 +86,15 @@ fn variable(name: &str) -> Option<u64> {
 
 struct Torture {
     rng: Rng,
+    ack: &'static str,
     started: Instant,
     events: Vec<String>,
     faults: usize,
     history: Arc<Mutex<History>>,
     _readers: Readers,
     load: Load,
+    /// See [`Promise::joined`].
+    joined: Arc<Mutex<Option<Opts>>>,
     /// Between the master and each slave.
     links: Vec<FaultProxy>,
     cluster: TestCluster,
@@ -137,15 +140,29 @@ impl Torture {
         let through = |node: &TestNode| node.opts(CLIENT.0, CLIENT.1);
         let readers = Readers::start(cluster.slaves.iter().map(through).collect(), &history);
         let servers = cluster.slaves.iter().map(TestNode::server_opts).collect();
+        let joined = Arc::default();
         let load = Load::start(
             through(&cluster.master),
-            Promise { slaves: wanted, servers },
+            Promise { slaves: wanted, servers, joined: Arc::clone(&joined) },
             Arc::clone(&history),
             rng.u64(..),
         );
         let (started, events) = (Instant::now(), vec![format!("ack = {ack}")]);
         let master_died = false;
-        Self { rng, started, events, faults: 0, history, _readers: readers, load, links, cluster, master_died }
+        Self {
+            rng,
+            ack,
+            started,
+            events,
+            faults: 0,
+            history,
+            _readers: readers,
+            load,
+            joined,
+            links,
+            cluster,
+            master_died,
+        }
     }
 
     async fn run(&mut self, time: Duration) {
@@ -178,7 +195,17 @@ impl Torture {
             self.cluster.master.url(""),
             link.url()
         );
-        self.cluster.slaves.push(TestNode::start_on("slave-new", Role::Slave, &config, disk).await);
+        // It may have a write alone as soon as it is registered, before anybody here knows its server. Of a majority, as of
+        // all, those that were there before still have to be as many as they were.
+        let alone = |server: Opts| {
+            if self.ack == "one" {
+                *self.joined.lock().unwrap() = Some(server);
+            }
+        };
+        alone(OptsBuilder::default().socket(Some("/nobody/knows")).into());
+        let slave = TestNode::start_on("slave-new", Role::Slave, &config, disk).await;
+        alone(slave.server_opts());
+        self.cluster.slaves.push(slave);
         self.links.push(link);
     }
 
