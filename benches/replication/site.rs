@@ -152,7 +152,9 @@ impl Site {
         let mut conn = self.slave().await?;
         conn.query_drop("SET sql_log_bin = 0").await?;
         conn.query_drop(format!("SET GLOBAL gtid_slave_pos = '{gtid}'")).await?;
-        conn.query_drop(format!("UPDATE towline.position SET seq = {}, gtid = '{gtid}'", sequence(&gtid)?)).await?;
+        let seq = sequence(&gtid)?;
+        // Which transaction it is, the next one tells.
+        conn.query_drop(format!("UPDATE towline.position SET seq = {seq}, gtid = '{gtid}', checksum = NULL")).await?;
         Ok(())
     }
 
