@@ -6,7 +6,7 @@ use std::{hint::black_box, sync::Arc};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use towline::classify::SqlClassifier;
-use towline_middleware::{Classifier, Intent, Plan, SqlMode};
+use towline_middleware::{Classifier, Intent, Plan, SqlMode, testing::Known};
 
 const ORM: &str = "SELECT `u`.`id`, `u`.`name`, `u`.`email`, COUNT(`o`.`id`) AS `orders` FROM `user` AS `u` \
     LEFT JOIN `order` AS `o` ON `o`.`user_id` = `u`.`id` WHERE `u`.`active` = 1 AND `u`.`id` IN (1, 2, 3) LIMIT 21";
@@ -21,18 +21,6 @@ fn texts() -> [(&'static str, String); 4] {
         ("insert_100_rows", insert(100)),
         ("insert_1000_rows", insert(1000)),
     ]
-}
-
-/// Knows its answer.
-#[derive(Debug)]
-struct Known(Arc<Plan>);
-
-impl Classifier for Known {
-    fn classify(&self, _: &[u8], _: SqlMode) -> Arc<Plan> {
-        self.0.clone()
-    }
-
-    fn learn_write(&self, _: u64) {}
 }
 
 fn classify(c: &mut Criterion) {

@@ -14,9 +14,9 @@ use std::{
 use criterion::{Criterion, criterion_group, criterion_main};
 use tower::Service;
 use towline_middleware::{
-    Classifier, Command, Completion, Error, Front, Intent, Next, Plan, Reply, Role, Session, SqlMode, Stack, UserLayer,
-    from_fn,
+    Command, Completion, Error, Front, Intent, Next, Plan, Reply, Role, Session, Stack, UserLayer, from_fn,
     layers::{fan_out::FanOutLayer, guard::GuardLayer, user::UserLayers},
+    testing::Known,
 };
 
 /// Answers at once.
@@ -34,18 +34,6 @@ impl Service<Command> for AtOnce {
     fn call(&mut self, _: Command) -> Self::Future {
         std::future::ready(Ok(Reply::ok(Completion::default())))
     }
-}
-
-/// Knows its answer.
-#[derive(Debug)]
-struct Known(Arc<Plan>);
-
-impl Classifier for Known {
-    fn classify(&self, _: &[u8], _: SqlMode) -> Arc<Plan> {
-        self.0.clone()
-    }
-
-    fn learn_write(&self, _: u64) {}
 }
 
 fn stack(user: usize) -> Stack {

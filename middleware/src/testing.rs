@@ -44,6 +44,19 @@ impl Classifier for ByFirstWord {
     fn learn_write(&self, _: u64) {}
 }
 
+/// Has the same plan for every text, as a node's own classifier has one at hand for what it has met before: what a command
+/// costs without classification.
+#[derive(Clone, Debug)]
+pub struct Known(pub Arc<Plan>);
+
+impl Classifier for Known {
+    fn classify(&self, _: &[u8], _: SqlMode) -> Arc<Plan> {
+        Arc::clone(&self.0)
+    }
+
+    fn learn_write(&self, _: u64) {}
+}
+
 /// A session without a client, of the user `app` with the default schema `shop`.
 pub fn session(role: Role) -> Arc<Session> {
     session_with(role, Arc::new(ByFirstWord))

@@ -10,9 +10,10 @@ use std::{
 use allocation_counter::measure;
 use tower::Service;
 use towline_middleware::{
-    Acknowledgement, BoxFuture, Classifier, Command, Completion, Error, Front, Intent, Next, Plan, Position,
-    Replication, Reply, Role, Session, SqlMode, Stack, UserLayer, from_fn,
+    Acknowledgement, BoxFuture, Command, Completion, Error, Front, Intent, Next, Plan, Position, Replication, Reply,
+    Role, Session, Stack, UserLayer, from_fn,
     layers::{fan_out::FanOutLayer, guard::GuardLayer, user::UserLayers},
+    testing::Known,
 };
 
 /// Answers at once.
@@ -30,18 +31,6 @@ impl Service<Command> for AtOnce {
     fn call(&mut self, _: Command) -> Self::Future {
         ready(Ok(Reply::ok(Completion::default())))
     }
-}
-
-/// Knows one statement, as a node's own classifier knows what it has met before.
-#[derive(Debug)]
-struct Known(Arc<Plan>);
-
-impl Classifier for Known {
-    fn classify(&self, _: &[u8], _: SqlMode) -> Arc<Plan> {
-        self.0.clone()
-    }
-
-    fn learn_write(&self, _: u64) {}
 }
 
 /// A master's replication that nobody waits for.
