@@ -15,7 +15,7 @@ use super::{
     blockers::BlockerWatch,
     progress::{Stop, Track},
     protocol::{Batch, Family, Format, Mark, PushRefusal, Transaction, VERSION},
-    schema_change::{self, Announcement, RowsBehind, schema_change_of},
+    schema_change::{self, RowsBehind, schema_change_of},
     streamed_rows::{Rows, StreamedLines, StreamedRows},
     tables::slave,
 };
@@ -161,9 +161,7 @@ async fn write_streamed(
     };
     let announcement = schema_change::announce(session, transaction).await?;
     let mut behind = RowsBehind { format, rows: Rows::Streamed(rows) };
-    if announcement != Announcement::Ran {
-        schema_change::run(session, &transaction.gtid, &change, &mut behind, announcement).await?;
-    }
+    schema_change::run(session, &transaction.gtid, &change, &mut behind, announcement).await?;
     schema_change::settle(session, transaction, &mut behind).await
 }
 
@@ -364,9 +362,7 @@ impl GroupApplier<'_> {
         let statements = group.statements.as_ref().map_err(|error| ApplyError::from(*error))?;
         let announcement = schema_change::announce(self.session, transaction).await?;
         let mut rows = RowsBehind { format: group.format, rows: Rows::Built(statements) };
-        if announcement != Announcement::Ran {
-            schema_change::run(self.session, &transaction.gtid, change, &mut rows, announcement).await?;
-        }
+        schema_change::run(self.session, &transaction.gtid, change, &mut rows, announcement).await?;
         self.check_tables(group).await?;
         schema_change::settle(self.session, transaction, &mut rows).await?;
         self.track.send_modify(|track| {

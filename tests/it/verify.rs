@@ -30,6 +30,7 @@ async fn a_difference_is_found_and_named_while_clients_write() {
         master.query_drop(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
     cluster.wait_equal().await;
+    cluster.wait_streaming().await;
 
     let stop = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = (0..3_u64)
@@ -91,6 +92,7 @@ async fn the_background_check_stops_a_slave_that_differs() {
     master.query_drop("CREATE TABLE test.t (id INT PRIMARY KEY)").await.unwrap();
     master.query_drop("INSERT INTO test.t VALUES (1)").await.unwrap();
     cluster.wait_equal().await;
+    cluster.wait_streaming().await;
     let mut slave = Conn::new(cluster.slaves[0].server_opts()).await.unwrap();
     slave.query_drop("SET sql_log_bin = 0").await.unwrap();
     slave.query_drop("DELETE FROM test.t").await.unwrap();
@@ -119,6 +121,7 @@ async fn a_slave_that_stands_still_is_left_out_and_keeps_no_other_waiting() {
     master.query_drop("CREATE DATABASE test").await.unwrap();
     master.query_drop("CREATE TABLE test.t (id INT PRIMARY KEY)").await.unwrap();
     cluster.wait_equal().await;
+    cluster.wait_streaming().await;
     let [running, frozen] = &cluster.slaves[..] else { unreachable!("two were started") };
     kill_process(frozen.pid(), Signal::STOP).unwrap();
 

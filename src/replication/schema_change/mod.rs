@@ -23,9 +23,15 @@
 //! | `CREATE`/`DROP DATABASE` | no, per table | 1007, 1008 |
 //! | `DROP TABLE`, `VIEW`, `SEQUENCE` | no, per name | 1051, 1092, 4091, 4092 |
 //! | `CREATE`/`DROP`/`RENAME USER`, `ROLE` | no, per account | 1396 |
-//! | `CREATE`/`DROP` of a routine or event | no | 1304, 1305, 1537, 1539 |
-//! | `TRUNCATE`, `GRANT`, `REVOKE`, `SET PASSWORD` | – | none needed: twice is the same as once |
+//! | `CREATE`/`DROP` of a routine or event | no | 1125, 1304, 1305, 1537, 1539 |
+//! | `ALTER EVENT` | no, when it renames | 1537, 1539 |
+//! | `REVOKE` | no, per account | 1141, 1147, 1269, 1403, 1962 |
+//! | `TRUNCATE`, `GRANT`, `ALTER USER`, `SET PASSWORD` | – | none needed: twice is the same as once |
 //! | all others: `CREATE TABLE`, `VIEW`, `INDEX`, `TRIGGER`, `ALTER …`, `RENAME TABLE` | yes | none: the log decides |
+//!
+//! MariaDB's accounts, routines and events are in Aria tables, which it writes out behind its binlog and, without room on
+//! its disk, not before it answers. So these statements are run again even if the log has them (but no `RENAME USER` of
+//! several), and their tables are written out before the position moves.
 //!
 //! One that ended with an error on the master when it had done a part (`DROP USER a, nobody`) may end with the same here.
 //!
@@ -109,7 +115,7 @@ pub(crate) struct RowsBehind<'a> {
     pub(crate) rows: Rows<'a>,
 }
 
-/// Runs the statement under its context, and puts the session back. Not called when it [ran](Announcement::Ran).
+/// Runs the statement under its context, unless it [ran](Announcement::Ran) for good, and puts the session back.
 pub(crate) async fn run(
     session: &mut ApplySession,
     gtid: &str,
@@ -118,6 +124,10 @@ pub(crate) async fn run(
     announcement: Announcement,
 ) -> Result<(), ApplyError> {
     let kind = Kind::of(&change.sql.0);
+    let is_in_aria = session.is_mariadb && kind.is_in_aria();
+    if announcement == Announcement::Ran && (!is_in_aria || kind.is_undone_by_itself()) {
+        return Ok(());
+    }
     let result = run_marked(session, gtid, change, rows, &kind).await;
     let result = as_on_master(gtid, change, result);
     if !session.conn.is_disconnected() {
@@ -125,14 +135,23 @@ pub(crate) async fn run(
         FailPoint::SessionRestored.pass();
     }
     match result {
-        Err(error) if announcement == Announcement::NotRun && kind.already_so(error.code()) => Ok(()),
+        Err(error) if announcement != Announcement::New && kind.already_so(error.code()) => {}
         Err(error) if announcement == Announcement::New && error.code().is_some() && !session.is_broken() => {
             slave::finish_announced(&mut session.conn).await?;
-            Err(told_of_right(gtid, error))
+            return Err(told_of_right(gtid, error));
         }
-        other => other.map_err(|error| told_of_right(gtid, error)),
+        other => other.map_err(|error| told_of_right(gtid, error))?,
     }
+    if is_in_aria {
+        // An error leaves the announcement: the next try finds that it ran, and comes here again.
+        session.conn.query_drop(WRITE_ARIA_OUT).await?;
+    }
+    Ok(())
 }
+
+/// Writes out what MariaDB holds back of its accounts, routines and events. A table that a version lacks is passed over.
+const WRITE_ARIA_OUT: &str = "FLUSH LOCAL TABLES mysql.global_priv, mysql.user, mysql.db, mysql.tables_priv, \
+    mysql.columns_priv, mysql.procs_priv, mysql.proxies_priv, mysql.roles_mapping, mysql.proc, mysql.func, mysql.event";
 
 /// The server's text does not say what is to be done where, and the applier tries again until it is.
 fn told_of_right(gtid: &str, error: ApplyError) -> ApplyError {

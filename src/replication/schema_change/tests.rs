@@ -61,10 +61,8 @@ impl Slave {
     /// Announces, runs and settles what is not done yet; returns what the announcement found.
     async fn apply(&mut self, transaction: &Transaction) -> Result<Announcement, ApplyError> {
         let announcement = announce(&mut self.session, transaction).await?;
-        if announcement != Announcement::Ran {
-            let change = schema_change_of(transaction).unwrap().unwrap();
-            run(&mut self.session, &transaction.gtid, change, &mut no_rows(), announcement).await?;
-        }
+        let change = schema_change_of(transaction).unwrap().unwrap();
+        run(&mut self.session, &transaction.gtid, change, &mut no_rows(), announcement).await?;
         settle(&mut self.session, transaction, &mut no_rows()).await?;
         Ok(announcement)
     }
@@ -106,6 +104,7 @@ impl Slave {
              WHERE table_schema = 'shop' ORDER BY table_name, ordinal_position",
             "SELECT CONCAT('schema ', schema_name) FROM information_schema.schemata ORDER BY 1",
             "SELECT CONCAT(user, '@', host, ' ', priv) FROM mysql.global_priv WHERE user LIKE 'clerk%' ORDER BY 1",
+            "SELECT CONCAT(event_name, ' ', status) FROM information_schema.events ORDER BY 1",
             "SELECT CONCAT(trigger_name, event_object_table) FROM information_schema.triggers ORDER BY 1",
             "SELECT CONCAT('rows of a ', COUNT(*)) FROM shop.a",
             "SELECT CONCAT('rows of b ', COUNT(*)) FROM shop.b",
@@ -121,7 +120,7 @@ fn options(server: &ManagedServer) -> SessionOptions {
 }
 
 /// One statement a kind, several of which would do harm if run twice or not at all.
-const STATEMENTS: [&str; 22] = [
+const STATEMENTS: [&str; 30] = [
     "CREATE DATABASE other",
     "CREATE TABLE shop.n (i INT PRIMARY KEY)",
     "CREATE TABLE shop.copy SELECT * FROM shop.a WHERE FALSE",
@@ -145,6 +144,14 @@ const STATEMENTS: [&str; 22] = [
     "RENAME USER clerk TO clerk2",
     "DROP USER clerk2",
     "DROP DATABASE other",
+    "CREATE USER clerk3, clerk5",
+    "ALTER USER clerk3 IDENTIFIED BY 'y'",
+    "GRANT SELECT ON shop.* TO clerk3",
+    "REVOKE SELECT ON shop.* FROM clerk3",
+    "CREATE EVENT shop.e ON SCHEDULE EVERY 1 DAY DO SELECT 1",
+    "ALTER EVENT shop.e RENAME TO shop.e2",
+    "CREATE DEFINER=`user`@`%` TRIGGER shop.g2 BEFORE INSERT ON shop.a FOR EACH ROW SET NEW.i = 1",
+    "RENAME USER clerk3 TO clerk4, clerk5 TO clerk3, clerk4 TO clerk5",
 ];
 
 const SETUP: [&str; 4] = [
@@ -203,6 +210,37 @@ async fn a_crash_in_either_window_leaves_each_statement_run_once() {
 #[tokio::test]
 async fn the_servers_own_crash_in_either_window_leaves_each_statement_run_once() {
     assert_each_runs_once(&STATEMENTS_FOR_KILLS, true).await;
+}
+
+/// As a server without room on its disk does it when it is killed (`torture::full_disk` has the real one).
+#[tokio::test]
+async fn what_a_server_has_in_its_log_and_lost_from_its_own_tables_is_run_again() {
+    let mut slave = Slave::start().await;
+    for (sql, loss, asked) in [
+        ("CREATE USER clerk", "DROP USER clerk", "SELECT COUNT(*) FROM mysql.global_priv WHERE user = 'clerk'"),
+        (
+            "GRANT SELECT ON *.* TO clerk",
+            "REVOKE SELECT ON *.* FROM clerk",
+            "SELECT COUNT(*) FROM mysql.user WHERE user = 'clerk' AND select_priv = 'Y'",
+        ),
+        (
+            "CREATE PROCEDURE mysql.p() SELECT 1",
+            "DROP PROCEDURE mysql.p",
+            "SELECT COUNT(*) FROM mysql.proc WHERE name = 'p'",
+        ),
+    ] {
+        let transaction = slave.next(sql);
+        let change = schema_change_of(&transaction).unwrap().unwrap();
+        announce(&mut slave.session, &transaction).await.unwrap();
+        run(&mut slave.session, &transaction.gtid, change, &mut no_rows(), Announcement::New).await.unwrap();
+        slave.session.conn.query_drop("SET sql_log_bin = 0").await.unwrap();
+        slave.session.conn.query_drop(loss).await.unwrap();
+        slave.session.conn.query_drop("DO RELEASE_LOCK('towline.applier')").await.unwrap();
+        slave.reopen().await;
+        assert_eq!(slave.apply(&transaction).await.unwrap(), Announcement::Ran, "{sql}");
+        let there: Option<u32> = slave.session.conn.query_first(asked).await.unwrap();
+        assert_eq!(there, Some(1), "{sql}");
+    }
 }
 
 #[tokio::test]

@@ -64,6 +64,41 @@ async fn a_slave_without_room_goes_on_when_there_is_some_and_the_others_do_not_w
     cluster.wait_equal().await;
 }
 
+/// MariaDB has them in its binlog before they are in its tables for accounts, which are not InnoDB's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slave_without_room_loses_no_statement_on_accounts() {
+    let Some(cluster) = cluster(false).await else { return };
+    let full = &cluster.slaves[0];
+    let mut client = cluster.master().await;
+    client.query_drop("CREATE USER keeper").await.unwrap();
+    let people = async |node: &TestNode| {
+        let mut server = Conn::new(node.server_opts()).await?;
+        server.query_first::<String, _>("SELECT priv FROM mysql.global_priv WHERE user = 'keeper'").await
+    };
+    for round in 0..4 {
+        full.fill_disk();
+        for number in 0..60 {
+            let sql = format!("ALTER USER keeper IDENTIFIED BY 'k{number}' WITH MAX_QUERIES_PER_HOUR {round}");
+            client.query_drop(sql).await.unwrap();
+        }
+        eventually("a slave that waits for room", async || {
+            let status = reqwest::get(cluster.master.url("/status")).await.unwrap();
+            let status: serde_json::Value = status.json().await.unwrap();
+            if status["slaves"][0]["state"] == "away" { Ok(()) } else { Err(status) }
+        })
+        .await;
+        full.clear_disk();
+        full.kill_server();
+        let expected = people(&cluster.master).await.unwrap();
+        eventually("the account on the slave", async || match people(full).await {
+            Ok(found) if found == expected => Ok(()),
+            Ok(found) => Err(format!("the master has {expected:?}, the slave {found:?}")),
+            Err(error) => Err(error.to_string()),
+        })
+        .await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_master_without_room_loses_nothing_that_it_has_acknowledged() {
     let Some(cluster) = cluster(true).await else { return };
