@@ -1,7 +1,8 @@
 //! How far enough slaves are: what clients' OKs wait for.
 
 use std::{
-    collections::BTreeMap,
+    cmp::Reverse,
+    collections::{BTreeMap, HashSet},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
@@ -16,12 +17,28 @@ use crate::config::Ack;
 #[derive(Debug)]
 pub(crate) struct Acks {
     ack: Ack,
-    confirmed: Mutex<BTreeMap<AckId, Position>>,
+    confirmed: Mutex<BTreeMap<AckId, Confirmed>>,
     next_id: AtomicU64,
     /// Set for good once what was confirmed says nothing of the master's history any more.
     is_void: AtomicBool,
     /// The newest position that as many slaves as wanted have applied; `0:0` when there are not so many.
     reached: watch::Sender<Position>,
+}
+
+/// A registered slave, and what it has said.
+#[derive(Debug)]
+struct Confirmed {
+    id: String,
+    /// Up to where it has applied everything.
+    position: Position,
+    /// What its server calls itself, if it says so.
+    server: Option<String>,
+}
+
+impl Confirmed {
+    fn forget(&mut self) {
+        (self.position, self.server) = Default::default();
+    }
 }
 
 /// One registration of a slave: a late word of one that was removed or has moved counts for nobody else.
@@ -45,30 +62,50 @@ impl Acks {
     }
 
     /// One more slave is registered, of which nothing is known.
-    pub(crate) fn add(&self) -> AckId {
-        let id = AckId(self.next_id.fetch_add(1, Ordering::Relaxed));
+    pub(crate) fn add(&self, id: &str) -> AckId {
+        let ack_id = AckId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let mut confirmed = self.confirmed.lock();
-        confirmed.insert(id, Position::default());
+        confirmed.insert(ack_id, Confirmed { id: id.to_owned(), position: Position::default(), server: None });
         self.update(&confirmed);
-        id
+        ack_id
     }
 
-    /// A slave has applied everything up to `position`; `0:0` when nothing is known of it any more.
-    pub(crate) fn confirm(&self, slave: AckId, position: Position) {
+    /// A slave has applied everything up to `position`, and calls its server so; `0:0` when nothing is known of it any
+    /// more.
+    pub(crate) fn confirm(&self, slave: AckId, position: Position, server: Option<String>) {
         let mut confirmed = self.confirmed.lock();
         if !self.is_void.load(Ordering::Relaxed)
             && let Some(known) = confirmed.get_mut(&slave)
-            && std::mem::replace(known, position) != position
+            && (known.position != position || known.server != server)
         {
+            known.position = position;
+            if known.server != server
+                && let Some(old) = std::mem::replace(&mut known.server, server)
+            {
+                // If it has a new name, what it said by another URL under the old one must not count besides.
+                let same = |other: &&mut Confirmed| other.server.as_ref() == Some(&old);
+                confirmed.values_mut().filter(same).for_each(Confirmed::forget);
+            }
             self.update(&confirmed);
         }
+    }
+
+    /// The ids of slaves that are one server, a list for each such server.
+    pub(crate) fn alike(&self) -> Vec<Vec<String>> {
+        let mut servers = BTreeMap::<String, Vec<String>>::new();
+        for Confirmed { id, server, .. } in self.confirmed.lock().values() {
+            if let Some(server) = server {
+                servers.entry(server.clone()).or_default().push(id.clone());
+            }
+        }
+        servers.into_values().filter(|ids| ids.len() > 1).collect()
     }
 
     /// Forgets what was confirmed, and takes no more of it.
     pub(crate) fn void(&self) {
         let mut confirmed = self.confirmed.lock();
         self.is_void.store(true, Ordering::Relaxed);
-        confirmed.values_mut().for_each(|known| *known = Position::default());
+        confirmed.values_mut().for_each(Confirmed::forget);
         self.update(&confirmed);
     }
 
@@ -94,19 +131,28 @@ impl Acks {
 
     fn missing(&self, position: Position) -> Missing {
         let confirmed = self.confirmed.lock();
-        let have = confirmed.values().filter(|at| **at >= position).count();
+        let have = of_each_server(&confirmed).iter().filter(|at| **at >= position).count();
         Missing { have, wanted: wanted(self.ack, confirmed.len()), registered: confirmed.len() }
     }
 
-    fn update(&self, confirmed: &BTreeMap<AckId, Position>) {
-        let mut positions: Vec<Position> = confirmed.values().copied().collect();
-        positions.sort_unstable_by(|a, b| b.cmp(a));
-        let reached = match wanted(self.ack, positions.len()) {
+    fn update(&self, confirmed: &BTreeMap<AckId, Confirmed>) {
+        let positions = of_each_server(confirmed);
+        let reached = match wanted(self.ack, confirmed.len()) {
             0 => Position::default(),
             wanted => positions.get(wanted - 1).copied().unwrap_or_default(),
         };
         self.reached.send_if_modified(|known| std::mem::replace(known, reached) != reached);
     }
+}
+
+/// Up to where each server has applied everything, the newest first. One that is registered under several URLs counts
+/// once. It is wanted as often as it is registered: two may call themselves alike nevertheless.
+fn of_each_server(confirmed: &BTreeMap<AckId, Confirmed>) -> Vec<Position> {
+    let mut all: Vec<&Confirmed> = confirmed.values().collect();
+    all.sort_unstable_by_key(|said| Reverse(said.position));
+    let mut servers = HashSet::new();
+    all.retain(|said| said.server.as_ref().is_none_or(|server| servers.insert(server)));
+    all.into_iter().map(|said| said.position).collect()
 }
 
 /// Too few slaves have applied a position.
@@ -151,29 +197,65 @@ mod tests {
         let acks = Acks::new(Ack::All);
         let (short, long) = (Duration::from_millis(20), Duration::from_secs(30));
         assert_eq!(acks.wait(at(1), short).await, Err(Missing { have: 0, wanted: 1, registered: 0 }));
-        let a = acks.add();
-        acks.confirm(a, at(5));
+        let a = acks.add("a");
+        acks.confirm(a, at(5), None);
         assert_eq!(acks.wait(at(5), long).await, Ok(()));
-        let b = acks.add();
-        acks.confirm(b, at(4));
+        let b = acks.add("b");
+        acks.confirm(b, at(4), None);
         assert_eq!(acks.wait(at(5), short).await, Err(Missing { have: 1, wanted: 2, registered: 2 }));
-        let (waited, ()) = tokio::join!(acks.wait(at(5), long), async { acks.confirm(b, at(6)) });
+        let (waited, ()) = tokio::join!(acks.wait(at(5), long), async { acks.confirm(b, at(6), None) });
         assert_eq!(waited, Ok(()));
-        acks.confirm(a, Position::default());
+        acks.confirm(a, Position::default(), None);
         assert!(acks.wait(at(5), short).await.is_err(), "a slave that lost its data has not applied it");
         acks.remove(a);
         assert_eq!(acks.wait(at(6), long).await, Ok(()));
         acks.void();
-        acks.confirm(b, at(6));
+        acks.confirm(b, at(6), None);
         assert!(acks.wait(at(6), short).await.is_err(), "of a history that is lost nothing counts");
+    }
+
+    #[tokio::test]
+    async fn a_server_under_two_urls_counts_once() {
+        let (short, long) = (Duration::from_millis(20), Duration::from_secs(30));
+        let server = |name: &str| Some(name.to_owned());
+        let acks = Acks::new(Ack::Majority);
+        let [a, again, b] = ["a", "again", "b"].map(|id| acks.add(id));
+        acks.confirm(a, at(7), server("a"));
+        acks.confirm(again, at(6), server("a"));
+        assert_eq!(acks.wait(at(5), short).await, Err(Missing { have: 1, wanted: 2, registered: 3 }));
+        assert_eq!(acks.alike(), [["a", "again"]]);
+        // One that does not say may be any.
+        acks.confirm(b, at(6), None);
+        assert_eq!(acks.wait(at(6), long).await, Ok(()));
+        acks.confirm(b, at(6), server("a"));
+        assert_eq!(acks.wait(at(6), short).await, Err(Missing { have: 1, wanted: 2, registered: 3 }));
+        assert_eq!(acks.alike(), [["a", "again", "b"]]);
+    }
+
+    #[tokio::test]
+    async fn a_server_with_a_new_name_counts_no_more_under_the_old_one() {
+        let (short, long) = (Duration::from_millis(20), Duration::from_secs(30));
+        let server = |name: &str| Some(name.to_owned());
+        let acks = Acks::new(Ack::All);
+        let [a, again] = ["a", "again"].map(|id| acks.add(id));
+        acks.confirm(a, at(6), server("old"));
+        acks.confirm(again, at(5), server("old"));
+        acks.confirm(again, at(6), server("new"));
+        assert_eq!(acks.wait(at(6), short).await, Err(Missing { have: 1, wanted: 2, registered: 2 }));
+        acks.confirm(a, at(6), server("new"));
+        assert_eq!(acks.wait(at(6), short).await, Err(Missing { have: 1, wanted: 2, registered: 2 }));
+        // Another server stands behind this URL now.
+        acks.confirm(a, at(6), server("other"));
+        acks.confirm(again, at(6), server("new"));
+        assert_eq!(acks.wait(at(6), long).await, Ok(()));
     }
 
     #[tokio::test]
     async fn a_slave_that_was_removed_counts_no_more() {
         let acks = Acks::new(Ack::All);
-        let b = acks.add();
+        let b = acks.add("b");
         acks.remove(b);
-        acks.confirm(b, at(9));
+        acks.confirm(b, at(9), None);
         assert!(acks.wait(at(9), Duration::from_millis(20)).await.is_err());
     }
 }

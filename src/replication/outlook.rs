@@ -1,5 +1,6 @@
-//! What is about to go wrong with a slave, told before it does: rows that its server will not take, and binlog that the
-//! master's server will purge before the slave has had it.
+//! What is about to go wrong with a slave, told before it does: rows that its server will not take, binlog that the
+//! master's server will purge before the slave has had it, and acknowledgements that can't come from a server that is
+//! registered twice.
 
 use std::sync::Arc;
 
@@ -51,6 +52,7 @@ async fn look(shared: &Shared, retained: &mut Retained) -> Result<(), CaptureErr
     let settings = ServerSettings::read(&mut conn).await.map_err(CaptureError::Connection)?;
     retained.list(&mut conn).await.map_err(CaptureError::Connection)?;
     let facts = join_all(slaves.iter().map(|slave| ask(shared, slave))).await;
+    let alike = shared.acks.alike();
     for (slave, facts) in slaves.iter().zip(facts) {
         let told = facts.as_ref().map(|facts| facts.max_allowed_packet);
         let mut outlook =
@@ -72,6 +74,7 @@ async fn look(shared: &Shared, retained: &mut Retained) -> Result<(), CaptureErr
                 Err(error) => unseen(&error),
             }
         }
+        outlook.warnings.extend(alike.iter().find(|ids| ids.contains(&slave.id)).map(|ids| twice(ids)));
         slave.set_outlook(outlook);
     }
     // It ends either way.
@@ -81,6 +84,14 @@ async fn look(shared: &Shared, retained: &mut Retained) -> Result<(), CaptureErr
 
 fn unseen(error: &CaptureError) {
     tracing::debug!(error = error as &dyn std::error::Error, "can't look what lies before the slaves");
+}
+
+fn twice(ids: &[String]) -> String {
+    format!(
+        "{} are one server, which counts once for `cluster.ack`: write `cluster.slaves` as the slaves register themselves, and \
+         remove the other with `DELETE /admin/slaves?id=…`",
+        ids.join(" and ")
+    )
 }
 
 /// A slave that does not answer, or can't tell, is told of by its sender.

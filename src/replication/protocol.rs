@@ -303,6 +303,10 @@ pub struct Context {
 pub struct Applied {
     /// Where it stands now.
     pub applied: Mark,
+    /// What its server calls itself, and no other: by it a server that is registered under two URLs counts once for
+    /// `cluster.ack`. Absent if the slave does not say; each registration of it counts then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
 }
 
 /// The slave's answer to a batch that it has not applied.

@@ -15,7 +15,7 @@ use super::{
     encoded::{BatchHead, Encoded, body},
     hub::Shared,
     outlook::Outlook,
-    protocol::{Mark, NotApplied, PushRefusal, VERSION},
+    protocol::{Applied, Mark, NotApplied, PushRefusal, VERSION},
     push::PushTarget,
     ring::Following,
     slave_status::{SlaveState, SlaveStatus},
@@ -201,7 +201,7 @@ impl Sender {
     async fn cut_off(&mut self, cursor: &Mark, state: SlaveState) {
         if matches!(state, SlaveState::Refusing { .. } | SlaveState::Ahead { .. }) {
             // What it has confirmed is none of this history.
-            self.shared.acks.confirm(self.slave.ack_id, Position::default());
+            self.shared.acks.confirm(self.slave.ack_id, Position::default(), None);
         }
         if let SlaveState::NeedsSnapshot { error } = &state {
             // It may fetch a new one by itself; if it does not hear this it does so the next time.
@@ -288,7 +288,7 @@ impl Sender {
         Ok(batch)
     }
 
-    async fn push(&self, after: &Mark, batch: &[Arc<Encoded>]) -> Result<Result<Mark, NotApplied>, StreamError> {
+    async fn push(&self, after: &Mark, batch: &[Arc<Encoded>]) -> Result<Result<Applied, NotApplied>, StreamError> {
         let shared = &self.shared;
         let pieces = self.pieces(after, None, batch);
         let streamed = batch.first().and_then(|entry| Some((&entry.mark.gtid, entry.streamed.as_ref()?)));
@@ -301,7 +301,7 @@ impl Sender {
             None => self.target.post(pieces).await?,
         };
         FailPoint::Answered.pass();
-        Ok(answer.map(|answer| answer.applied))
+        Ok(answer)
     }
 
     /// The body of a push.
@@ -313,14 +313,14 @@ impl Sender {
         body(BatchHead { version, cluster: &cluster, epoch, family, after, head, out_of_reach, formats }, batch)
     }
 
-    async fn answered(&mut self, after: &Mark, batch: &[Arc<Encoded>], answer: Result<Mark, NotApplied>) {
+    async fn answered(&mut self, after: &Mark, batch: &[Arc<Encoded>], answer: Result<Applied, NotApplied>) {
         let expected = batch.last().map_or(after, |entry| &entry.mark);
         match answer {
-            Ok(applied) if applied.is_same(expected) => {
+            Ok(Applied { applied, server }) if applied.is_same(expected) => {
                 // A question alone brings nobody further, and one that stands in another history may say yes to it.
                 if !batch.is_empty() || self.shared.ring.lock().vouches_for(&applied) {
                     self.back_off.reset();
-                    self.shared.acks.confirm(self.slave.ack_id, applied.position);
+                    self.shared.acks.confirm(self.slave.ack_id, applied.position, server);
                 }
                 self.confirmed = true;
                 self.cursor = Some(applied.clone());
@@ -332,7 +332,7 @@ impl Sender {
                     seen.committed_at = last.committed_at;
                 }
             }
-            Ok(applied) => {
+            Ok(Applied { applied, .. }) => {
                 let error = format!("it answered {} to a push up to {}", applied.position, expected.position);
                 self.wait_in(SlaveState::Away { error }).await;
             }
@@ -355,7 +355,7 @@ impl Sender {
             }
             (PushRefusal::Forked, at) => {
                 // It holds data or a history that is not this cluster's: what it confirmed counts no more.
-                self.shared.acks.confirm(self.slave.ack_id, Position::default());
+                self.shared.acks.confirm(self.slave.ack_id, Position::default(), None);
                 // The question after the very beginning is refused so by a slave that stands elsewhere at `0:0`.
                 let error = at.map_or(message.clone(), |at| format!("{message} (it stands at {})", at.position));
                 self.wait_in(SlaveState::Refusing { refusal: PushRefusal::Forked.word(), error }).await;

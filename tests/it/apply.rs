@@ -152,15 +152,37 @@ async fn a_position_that_an_older_node_has_written_is_gone_on_from() {
     let (mut changes, mut slave) = tokio::join!(Changes::start(), Slave::start());
     slave.apply(&changes.make(&TABLE).await).await;
     slave.applier.stop().await;
-    slave.run("ALTER TABLE towline.position DROP COLUMN checksum").await;
+    slave.run("ALTER TABLE towline.position DROP COLUMN checksum, DROP COLUMN server").await;
     slave.applier = Applier::start(ApplyOptions::new(slave.server.opts()));
     let mut batch = changes.make(&["INSERT INTO shop.t VALUES (1, 1)"]).await;
-    slave.apply(&batch).await;
+    let server = slave.applier.push(batch.clone()).await.unwrap().server.expect("it has a name by now");
+    let at: String = slave.session.query_first("SELECT CONCAT(' ', @@port, ' ', @@datadir)").await.unwrap().unwrap();
+    assert_eq!(server.split(' ').next().map(str::len), Some(32));
+    assert!(server.ends_with(&at), "{server}");
 
     // From here on another transaction of the same GTID is known for what it is.
     batch = changes.make(&["INSERT INTO shop.t VALUES (2, 2)"]).await;
     batch.after.checksum = batch.after.checksum.map(|checksum| !checksum);
     assert_eq!(slave.refusal(&batch).await.refusal, PushRefusal::Forked);
+}
+
+#[tokio::test]
+async fn a_server_keeps_its_name_and_a_copy_of_it_has_another() {
+    let (mut changes, mut a, mut b) = tokio::join!(Changes::start(), Slave::start(), Slave::start());
+    let batch = changes.make(&TABLE).await;
+    let name = async |slave: &Slave, batch: &Batch| slave.applier.push(batch.clone()).await.unwrap().server;
+    let (of_a, of_b) = (name(&a, &batch).await, name(&b, &batch).await);
+    assert!(of_a.is_some() && of_a != of_b, "{of_a:?} {of_b:?}");
+    let lot: String = a.session.query_first("SELECT server FROM towline.position").await.unwrap().unwrap();
+    b.run(&format!("UPDATE towline.position SET server = '{lot}'")).await;
+    for slave in [&mut a, &mut b] {
+        slave.applier.stop().await;
+        slave.applier = Applier::start(ApplyOptions::new(slave.server.opts()));
+    }
+    let batch = changes.make(&["INSERT INTO shop.t VALUES (1, 1)"]).await;
+    assert_eq!(name(&a, &batch).await, of_a);
+    let copy = name(&b, &batch).await.unwrap();
+    assert!(copy.starts_with(&lot) && Some(copy) != of_a);
 }
 
 #[tokio::test]

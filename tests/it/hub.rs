@@ -332,6 +332,43 @@ async fn an_ok_waits_for_as_many_slaves_as_wanted() {
 }
 
 #[tokio::test]
+async fn a_slave_under_two_urls_counts_once() {
+    let (master, slave) = tokio::join!(TestServer::start(Role::Master), Slave::start());
+    master.run(&SHOP).await;
+    let mut options =
+        HubOptions { ack: Ack::All, ack_timeout: Duration::from_millis(300), ..options(&master, &[&slave]) };
+    let again = slave.url.replace("127.0.0.1", "localhost");
+    options.slaves.push(again.clone());
+    let hub = Hub::start(options).unwrap();
+    assert_equal(&master, &hub, &[&slave]).await;
+    for url in [&slave.url, &again] {
+        slave_in(&hub, url, "it follows", |state| *state == SlaveState::Streaming).await;
+    }
+    let mut session = master.connect().await;
+    run(&mut session, &["INSERT INTO shop.t (n) VALUES (1)"]).await;
+    let gtid: Option<String> = session.query_first("SELECT @@last_gtid").await.unwrap();
+    let position = hub.position_of(&gtid.unwrap()).unwrap();
+    eventually("it has it, under both URLs", async || match hub.acknowledged(position, Position::default()).await {
+        Acknowledgement::Given => panic!("one slave is not two"),
+        Acknowledgement::Missing { reason, .. } => {
+            let is_told = reason.contains("only 1 of 2 wanted") && reason.contains("are one server");
+            if is_told { Ok(()) } else { Err(reason) }
+        }
+    })
+    .await;
+    let warned = |wanted: bool| {
+        let known = hub.slaves().into_iter().find(|known| known.url == slave.url).expect("it stays registered");
+        let is_warned = known.warnings.iter().any(|warning| warning.contains(&again));
+        if is_warned == wanted { Ok(()) } else { Err(known.warnings) }
+    };
+    eventually("its status tells of it", async || warned(true)).await;
+    hub.remove(&again).await.unwrap();
+    assert_eq!(hub.acknowledged(position, Position::default()).await, Acknowledgement::Given);
+    eventually("it is mended", async || warned(false)).await;
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn a_commit_waits_for_its_slaves_although_the_master_is_not_known_yet() {
     let (master, a) = tokio::join!(TestServer::start(Role::Master), Slave::start());
     master.run(&SHOP).await;

@@ -246,7 +246,10 @@ impl Worker {
         self.note_record();
         self.note_lag(&batch);
         match result {
-            Ok(applied) => Ok(Applied { applied }),
+            Ok(applied) => {
+                let server = self.session.as_ref().map(|session| session.record.server.clone());
+                Ok(Applied { applied, server })
+            }
             Err(Failure::Refused(refusal, reason)) => {
                 let answer = self.refuse(refusal, &reason);
                 if refusal == PushRefusal::OutOfReach {

@@ -402,7 +402,7 @@ impl Hub {
             if slaves.get(&id).is_some_and(|known| known.url == url) {
                 return;
             }
-            let slave = Arc::new(Slave::new(id.clone(), url, shared.acks.add(), shared.stop.child_token()));
+            let slave = Arc::new(Slave::new(id.clone(), url, shared.acks.add(&id), shared.stop.child_token()));
             slave.gate.send_modify(|gate| gate.paused = paused);
             if let Some(old) = slaves.insert(id, Arc::clone(&slave)) {
                 old.removed.cancel();
@@ -442,10 +442,15 @@ impl Replication for Hub {
                     lost = lost => lost.ok().and_then(|lost| lost.clone()).unwrap_or_default(),
                     waited = self.shared.acks.wait(position, ack_timeout) => match waited {
                         Ok(()) => return Acknowledgement::Given,
-                        Err(Missing { have, wanted, registered }) => format!(
-                            "within {ack_timeout:?} only {have} of {wanted} wanted slaves have applied it ({registered} \
-                             registered)"
-                        ),
+                        Err(Missing { have, wanted, registered }) => {
+                            let alike = self.shared.acks.alike();
+                            let alike = alike.iter().map(|ids| format!("; {} are one server: remove one", ids.join(" and ")));
+                            format!(
+                                "within {ack_timeout:?} only {have} of {wanted} wanted slaves have applied it \
+                                 ({registered} registered{})",
+                                alike.collect::<String>()
+                            )
+                        }
                     },
                 }
             };

@@ -17,6 +17,9 @@ pub(crate) struct SlaveRecord {
     pub(crate) mark: Mark,
     /// When the master committed it, in seconds since 1970 (UTC).
     pub(crate) committed_at: u64,
+    /// What tells this server from others: a name that was drawn by lot, and where the server runs, so that one whose data
+    /// was copied from another's is told from it.
+    pub(crate) server: String,
 }
 
 /// A schema change that was announced and not finished: `towline.schema_change`.
@@ -30,28 +33,40 @@ pub(crate) struct Announced {
 
 /// Reads a slave's record. A server without the tables gets them, and an empty record.
 pub(crate) async fn open(conn: &mut Conn) -> mysql_async::Result<SlaveRecord> {
-    found(add_column(conn, "position", "checksum", "INT UNSIGNED NULL").await.map(Some))?;
-    if let Some(record) = found(record(conn).await)? {
-        return Ok(record);
+    const SERVER: &str = "CHAR(32) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT ''";
+    for (column, kind) in [("checksum", "INT UNSIGNED NULL"), ("server", SERVER)] {
+        found(add_column(conn, "position", column, kind).await.map(Some))?;
     }
-    create(conn, SLAVE_TABLES).await?;
-    conn.query_drop("INSERT IGNORE INTO towline.position (id) VALUES (1)").await?;
+    match found(record(conn).await)? {
+        Some(record) if !record.server.is_empty() => return Ok(record),
+        Some(_) => {}
+        None => {
+            create(conn, SLAVE_TABLES).await?;
+            conn.query_drop("INSERT IGNORE INTO towline.position (id) VALUES (1)").await?;
+        }
+    }
+    let server = format!("{:032x}", fastrand::u128(..));
+    conn.exec_drop("UPDATE towline.position SET server = ? WHERE id = 1 AND server = ''", (server,)).await?;
     record(conn).await?.ok_or_else(|| other(MissingRow("towline.position")))
 }
 
 /// Where this slave stands; none if the row is not there.
 pub(crate) async fn record(conn: &mut Conn) -> mysql_async::Result<Option<SlaveRecord>> {
-    type Columns = (String, u64, u64, u64, String, Option<u32>, u64);
+    type Columns = (String, u64, u64, u64, String, Option<u32>, u64, String);
     let row: Option<Columns> = conn
         .query_first(
-            "SELECT cluster, fence, epoch, seq, gtid, checksum, committed_at FROM towline.position WHERE id = 1",
+            // None of these variables changes while the server runs.
+            "SELECT cluster, fence, epoch, seq, gtid, checksum, committed_at, \
+             IF(server = '', '', CONCAT_WS(' ', server, @@hostname, @@port, @@datadir)) \
+             FROM towline.position WHERE id = 1",
         )
         .await?;
-    Ok(row.map(|(cluster, fence, epoch, seq, gtid, checksum, committed_at)| SlaveRecord {
+    Ok(row.map(|(cluster, fence, epoch, seq, gtid, checksum, committed_at, server)| SlaveRecord {
         cluster,
         fence: Epoch(fence),
         mark: Mark { position: Position::new(epoch, seq), checksum: checksum.filter(|_| !gtid.is_empty()), gtid },
         committed_at,
+        server,
     }))
 }
 
@@ -267,7 +282,8 @@ const SLAVE_TABLES: &[&str] = &[
         seq BIGINT UNSIGNED NOT NULL DEFAULT 0,
         gtid VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT '',
         checksum INT UNSIGNED NULL,
-        committed_at BIGINT UNSIGNED NOT NULL DEFAULT 0
+        committed_at BIGINT UNSIGNED NOT NULL DEFAULT 0,
+        server CHAR(32) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT ''
     ) ENGINE=InnoDB",
     "CREATE TABLE IF NOT EXISTS towline.schema_change (
         id TINYINT UNSIGNED NOT NULL PRIMARY KEY CHECK (id = 1),
