@@ -138,3 +138,35 @@ async fn an_empty_server_in_the_masters_place_gives_no_slave_its_emptiness() {
     assert_eq!((progress.mark.position.seq >= before.position.seq, progress.state), (true, ApplyState::Running));
     hub.stop().await;
 }
+
+#[tokio::test]
+async fn what_cant_be_captured_is_passed_by_once_and_the_slave_is_told() {
+    let (master, slave, _, hub) = pair().await;
+    let mut client = master.connect().await;
+    let mut log_as_text = async |n: u32| {
+        for sql in ["SET binlog_format = STATEMENT", &format!("INSERT INTO shop.t (n) VALUES ({n})")] {
+            client.query_drop(sql).await.unwrap();
+        }
+        lost(&hub, "logged as text").await;
+    };
+    log_as_text(8).await;
+    let needs =
+        |state: &SlaveState| matches!(state, SlaveState::NeedsSnapshot { error } if error.contains("logged as text"));
+    slave_in(&hub, &slave.url, "the slave is told", needs).await;
+    assert_eq!(hub.status().state, HubState::Running);
+    assert!(matches!(slave.applier.progress().state, ApplyState::OutOfReach { .. }));
+    let mut other = master.connect().await;
+    // The slave has none of what comes behind.
+    let passed = hub.known();
+    assert!(is_refused(&write(&mut other, &hub).await));
+    let known = eventually("it is captured", async || match hub.known() {
+        known if known > passed => Ok(known),
+        known => Err(known),
+    })
+    .await;
+    log_as_text(9).await;
+    let waits = |state: &SlaveState| matches!(state, SlaveState::MasterAway { .. });
+    slave_in(&hub, &slave.url, "it is told no more", waits).await;
+    assert_eq!(hub.known(), known);
+    hub.stop().await;
+}

@@ -304,9 +304,11 @@ impl Hub {
         self.tasks.wait().await;
     }
 
-    /// Captures, and starts again when the master's MySQL was away; but not when it has lost its history.
+    /// Captures, and starts again when the master's MySQL was away, and once behind what can't be captured; but not when it
+    /// has lost its history.
     async fn capture_forever(&self) {
         let mut back_off = BackOff::new();
+        let mut has_passed = false;
         loop {
             let error = match self.capture_until_error(&mut back_off).await {
                 Err(error @ CaptureError::PrepareGone { .. }) => match self.pass_over(&error).await {
@@ -326,6 +328,10 @@ impl Hub {
             };
             self.shared.enter(state);
             tokio::time::sleep(wait).await;
+            // While the server goes on writing such things slaves would fetch one snapshot after the other.
+            if error.is_uncapturable() && !has_passed {
+                has_passed = self.pass_over(&error).await.is_ok();
+            }
         }
     }
 
@@ -357,7 +363,7 @@ impl Hub {
         }
     }
 
-    /// Goes on behind what nobody can read any more. Each slave is told that it needs a snapshot when it comes to it, and
+    /// Goes on behind what can't be captured. Each slave is told that it needs a snapshot when it comes to it, and
     /// one that has one gets what follows.
     async fn pass_over(&self, error: &CaptureError) -> Result<(), CaptureError> {
         let shared = &self.shared;
