@@ -35,16 +35,21 @@ impl Next {
     /// Not safe once it was polled: the command may be on its way, and nobody could tell its reply from the next one.
     /// Dropping the future, or a reply before its end, ends the session with the next command. A layer that gives up
     /// on a command asks the server to end it (as `timeout` does) and reads on.
-    pub async fn run(&self, command: Command) -> Result<Reply, Error> {
-        let mut command = Some(command);
-        let calling = poll_fn(|cx| {
-            // A layer that has panicked has lost its own session only; the service inside it is as it was.
-            let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            ready!(inner.poll_ready(cx))?;
-            let command = command.take().expect("a ready future is not polled again");
-            Poll::Ready(Ok(inner.call(command)))
-        });
-        calling.await?.await
+    pub fn run(&self, command: Command) -> impl Future<Output = Result<Reply, Error>> + Send {
+        // By hand: an `async fn` would keep the command twice, and each layer's future has this one in it.
+        let (mut command, mut calling) = (Some(command), None);
+        poll_fn(move |cx| {
+            let calling = match &mut calling {
+                Some(calling) => calling,
+                none => {
+                    // A layer that has panicked has lost its own session only; the service inside it is as it was.
+                    let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                    ready!(inner.poll_ready(cx))?;
+                    none.insert(inner.call(command.take().expect("a ready future is not polled again")))
+                }
+            };
+            calling.as_mut().poll(cx)
+        })
     }
 }
 

@@ -6,6 +6,7 @@
 //! a text that has the word PASSWORD or IDENTIFIED, whatever `literals` says: accounts are made and changed by such.
 
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -109,7 +110,7 @@ struct Line<'a> {
     front: &'static str,
     connection: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
-    peer: Option<String>,
+    peer: Option<SocketAddr>,
     user: &'a str,
     schema: &'a str,
     command: &'static str,
@@ -155,10 +156,7 @@ pub(super) fn layer(setup: &mut LayerSetup) -> Result<impl UserLayer + use<>, La
         let _ = tokio::task::spawn_blocking(move || writing.join()).await;
     });
     let audit = Arc::new(Audit { file, literals: options.literals, writes_only: options.writes_only });
-    Ok(from_fn(move |command: Command, next: Next| {
-        let audit = audit.clone();
-        async move { audit.call(command, next).await }
-    }))
+    Ok(from_fn(move |command: Command, next: Next| audit.clone().call(command, next)))
 }
 
 impl Audit {
@@ -311,7 +309,7 @@ impl Entry {
                 Front::Http => "http",
             },
             connection: self.session.connection_id(),
-            peer: self.session.peer().map(|peer| peer.to_string()),
+            peer: self.session.peer(),
             user: &self.user,
             schema: &self.schema,
             command: self.kind.name(),

@@ -135,20 +135,17 @@ pub(super) fn layer(setup: &mut LayerSetup) -> Result<impl UserLayer + use<>, La
         limits.push(Limit::new(index, options, setup, |options| in_use.gates(options, &taken))?);
     }
     let limits: Arc<[Limit]> = limits.into();
-    Ok(from_fn(move |command: Command, next: Next| {
-        let limits = limits.clone();
-        async move { call(&limits, command, next).await }
-    }))
+    Ok(from_fn(move |command: Command, next: Next| call(limits.clone(), command, next)))
 }
 
-async fn call(limits: &[Limit], command: Command, next: Next) -> Result<Reply, Error> {
+async fn call(limits: Arc<[Limit]>, command: Command, next: Next) -> Result<Reply, Error> {
     let counts =
         command.kind().runs_sql() && command.intent() != Intent::Transaction && !command.session().in_transaction();
     if !counts {
         return next.run(command).await;
     }
     let mut passes = Vec::new();
-    for limit in limits {
+    for limit in &*limits {
         match limit.enter(&command).await {
             Ok(pass) => passes.extend(pass),
             Err(error) => return Ok(Reply::err(error)),
@@ -242,7 +239,8 @@ impl Limit {
         let waited = match waiting {
             Ok(_place) => {
                 self.waited.increment();
-                tokio::time::timeout(self.wait, self.wait(&gate)).await.ok()
+                // Boxed, since most commands do not wait, and carry no room for it.
+                Box::pin(tokio::time::timeout(self.wait, self.wait(&gate))).await.ok()
             }
             Err(_) => None,
         };

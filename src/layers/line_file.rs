@@ -37,7 +37,7 @@ impl LineFileOptions {
 const GATHER: Duration = Duration::from_millis(5);
 
 /// So many bytes gather before they are written, or one line.
-const BUFFER_BYTES: usize = 16 * 1024;
+const BUFFER_BYTES: usize = 64 * 1024;
 
 /// A file of lines. Dropped, it writes what waits.
 #[derive(Debug)]

@@ -78,10 +78,7 @@ pub(super) fn layer(setup: &mut LayerSetup) -> Result<impl UserLayer + use<>, La
     let log = Arc::new(SlowLog { threshold, digests_max, digests: setup.kept() });
     let shown = log.clone();
     setup.on_status(move || shown.status(top));
-    Ok(from_fn(move |command: Command, next: Next| {
-        let log = log.clone();
-        async move { log.call(command, next).await }
-    }))
+    Ok(from_fn(move |command: Command, next: Next| log.clone().call(command, next)))
 }
 
 impl SlowLog {

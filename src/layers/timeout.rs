@@ -61,10 +61,7 @@ pub(super) fn layer(setup: &mut LayerSetup, server: OwnServer) -> Result<impl Us
         server,
         ended,
     });
-    Ok(from_fn(move |command: Command, next: Next| {
-        let own = own.clone();
-        async move { own.call(command, next).await }
-    }))
+    Ok(from_fn(move |command: Command, next: Next| own.clone().call(command, next)))
 }
 
 impl Timeout {

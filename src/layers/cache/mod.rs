@@ -116,10 +116,7 @@ pub(super) fn layer(setup: &mut LayerSetup, server: OwnServer) -> Result<impl Us
         let (results, bytes) = cache.store.size();
         json!({"results": results, "bytes": bytes, "hits": cache.hits.get(), "misses": cache.misses.get()})
     });
-    Ok(from_fn(move |command: Command, next: Next| {
-        let cache = cache.clone();
-        async move { cache.call(command, next).await }
-    }))
+    Ok(from_fn(move |command: Command, next: Next| cache.clone().call(command, next)))
 }
 
 impl Cache {

@@ -103,10 +103,7 @@ pub(super) fn layer(setup: &mut LayerSetup) -> Result<impl UserLayer + use<>, La
         dropped: setup.counter("dropped", "Reads that were not copied since too many waited.", &[]),
         skipped,
     });
-    Ok(from_fn(move |command: Command, next: Next| {
-        let mirror = mirror.clone();
-        async move { mirror.call(command, next).await }
-    }))
+    Ok(from_fn(move |command: Command, next: Next| mirror.clone().call(command, next)))
 }
 
 impl Mirror {

@@ -7,6 +7,7 @@
 //! # Not looked at
 //! What views, stored programs and triggers read: name the views, too, and take the right to run the programs away.
 
+mod rule;
 mod tables;
 
 use std::{
@@ -14,120 +15,31 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use parking_lot::Mutex;
-use regex::bytes::{NoExpand, Regex, RegexSet};
-use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use parking_lot::{Mutex, RwLock};
+use regex::bytes::{NoExpand, Regex, RegexSet, SetMatches};
+use tokio::sync::OwnedSemaphorePermit;
 use towline_middleware::{
-    Command, CommandKind, Error, Figure, Intent, LayerProblem, LayerSetup, Next, Prepared, Reply, ServerError,
-    UserLayer, from_fn,
+    Command, CommandKind, Error, LayerProblem, LayerSetup, Next, Prepared, Reply, ServerError, UserLayer, from_fn,
 };
 
-use super::{is_plain, parse_digest};
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Options {
-    /// The rules, in the order in which they are looked at.
-    rule: Vec<RuleOptions>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RuleOptions {
-    user: Option<String>,
-    schema: Option<String>,
-    digest: Option<String>,
-    table: Option<String>,
-    intent: Option<IntentOption>,
-    regex: Option<String>,
-    action: ActionOption,
-    /// For `deny`: what the client is told.
-    message: Option<String>,
-    /// For `rewrite`: what stands in the place of each match of `regex`, as it is.
-    with: Option<String>,
-    /// For `limit`: how many at a time; one more is refused.
-    running_max: Option<u32>,
-    /// For `label`: the name under which it is counted.
-    label: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum IntentOption {
-    Read,
-    SessionState,
-    Transaction,
-    /// Or unknown.
-    Write,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum ActionOption {
-    Allow,
-    Deny,
-    Rewrite,
-    Limit,
-    Label,
-}
-
-#[derive(Debug, thiserror::Error)]
-enum InvalidRule {
-    #[error("rule[{index}]: `{action:?}` needs `{key}`")]
-    Missing { index: usize, action: ActionOption, key: &'static str },
-    #[error("rule[{index}]: `{key}` means nothing to `{action:?}`")]
-    Extra { index: usize, action: ActionOption, key: &'static str },
-    #[error("rule[{index}]: `digest` is 16 hexadecimal digits, as slow_log shows them")]
-    Digest { index: usize },
-    #[error("rule[{index}]: `table`: write `table` or `schema.table`, of letters, digits, `_`, `$` and `-`")]
-    Table { index: usize },
-    #[error("rule[{index}]: `regex`: {source}")]
-    Regex { index: usize, source: regex::Error },
-}
-
-#[derive(Debug)]
-struct Rule {
-    user: Option<Box<str>>,
-    schema: Option<Box<str>>,
-    digest: Option<u64>,
-    table: Option<Table>,
-    intent: Option<IntentOption>,
-    /// The place of its regex in the set.
-    regex: Option<usize>,
-    action: Action,
-    matched: Figure,
-}
-
-/// A table that a rule is about; in lower case.
-#[derive(Debug)]
-struct Table {
-    /// Any, when absent.
-    schema: Option<String>,
-    name: String,
-    /// The place of its name among the regexes, if the rule denies.
-    regex: Option<usize>,
-}
-
-#[derive(Debug)]
-enum Action {
-    Allow,
-    Deny(ServerError),
-    Rewrite(Regex, Vec<u8>),
-    Limit(Arc<Semaphore>, ServerError),
-    Label,
-}
+use self::rule::{Action, Options, Rule};
 
 #[derive(Debug)]
 struct Rules {
     rules: Vec<Rule>,
-    /// The rules' own, the names of denied tables, and what tells of SQL in SQL.
+    /// The rules' own.
     regexes: RegexSet,
-    /// The place of the last of them, if tables are denied.
-    sql_in_sql: Option<usize>,
+    /// The names of denied tables.
+    names: RegexSet,
+    sql_in_sql: Regex,
+    /// The places of the rules that a text of this plan's key may match: most texts are asked for none.
+    suspects: RwLock<HashMap<u64, Arc<[usize]>>>,
     /// Which layer of this kind it is: a reload brings other rules.
     number: u64,
 }
+
+/// So many plans' suspects are kept.
+const KEPT_MAX: usize = 8192;
 
 /// A session's prepared statements that were rewritten here, and by which layer of this kind.
 #[derive(Default)]
@@ -142,27 +54,27 @@ enum Verdict {
 /// The layer of these options.
 pub(super) fn layer(setup: &mut LayerSetup) -> Result<impl UserLayer + use<>, LayerProblem> {
     let rules = Arc::new(Rules::new(setup)?);
-    Ok(from_fn(move |command: Command, next: Next| {
-        let rules = rules.clone();
-        async move { rules.call(command, next).await }
-    }))
+    Ok(from_fn(move |command: Command, next: Next| rules.clone().call(command, next)))
 }
 
 impl Rules {
     fn new(setup: &LayerSetup) -> Result<Self, LayerProblem> {
         let options: Options = setup.options()?;
-        let mut patterns = Vec::new();
-        let mut rules = Vec::new();
+        let (mut regexes, mut names, mut rules) = (Vec::new(), Vec::new(), Vec::new());
         for (index, options) in options.rule.into_iter().enumerate() {
-            rules.push(Rule::new(index, options, &mut patterns, setup)?);
+            rules.push(Rule::new(index, options, &mut regexes, &mut names, setup)?);
         }
-        let denies_tables = rules.iter().any(|rule: &Rule| rule.table.as_ref().is_some_and(|own| own.regex.is_some()));
-        let sql_in_sql =
-            denies_tables.then(|| pushed(&mut patterns, format!("(?i-u){}", tables::SQL_IN_SQL.join("|"))));
-        Ok(Self { rules, regexes: RegexSet::new(patterns)?, sql_in_sql, number: fastrand::u64(..) })
+        Ok(Self {
+            rules,
+            regexes: RegexSet::new(regexes)?,
+            names: RegexSet::new(names)?,
+            sql_in_sql: Regex::new(&format!("(?i-u){}", tables::SQL_IN_SQL.join("|")))?,
+            suspects: RwLock::default(),
+            number: fastrand::u64(..),
+        })
     }
 
-    async fn call(&self, mut command: Command, next: Next) -> Result<Reply, Error> {
+    async fn call(self: Arc<Self>, mut command: Command, next: Next) -> Result<Reply, Error> {
         if !command.kind().runs_sql() && command.kind() != CommandKind::Prepare {
             return next.run(command).await;
         }
@@ -174,43 +86,63 @@ impl Rules {
     }
 
     fn judge(&self, command: &mut Command) -> Verdict {
-        let (user, schema) = (command.session().user(), command.schema());
-        let mut texts = self.regexes.matches(command.sql());
         let mut permits = Vec::new();
-        for rule in &self.rules {
-            let is_there = |index: usize| texts.matched(index);
-            if !rule.regex.is_none_or(is_there) || !rule.matches(command, &user, &schema) {
-                continue;
-            }
-            if let Some(table) = &rule.table {
-                // Most texts have neither, and are not cut into tokens.
-                let has_hint = table.regex.is_some_and(|name| is_there(name) || self.sql_in_sql.is_some_and(is_there));
-                let is_meant = table.is_known(command, &schema) || has_hint && table.may_be_reached(command);
-                if !is_meant {
+        let mut from = 0;
+        'text: loop {
+            let mut regexes: Option<SetMatches> = None;
+            for place in self.suspects(command).iter().copied().filter(|place| *place >= from) {
+                let rule = &self.rules[place];
+                let has_match =
+                    |regex| regexes.get_or_insert_with(|| self.regexes.matches(command.sql())).matched(regex);
+                if !rule.matches(command, has_match) {
                     continue;
                 }
-            }
-            rule.matched.increment();
-            match &rule.action {
-                Action::Allow => break,
-                Action::Deny(error) => return Verdict::Refuse(error.clone()),
-                Action::Rewrite(regex, with) => {
-                    let sql = regex.replace_all(command.sql(), NoExpand(with)).into_owned();
-                    if sql != *command.sql() && !self.rewrite(command, sql) {
-                        return Verdict::Refuse(stale());
+                rule.matched.increment();
+                match &rule.action {
+                    Action::Allow => return Verdict::Pass(permits),
+                    Action::Deny(error) => return Verdict::Refuse(error.clone()),
+                    Action::Rewrite(regex, with) => {
+                        let sql = regex.replace_all(command.sql(), NoExpand(with)).into_owned();
+                        if sql != *command.sql() && !self.rewrite(command, sql) {
+                            return Verdict::Refuse(stale());
+                        }
+                        from = place + 1;
+                        continue 'text;
                     }
-                    texts = self.regexes.matches(command.sql());
+                    // Preparing takes no time that would need a limit.
+                    Action::Limit(..) if command.kind() == CommandKind::Prepare => {}
+                    Action::Limit(running, error) => match running.clone().try_acquire_owned() {
+                        Ok(permit) => permits.push(permit),
+                        Err(_) => return Verdict::Refuse(error.clone()),
+                    },
+                    Action::Label => {}
                 }
-                // Preparing takes no time that would need a limit.
-                Action::Limit(..) if command.kind() == CommandKind::Prepare => {}
-                Action::Limit(running, error) => match running.clone().try_acquire_owned() {
-                    Ok(permit) => permits.push(permit),
-                    Err(_) => return Verdict::Refuse(error.clone()),
-                },
-                Action::Label => {}
             }
+            return Verdict::Pass(permits);
         }
-        Verdict::Pass(permits)
+    }
+
+    /// The places of the rules that may match a text like the command's, in their order.
+    fn suspects(&self, command: &Command) -> Arc<[usize]> {
+        let key = command.plan().map_or(0, |plan| plan.key);
+        if let Some(kept) = self.suspects.read().get(&key) {
+            return kept.clone();
+        }
+        let sql = command.sql();
+        let (names, has_sql) = (self.names.matches(sql), self.sql_in_sql.is_match(sql));
+        let may_be_denied = |name| has_sql || names.matched(name);
+        let places = (0..self.rules.len()).filter(|place| self.rules[*place].is_suspect(command, may_be_denied));
+        let found: Arc<[usize]> = places.collect();
+        // All texts of a key have the same tokens but for literals, in which no name counts unless they are SQL, of which
+        // the tokens around them tell. Where tokens are uncertain each text is looked at.
+        if key != 0 && command.session().tokens(sql).is_some() {
+            let mut kept = self.suspects.write();
+            if kept.len() >= KEPT_MAX {
+                kept.clear();
+            }
+            kept.insert(key, found.clone());
+        }
+        found
     }
 
     /// Puts this text in the place of the command's. An execute runs what its prepare was rewritten to: false if that was
@@ -231,131 +163,12 @@ impl Rules {
 fn stale() -> ServerError {
     ServerError::new(1615, b"HY000", "Prepared statement needs to be re-prepared: a rule of this node rewrites it")
 }
-
-impl Rule {
-    fn new(
-        index: usize,
-        options: RuleOptions,
-        patterns: &mut Vec<String>,
-        setup: &LayerSetup,
-    ) -> Result<Self, LayerProblem> {
-        let action = action(index, &options)?;
-        let digest = |text: String| parse_digest(&text).ok_or(InvalidRule::Digest { index });
-        let denied = matches!(action, Action::Deny(_)).then_some(&mut *patterns);
-        let table = options.table.map(|name| Table::new(&name, denied).ok_or(InvalidRule::Table { index }));
-        let table = table.transpose()?;
-        let name = options.label.clone().unwrap_or_else(|| index.to_string());
-        Ok(Self {
-            user: options.user.map(Into::into),
-            schema: options.schema.map(Into::into),
-            digest: options.digest.map(digest).transpose()?,
-            table,
-            intent: options.intent,
-            regex: options.regex.map(|regex| pushed(patterns, regex)),
-            action,
-            matched: setup.counter(
-                "matched",
-                "Commands that a rule has matched, by its label or place.",
-                &[("rule", &name)],
-            ),
-        })
-    }
-
-    /// All but the regex and the table.
-    fn matches(&self, command: &Command, user: &str, schema: &str) -> bool {
-        let plan = command.plan();
-        self.user.as_deref().is_none_or(|own| own == user)
-            && self.schema.as_deref().is_none_or(|own| own == schema)
-            && self.digest.is_none_or(|own| plan.is_some_and(|plan| plan.digest == own))
-            && self.intent.is_none_or(|own| own.includes(command.intent()))
-    }
-}
-
-impl Table {
-    /// None if it is no name. Those that are denied are looked for in the text, too.
-    fn new(name: &str, denied: Option<&mut Vec<String>>) -> Option<Self> {
-        let name = name.to_ascii_lowercase();
-        let (schema, name) = name.split_once('.').map_or((None, &*name), |(schema, name)| (Some(schema), name));
-        if !is_plain(name, "_$-") || schema.is_some_and(|schema| !is_plain(schema, "_$-")) {
-            return None;
-        }
-        let regex = denied.map(|patterns| pushed(patterns, format!("(?i-u){}", regex::escape(name))));
-        Some(Self { schema: schema.map(str::to_owned), name: name.to_owned(), regex })
-    }
-
-    /// Whether classification has found it.
-    fn is_known(&self, command: &Command, schema: &str) -> bool {
-        let tables = command.plan().map_or(&[][..], |plan| &plan.tables);
-        tables.iter().any(|(found_schema, found)| {
-            let found_schema = found_schema.as_deref().unwrap_or(schema);
-            *found == self.name && self.schema.as_ref().is_none_or(|own| own.eq_ignore_ascii_case(found_schema))
-        })
-    }
-
-    fn may_be_reached(&self, command: &Command) -> bool {
-        let is_known = command.plan().is_some_and(|plan| !plan.tables.is_empty());
-        tables::may_reach(command.session(), &command.schema(), command.sql(), self, is_known)
-    }
-}
-
-impl IntentOption {
-    fn includes(self, intent: Intent) -> bool {
-        match self {
-            Self::Read => intent == Intent::Read,
-            Self::SessionState => intent == Intent::SessionState,
-            Self::Transaction => intent == Intent::Transaction,
-            Self::Write => intent.may_write(),
-        }
-    }
-}
-
-fn action(index: usize, options: &RuleOptions) -> Result<Action, LayerProblem> {
-    let action = options.action;
-    let missing = |key| InvalidRule::Missing { index, action, key };
-    let keys = [
-        ("message", options.message.is_some(), matches!(action, ActionOption::Deny | ActionOption::Limit)),
-        ("with", options.with.is_some(), action == ActionOption::Rewrite),
-        ("running_max", options.running_max.is_some(), action == ActionOption::Limit),
-    ];
-    if let Some((key, ..)) = keys.into_iter().find(|(_, is_there, may_be)| *is_there && !may_be) {
-        return Err(InvalidRule::Extra { index, action, key }.into());
-    }
-    let told = |default: &str| options.message.clone().unwrap_or_else(|| default.to_owned());
-    Ok(match action {
-        ActionOption::Allow => Action::Allow,
-        ActionOption::Deny => {
-            Action::Deny(ServerError::new(1227, b"42000", told("Access denied: a rule of this node refuses this")))
-        }
-        ActionOption::Rewrite => {
-            let pattern = options.regex.as_ref().ok_or(missing("regex"))?;
-            let regex = Regex::new(pattern).map_err(|source| InvalidRule::Regex { index, source })?;
-            Action::Rewrite(regex, options.with.clone().ok_or(missing("with"))?.into_bytes())
-        }
-        ActionOption::Limit => {
-            let running_max = options.running_max.ok_or(missing("running_max"))? as usize;
-            let running = Arc::new(Semaphore::new(running_max));
-            let text = told("Too many of these run at a time: a rule of this node limits them");
-            Action::Limit(running, ServerError::new(1226, b"42000", text))
-        }
-        ActionOption::Label => {
-            options.label.as_ref().ok_or(missing("label"))?;
-            Action::Label
-        }
-    })
-}
-
-/// The place of what is pushed.
-fn pushed(patterns: &mut Vec<String>, pattern: String) -> usize {
-    patterns.push(pattern);
-    patterns.len() - 1
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
     use tower::{Service, ServiceExt};
     use towline_middleware::{
-        Completion, Head, Role, Stack,
+        BoxSessionService, Completion, Head, Role, Stack,
         layers::{fan_out::FanOutLayer, guard::GuardLayer, user::UserLayers},
         testing::{FakeRouter, command, conformance, run, session_with},
     };
@@ -415,6 +228,40 @@ mod tests {
             let reply = run(layer, router.clone(), command(sql)).await.unwrap();
             assert_eq!(reply.server_error().map(|error| error.text().into_owned()).as_deref(), refused, "{sql}");
             assert_eq!(router.sql().concat(), sent, "{sql}");
+        }
+    }
+
+    /// What was found of a text's like does not pass for what its literals, or its uncertain tokens, hide.
+    #[tokio::test]
+    async fn texts_of_one_shape_are_each_refused_for_what_they_reach() {
+        let rules = json!({"rule": [
+            {"table": "shop.secret", "action": "deny"},
+            {"regex": "drop me", "action": "rewrite", "with": "kept"},
+            {"regex": "kept", "user": "app", "action": "deny"},
+        ]});
+        let layer = Arc::new(layer(&mut setup("rules", rules)).unwrap()) as Arc<dyn UserLayer>;
+        for server in ["10.11.6-MariaDB", "9.7.0"] {
+            let session = session_with(Role::Master, Arc::new(SqlClassifier::for_server(server)));
+            session.set_user("app");
+            session.set_schema("shop");
+            for (sql, is_refused) in [
+                ("SELECT 1 FROM item WHERE a = 'x'", false),
+                ("SELECT 1 FROM item WHERE a = 'secret'", false),
+                ("SELECT 1 FROM item WHERE a = 'drop me'", true),
+                ("EXECUTE IMMEDIATE 'SELECT 1'", false),
+                ("EXECUTE IMMEDIATE 'SELECT * FROM secret'", true),
+                ("SELECT 1 /*! FROM item */", false),
+                ("SELECT 1 /*! FROM secret */", true),
+                ("SELECT 1 FROM item, Secret", true),
+                ("select 1 from item , `secret` -- of them", true),
+                ("DESCRIBE item", false),
+                ("DESCRIBE secret", true),
+            ] {
+                let router = FakeRouter::new([Reply::ok(Completion::default())]);
+                let mut service = layer.wrap(BoxSessionService::new(router));
+                let reply = service.ready().await.unwrap().call(Command::query(&session, sql)).await.unwrap();
+                assert_eq!(reply.server_error().is_some(), is_refused, "{sql} on {server}");
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use towline_middleware::{Session, Token, TokenKind as Kind};
 
-use super::Table;
+use super::rule::Table;
 use crate::classify::contains_ignoring_case;
 
 /// Behind these words stands a table.
