@@ -42,6 +42,11 @@ const ROW_LOCKS_MARIADB: &str = "SELECT b.trx_mysql_thread_id FROM information_s
 const ROW_LOCKS_MYSQL: &str = "SELECT b.PROCESSLIST_ID FROM performance_schema.data_lock_waits w \
     JOIN performance_schema.threads r ON r.THREAD_ID = w.REQUESTING_THREAD_ID \
     JOIN performance_schema.threads b ON b.THREAD_ID = w.BLOCKING_THREAD_ID WHERE r.PROCESSLIST_ID = ?";
+/// MySQL without its performance schema names nobody: the oldest transaction that holds row locks, while the applier waits
+/// for one. A slave's clients seldom hold any.
+const ROW_LOCKS_UNTOLD: &str = "SELECT t.trx_mysql_thread_id FROM information_schema.INNODB_TRX t \
+    JOIN information_schema.INNODB_TRX r ON r.trx_state = 'LOCK WAIT' AND r.trx_mysql_thread_id = ? \
+    WHERE t.trx_mysql_thread_id <> r.trx_mysql_thread_id AND t.trx_rows_locked > 0 ORDER BY t.trx_started LIMIT 1";
 
 /// While the applier waits for a metadata lock: the client with the oldest open transaction. MariaDB names the owner of
 /// a metadata lock only with a plugin, and a slave's clients only read, so the oldest reader is ended first.
@@ -53,7 +58,11 @@ const OLDEST_READER: &str = "SELECT t.trx_mysql_thread_id FROM information_schem
 
 async fn watch(mysql: Opts, applier: u32, is_mariadb: bool, ended: &AtomicU64) -> mysql_async::Result<()> {
     let mut conn = Conn::new(mysql).await?;
-    let row_locks = if is_mariadb { ROW_LOCKS_MARIADB } else { ROW_LOCKS_MYSQL };
+    let row_locks = match is_mariadb {
+        true => ROW_LOCKS_MARIADB,
+        false if conn.query_first("SELECT @@global.performance_schema").await? == Some(true) => ROW_LOCKS_MYSQL,
+        false => ROW_LOCKS_UNTOLD,
+    };
     let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
         look.tick().await;

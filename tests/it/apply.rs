@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use mysql_async::{Conn, prelude::Queryable};
-use rustix::process::{Pid, Signal, kill_process};
 use towline::replication::{
     apply::{Applier, ApplyOptions},
     progress::ApplyState,
@@ -11,11 +10,11 @@ use towline::replication::{
 };
 use towline_middleware::{Epoch, Position, Role};
 
-use crate::support::{Changes, TestServer, batch, eventually};
+use crate::support::{Changes, Database, Mysql9, TestServer, batch, eventually, mysql_server};
 
 /// A slave's MySQL and its applier.
-struct Slave {
-    server: TestServer,
+struct Slave<S = TestServer> {
+    server: S,
     applier: Applier,
     session: Conn,
 }
@@ -26,13 +25,26 @@ impl Slave {
     }
 
     async fn start_with(extra_args: &[&str], adjust: impl FnOnce(&mut ApplyOptions)) -> Self {
-        let server = TestServer::start_with(Role::Slave, extra_args).await;
-        let mut options = ApplyOptions::new(server.opts());
-        options.lock_wait = Duration::from_secs(1);
-        adjust(&mut options);
-        let applier = Applier::start(options);
+        let mut slave = Self::of(TestServer::start_with(Role::Slave, extra_args).await).await;
+        slave.apply_with(adjust).await;
+        slave
+    }
+}
+
+impl<S: Database> Slave<S> {
+    async fn of(server: S) -> Self {
+        let applier = Applier::start(ApplyOptions::new(server.opts()));
         let session = server.connect().await;
         Self { server, applier, session }
+    }
+
+    /// Lets another applier go on with these options.
+    async fn apply_with(&mut self, adjust: impl FnOnce(&mut ApplyOptions)) {
+        self.applier.stop().await;
+        let mut options = ApplyOptions::new(self.server.opts());
+        options.lock_wait = Duration::from_secs(1);
+        adjust(&mut options);
+        self.applier = Applier::start(options);
     }
 
     async fn apply(&self, batch: &Batch) {
@@ -77,16 +89,47 @@ fn rest_of(batch: &Batch, applied: usize) -> Batch {
 
 const TABLE: [&str; 2] = ["CREATE DATABASE shop", "CREATE TABLE shop.t (i INT PRIMARY KEY, n INT)"];
 
+/// On one pair of servers, one after the other; each body leaves the slave without the schema.
+#[tokio::test]
+async fn what_goes_wrong_in_the_middle_of_a_batch_goes_wrong_alike_on_mysql() {
+    let Some((mut changes, mut slave)) = mysql_pair("--performance-schema=ON").await else { return };
+    fails_in_the_middle(&mut changes, &mut slave).await;
+    slave.apply_with(|options| options.lock_tries = 1).await;
+    a_lock_is_in_the_way(&mut changes, &mut slave).await;
+    slave.apply_with(|options| options.lock_tries = 100).await;
+    a_deadlock_is_in_the_way(&mut changes, &mut slave).await;
+    the_server_is_killed(&mut changes, &mut slave).await;
+}
+
+/// Without its performance schema MySQL does not name the session that holds a lock.
+#[tokio::test]
+async fn a_client_that_holds_a_lock_is_ended_where_mysql_does_not_tell_who_it_is() {
+    let Some((mut changes, mut slave)) = mysql_pair("--performance-schema=OFF").await else { return };
+    slave.apply_with(|options| options.lock_tries = 1).await;
+    a_lock_is_in_the_way(&mut changes, &mut slave).await;
+}
+
+async fn mysql_pair(option: &str) -> Option<(Changes<Mysql9>, Slave<Mysql9>)> {
+    let master = mysql_server(&[]).await?;
+    let slave = mysql_server(&[option]).await?;
+    Some((Changes::of(master).await, Slave::of(slave).await))
+}
+
 #[tokio::test]
 async fn a_batch_that_fails_in_the_middle_moves_the_position_to_just_before_it() {
+    let (mut changes, mut slave) = tokio::join!(Changes::start(), Slave::start());
+    fails_in_the_middle(&mut changes, &mut slave).await;
+}
+
+async fn fails_in_the_middle<S: Database>(changes: &mut Changes<S>, slave: &mut Slave<S>) {
     let cases = [
-        // What someone did on the slave behind Towline's back, the error that follows, and how it is mended.
-        ("INSERT INTO shop.t VALUES (2, 99)", 1062, "DELETE FROM shop.t WHERE i = 2"),
-        ("DELETE FROM shop.t WHERE i = 10", 1032, "INSERT INTO shop.t VALUES (10, 0)"),
-        ("RENAME TABLE shop.t TO shop.gone", 1146, "RENAME TABLE shop.gone TO shop.t"),
+        // What someone did on the slave behind Towline's back, the error that follows and what it names, and how it is
+        // mended.
+        ("INSERT INTO shop.t VALUES (2, 99)", 1062, "'2'", "DELETE FROM shop.t WHERE i = 2"),
+        ("DELETE FROM shop.t WHERE i = 10", 1032, "'t'", "INSERT INTO shop.t VALUES (10, 0)"),
+        ("RENAME TABLE shop.t TO shop.gone", 1146, "shop.t", "RENAME TABLE shop.gone TO shop.t"),
     ];
-    for (damage, code, mend) in cases {
-        let (mut changes, mut slave) = tokio::join!(Changes::start(), Slave::start());
+    for (damage, code, names, mend) in cases {
         slave.apply(&changes.make(&TABLE).await).await;
         slave.apply(&changes.make(&["INSERT INTO shop.t VALUES (10, 0)"]).await).await;
         slave.run(damage).await;
@@ -109,8 +152,12 @@ async fn a_batch_that_fails_in_the_middle_moves_the_position_to_just_before_it()
         let good = batch.transactions[1].mark();
         assert_eq!((refusal.at.as_ref(), slave.position().await), (Some(&good), good.clone()));
         let ApplyState::Stopped(stop) = slave.applier.progress().state else { panic!("it must have stopped") };
-        assert_eq!((stop.mark, stop.code), (batch.transactions[2].mark(), Some(code)));
+        let failed = batch.transactions[2].mark();
+        assert_eq!((&stop.mark, stop.code), (&failed, Some(code)), "{}", refusal.message);
         assert!(stop.tables.contains(&"shop.t".to_owned()));
+        for said in [names, "which changes shop.t", &failed.gtid, "Mend it on this slave and resume"] {
+            assert!(refusal.message.contains(said), "{said} is not in {}", refusal.message);
+        }
         assert_eq!(slave.rows("SELECT 0, i FROM shop.fine").await, [(0, 1)], "the third must wait for the second");
 
         // It stays where it is, for every later push.
@@ -120,6 +167,7 @@ async fn a_batch_that_fails_in_the_middle_moves_the_position_to_just_before_it()
         slave.apply(&rest_of(&batch, 2)).await;
         assert_eq!(slave.rows("SELECT i, n FROM shop.t ORDER BY i").await, [(1, 1), (2, 2), (10, 5)]);
         assert_eq!(slave.applier.progress().state, ApplyState::Running);
+        slave.apply(&changes.make(&["DROP DATABASE shop"]).await).await;
     }
 }
 
@@ -189,6 +237,10 @@ async fn a_server_keeps_its_name_and_a_copy_of_it_has_another() {
 async fn a_client_that_holds_a_lock_is_ended_and_the_whole_batch_applied() {
     let (mut changes, mut slave) =
         tokio::join!(Changes::start(), Slave::start_with(&[], |options| options.lock_tries = 1));
+    a_lock_is_in_the_way(&mut changes, &mut slave).await;
+}
+
+async fn a_lock_is_in_the_way<S: Database>(changes: &mut Changes<S>, slave: &mut Slave<S>) {
     slave.apply(&changes.make(&TABLE).await).await;
     slave.apply(&changes.make(&["INSERT INTO shop.t VALUES (1, 0), (2, 0)"]).await).await;
     let before = slave.position().await;
@@ -222,14 +274,21 @@ async fn a_client_that_holds_a_lock_is_ended_and_the_whole_batch_applied() {
     slave.apply(&changes.make(&["ALTER TABLE shop.t ADD COLUMN m INT DEFAULT 7"]).await).await;
     assert_eq!(slave.rows("SELECT i, m FROM shop.t ORDER BY i").await, [(1, 7), (2, 7)]);
     assert!(reader.query_drop("SELECT 1").await.is_err(), "the session that held the table must be ended");
+    slave.apply(&changes.make(&["DROP DATABASE shop"]).await).await;
 }
 
 #[tokio::test]
 async fn the_victim_of_a_deadlock_starts_its_batch_again() {
     let (mut changes, mut slave) =
         tokio::join!(Changes::start(), Slave::start_with(&[], |options| options.lock_tries = 100));
+    a_deadlock_is_in_the_way(&mut changes, &mut slave).await;
+}
+
+async fn a_deadlock_is_in_the_way<S: Database>(changes: &mut Changes<S>, slave: &mut Slave<S>) {
     slave.apply(&changes.make(&TABLE).await).await;
-    slave.apply(&changes.make(&["INSERT INTO shop.t SELECT seq, 0 FROM shop.seq_1_to_500"]).await).await;
+    let rows = "INSERT INTO shop.t WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500) \
+                SELECT i, 0 FROM n";
+    slave.apply(&changes.make(&[rows]).await).await;
     let batch = changes.make(&["UPDATE shop.t SET n = 1 WHERE i = 1", "UPDATE shop.t SET n = 1 WHERE i = 2"]).await;
 
     // The client has changed more rows, so the applier is the victim.
@@ -252,6 +311,7 @@ async fn the_victim_of_a_deadlock_starts_its_batch_again() {
     assert_eq!(slave.position().await, changes.at);
     assert!(slave.applier.progress().counts.lock_retries > 0);
     assert_eq!(slave.rows("SELECT n, COUNT(*) FROM shop.t GROUP BY n ORDER BY n").await, [(0, 498), (1, 2)]);
+    slave.apply(&changes.make(&["DROP DATABASE shop"]).await).await;
 }
 
 #[tokio::test]
@@ -488,16 +548,19 @@ async fn the_slaves_own_binlog_does_not_repeat_the_whole_batch_for_each_statemen
 #[tokio::test]
 async fn a_server_that_is_killed_in_between_loses_nothing_and_applies_nothing_twice() {
     let (mut changes, mut slave) = tokio::join!(Changes::start(), Slave::start());
+    the_server_is_killed(&mut changes, &mut slave).await;
+}
+
+async fn the_server_is_killed<S: Database>(changes: &mut Changes<S>, slave: &mut Slave<S>) {
     slave.apply(&changes.make(&TABLE).await).await;
     slave.apply(&changes.make(&["INSERT INTO shop.t VALUES (1, 0)"]).await).await;
     for round in 1..=3 {
         let batch = changes.make(&["UPDATE shop.t SET n = n + 1", "UPDATE shop.t SET n = n + 1"]).await;
-        let pid = eventually("the server runs", async || slave.server.managed().pid().ok_or("not yet")).await;
         let pushing = tokio::spawn({
             let (applier, batch) = (slave.applier.clone(), batch.clone());
             async move { applier.push(batch).await }
         });
-        kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
+        slave.server.kill().await;
         // Whether this push was applied or not, asking again brings it there.
         let first = pushing.await.unwrap();
         let mut next = batch.clone();

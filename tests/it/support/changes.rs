@@ -10,11 +10,12 @@ use towline::{
 };
 use towline_middleware::{Epoch, Role};
 
-use super::TestServer;
+use super::{Database, TestServer};
+use crate::matrix::last_gtid;
 
 /// A master's MySQL and the capture that reads it.
-pub(crate) struct Changes {
-    _master: TestServer,
+pub(crate) struct Changes<S = TestServer> {
+    _master: S,
     session: Conn,
     capture: Capture,
     /// The last transaction that was taken.
@@ -23,7 +24,13 @@ pub(crate) struct Changes {
 
 impl Changes {
     pub(crate) async fn start() -> Self {
-        let master = TestServer::start(Role::Master).await;
+        Self::of(TestServer::start(Role::Master).await).await
+    }
+}
+
+impl<S: Database> Changes<S> {
+    /// Those of a server on which nothing was done yet.
+    pub(crate) async fn of(master: S) -> Self {
         let options = CaptureOptions {
             opts: master.opts(),
             epoch: Epoch(1),
@@ -40,8 +47,7 @@ impl Changes {
         for sql in statements {
             self.session.query_drop(*sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
         }
-        let last: Option<String> = self.session.query_first("SELECT @@gtid_binlog_pos").await.unwrap();
-        let last = last.unwrap();
+        let last = last_gtid(S::FAMILY, &mut self.session).await;
         let mut batch = batch(self.at.clone(), []);
         while self.at.gtid != last {
             let captured = timeout(Duration::from_secs(30), self.capture.next()).await.unwrap().unwrap();

@@ -3,6 +3,7 @@
 pub(crate) mod certificates;
 mod changes;
 mod cluster;
+mod database;
 mod disk;
 pub(crate) mod front;
 pub(crate) mod http;
@@ -16,6 +17,7 @@ pub(crate) mod wire_client;
 pub(crate) use self::{
     changes::{Changes, batch},
     cluster::{CLIENT, TestCluster, checksums},
+    database::Database,
     disk::SmallDisk,
     mysql9::{Mysql9, mysql_node, mysql_server},
     node::TestNode,
