@@ -124,8 +124,13 @@ impl Capture {
                 break mark;
             }
             let pushed = match capture.stream.next().await {
-                // It waits for what it does not have.
-                Ok(event) if [kind::HEARTBEAT, kind::HEARTBEAT_V2].contains(&event.kind()) => return Ok(None),
+                // It waits for what it does not have; or it is MySQL, which tells so what it passes over before that.
+                Ok(event) if [kind::HEARTBEAT, kind::HEARTBEAT_V2].contains(&event.kind()) => {
+                    if !stream::holds(&options.opts, source, &from.gtid).await? {
+                        return Ok(None);
+                    }
+                    continue;
+                }
                 Ok(event) => capture.assembler.push(event),
                 Err(error) => Err(error),
             };

@@ -285,6 +285,21 @@ async fn refuse_unknown_start(conn: &mut Conn, after: &str, start: u64) -> Resul
     Ok(())
 }
 
+/// Whether MySQL's binlog holds a transaction, as far as the server knows. MariaDB is not asked: it only sends a heartbeat
+/// when it has nothing else to send.
+///
+/// # Errors
+/// [`CaptureError::Connect`] if the server does not say.
+pub(super) async fn holds(opts: &Opts, source: Source, gtid: &str) -> Result<bool, CaptureError> {
+    if source.family() == Family::MariaDb {
+        return Ok(false);
+    }
+    const HOLDS: &str = "SELECT GTID_SUBSET(?, GTID_SUBTRACT(@@global.gtid_executed, @@global.gtid_purged))";
+    let mut conn = Conn::new(opts.clone()).await.map_err(CaptureError::Connect)?;
+    let held: Option<u8> = conn.exec_first(HOLDS, (gtid,)).await.map_err(CaptureError::Connect)?;
+    Ok(held == Some(1))
+}
+
 /// What the server has of others and no longer in its binlog, as after a restored dump. It refuses readers that lack any of
 /// that. A reader from the beginning does: it needs a snapshot.
 async fn purged_of_others(conn: &mut Conn) -> Result<Vec<Sid<'static>>, CaptureError> {

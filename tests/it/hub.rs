@@ -17,7 +17,6 @@ use axum::{
 };
 use futures_util::FutureExt;
 use mysql_async::{Conn, Opts, prelude::Queryable};
-use rustix::process::{Pid, Signal, kill_process};
 use tokio::{net::TcpListener, task::JoinHandle};
 use towline::{
     config::{Ack, AckOnTimeout},
@@ -31,7 +30,10 @@ use towline::{
 };
 use towline_middleware::{Acknowledgement, Position, Replication, Role, testing::ByFirstWord};
 
-use crate::support::{TestServer, eventually};
+use crate::{
+    matrix::last_gtid,
+    support::{Database, TestServer, eventually},
+};
 
 const SECRET: &str = "of the cluster";
 
@@ -46,8 +48,8 @@ enum Fault {
 }
 
 /// A slave: its MySQL, its applier and the HTTP in front of it.
-pub(crate) struct Slave {
-    pub(crate) server: TestServer,
+pub(crate) struct Slave<S = TestServer> {
+    pub(crate) server: S,
     pub(crate) applier: Applier,
     pub(crate) url: String,
     fault: Arc<AtomicU8>,
@@ -56,7 +58,12 @@ pub(crate) struct Slave {
 
 impl Slave {
     pub(crate) async fn start() -> Self {
-        let server = TestServer::start(Role::Slave).await;
+        Self::of(TestServer::start(Role::Slave).await).await
+    }
+}
+
+impl<S: Database> Slave<S> {
+    pub(crate) async fn of(server: S) -> Self {
         let applier = Applier::start(ApplyOptions::new(server.opts()));
         let fault = Arc::<AtomicU8>::default();
         let state = (applier.clone(), Arc::clone(&fault), Arc::<AtomicU64>::default());
@@ -69,13 +76,15 @@ impl Slave {
         let http = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { server, applier, url, fault, http }
     }
+}
 
+impl<S> Slave<S> {
     fn set(&self, fault: Fault) {
         self.fault.store(fault as u8, Ordering::Relaxed);
     }
 }
 
-impl Drop for Slave {
+impl<S> Drop for Slave<S> {
     fn drop(&mut self) {
         self.http.abort();
     }
@@ -113,14 +122,14 @@ async fn tell_server((applier, opts): (Applier, Opts)) -> Json<ServerFacts> {
 }
 
 fn options(master: &TestServer, slaves: &[&Slave]) -> HubOptions {
-    options_of(master.opts(), slaves)
+    options_of(master.opts(), &slaves.iter().map(|slave| slave.url.as_str()).collect::<Vec<_>>())
 }
 
-pub(crate) fn options_of(mysql: Opts, slaves: &[&Slave]) -> HubOptions {
+pub(crate) fn options_of(mysql: Opts, slaves: &[&str]) -> HubOptions {
     HubOptions {
         mysql,
         secret: Some(SECRET.into()),
-        slaves: slaves.iter().map(|slave| slave.url.clone()).collect(),
+        slaves: slaves.iter().map(|url| (*url).to_owned()).collect(),
         ack: Ack::None,
         ack_timeout: Duration::from_secs(30),
         ack_on_timeout: AckOnTimeout::Warning,
@@ -150,14 +159,14 @@ pub(crate) const SHOP: [&str; 3] = [
 ];
 
 /// Waits until every one of these slaves holds what the master holds.
-pub(crate) async fn assert_equal(master: &TestServer, hub: &Hub, slaves: &[&Slave]) {
+pub(crate) async fn assert_equal<S: Database>(master: &S, hub: &Hub, slaves: &[&Slave<S>]) {
     let mut session = master.connect().await;
     for slave in slaves {
         eventually("the slave has everything", async || {
             // Asked again each time: the hub itself writes to its schema.
-            let newest: Option<String> = session.query_first("SELECT @@gtid_binlog_pos").await.unwrap();
+            let newest = last_gtid(S::FAMILY, &mut session).await;
             match slave.applier.progress() {
-                progress if Some(&progress.mark.gtid) == newest.as_ref() => Ok(()),
+                progress if progress.mark.gtid == newest => Ok(()),
                 progress => Err(format!("{progress:?}, wanted {newest:?}; {:?}; {:?}", hub.status(), hub.slaves())),
             }
         })
@@ -166,7 +175,7 @@ pub(crate) async fn assert_equal(master: &TestServer, hub: &Hub, slaves: &[&Slav
     }
 }
 
-async fn contents(server: &TestServer) -> Vec<(String, Option<u64>)> {
+async fn contents(server: &impl Database) -> Vec<(String, Option<u64>)> {
     let mut conn = server.connect().await;
     let tables: Vec<String> = conn
         .query("SELECT CONCAT(table_schema, '.', table_name) FROM information_schema.tables WHERE table_schema = 'shop' ORDER BY 1")
@@ -407,8 +416,7 @@ async fn the_masters_server_may_be_killed() {
     let hub = Hub::start(options(&master, &[&a])).unwrap();
     for _ in 0..2 {
         load(&master, 2, 5).await;
-        let pid = eventually("the server runs", async || master.managed().pid().ok_or("not yet")).await;
-        kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
+        master.kill().await;
         eventually("the loss is seen", async || match hub.status().state {
             HubState::Away { .. } => Ok(()),
             state => Err(state),

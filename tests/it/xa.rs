@@ -21,7 +21,7 @@ async fn run(conn: &mut Conn, statements: &[&str]) {
 }
 
 /// Removes the binlog's files but the last.
-async fn forget_all_but_last(conn: &mut Conn) {
+pub(crate) async fn forget_all_but_last(conn: &mut Conn) {
     eventually("the files are purged", async || {
         let files: Vec<mysql_async::Row> = conn.query("SHOW BINARY LOGS").await.unwrap();
         let last: String = files.last().expect("a file").get(0).expect("its name");
