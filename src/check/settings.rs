@@ -89,7 +89,10 @@ pub(super) fn check(role: Role, server: &Server) -> Vec<Line> {
         Role::Slave => &SLAVE,
     };
     let mut lines = vec![version(server)];
-    lines.extend(settings.iter().filter_map(|setting| setting.check(server.variable(setting.name)?)));
+    // MySQL 8 and 9 have this setting under both of its names.
+    let is_alias = |name| name == "slave_type_conversions" && server.variable("replica_type_conversions").is_some();
+    let settings = settings.iter().filter(|setting| !is_alias(setting.name));
+    lines.extend(settings.filter_map(|setting| setting.check(server.variable(setting.name)?)));
     lines
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mysql_async::{Opts, OptsBuilder};
+use mysql_async::{Opts, OptsBuilder, prelude::Queryable};
 use serde_json::json;
 use towline::{
     check::{self, CheckError, Outcome, Report, Target},
@@ -10,7 +10,7 @@ use towline::{
 };
 use towline_middleware::Role;
 
-use crate::support::{TestServer, eventually, http::TestHttp};
+use crate::support::{Mysql9, TestServer, eventually, http::TestHttp, mysql_server};
 
 async fn report(role: Role, opts: &Opts) -> Report {
     check::run(role, opts.into()).await.unwrap_or_else(|error| panic!("{error}")).1
@@ -108,6 +108,141 @@ async fn assert_complains(role: Role, argument: &str, name: &str, fails: bool, s
     assert_eq!((*found, *failed), (name, fails), "{argument}");
     assert!(text.contains(says), "{argument}: {text}");
     assert_eq!(report.passed(), !fails);
+}
+
+/// On one server, since most can be set while it runs; what it complains of besides is the same each time.
+#[tokio::test]
+async fn each_setting_is_missed_on_mysql() {
+    let options = ["--binlog-ignore-db=log", "--sync-binlog=1", "--innodb-flush-log-at-trx-commit=1", "--read-only=ON"];
+    let Some(server) = mysql_server(&[&options[..], &["--max-allowed-packet=1G"]].concat()).await else { return };
+    let account = OptsBuilder::default().ip_or_hostname("127.0.0.1").tcp_port(server.port);
+    let account: Opts = account.prefer_socket(Some(false)).user(Some("towline")).pass(Some("towline")).into();
+    const LOG: (&str, bool, &str) = ("no binlog_do_db, no binlog_ignore_db", true, "binlog_ignore_db=log");
+    // The settings, how they are taken back, and the complaints besides those of the start.
+    type Case<'a> = (Role, &'a [&'a str], &'a [&'a str], &'a [(&'a str, bool, &'a str)]);
+    let cases: [Case<'_>; 17] = [
+        (Role::Master, &[], &[], &[]),
+        (
+            Role::Master,
+            &["binlog_format = MIXED"],
+            &["binlog_format = ROW"],
+            &[("binlog_format", true, "`SET GLOBAL binlog_format = 'ROW'`")],
+        ),
+        (
+            Role::Master,
+            &["binlog_row_image = MINIMAL"],
+            &["binlog_row_image = FULL"],
+            &[("binlog_row_image", true, "`binlog_row_image=FULL`")],
+        ),
+        (
+            Role::Master,
+            &["binlog_checksum = NONE"],
+            &["binlog_checksum = CRC32"],
+            &[("binlog_checksum", true, "`binlog_checksum=CRC32`")],
+        ),
+        (Role::Master, &["gtid_mode = ON_PERMISSIVE"], &["gtid_mode = ON"], &[("gtid_mode", true, "`gtid_mode=ON`")]),
+        (
+            Role::Master,
+            &["gtid_mode = ON_PERMISSIVE", "enforce_gtid_consistency = WARN"],
+            &["enforce_gtid_consistency = ON", "gtid_mode = ON"],
+            &[("gtid_mode", true, "restart"), ("enforce_gtid_consistency", true, "`enforce_gtid_consistency=ON`")],
+        ),
+        (
+            Role::Master,
+            &["sync_binlog = 0"],
+            &["sync_binlog = 1"],
+            &[("sync_binlog", false, "`SET GLOBAL sync_binlog = 1`")],
+        ),
+        (
+            Role::Master,
+            &["innodb_flush_log_at_trx_commit = 2"],
+            &["innodb_flush_log_at_trx_commit = 1"],
+            &[("innodb_flush_log_at_trx_commit", false, "innodb_flush_log_at_trx_commit=1")],
+        ),
+        (
+            Role::Master,
+            &["binlog_order_commits = OFF"],
+            &["binlog_order_commits = ON"],
+            &[("binlog_order_commits", false, "'ON'")],
+        ),
+        (Role::Slave, &[], &[], &[]),
+        (
+            Role::Slave,
+            &["binlog_format = STATEMENT"],
+            &["binlog_format = ROW"],
+            &[("binlog_format", true, "`binlog_format=ROW`")],
+        ),
+        (
+            Role::Slave,
+            &["replica_type_conversions = ALL_LOSSY"],
+            &["replica_type_conversions = ''"],
+            &[("replica_type_conversions", true, "`SET GLOBAL replica_type_conversions = ''`")],
+        ),
+        (
+            Role::Slave,
+            &["event_scheduler = ON"],
+            &["event_scheduler = OFF"],
+            &[("event_scheduler", true, "event_scheduler=OFF")],
+        ),
+        (
+            Role::Slave,
+            &["log_bin_trust_function_creators = OFF"],
+            &["log_bin_trust_function_creators = ON"],
+            &[("log_bin_trust_function_creators", true, "log_bin_trust_function_creators=ON")],
+        ),
+        (
+            Role::Slave,
+            &["super_read_only = ON"],
+            &["super_read_only = OFF"],
+            &[("super_read_only", true, "super_read_only=OFF")],
+        ),
+        (
+            Role::Slave,
+            &["max_allowed_packet = 16777216"],
+            &["max_allowed_packet = 1073741824"],
+            &[("max_allowed_packet", false, "`SET GLOBAL max_allowed_packet = 1073741824`")],
+        ),
+        (Role::Slave, &["read_only = OFF"], &["read_only = ON"], &[("read_only", false, "read_only=ON")]),
+    ];
+    let set = async |settings: &[&str]| {
+        for setting in settings {
+            server.run(&[&format!("SET GLOBAL {setting}")]).await;
+        }
+    };
+    for (role, wrong, right, expected) in cases {
+        set(wrong).await;
+        let report = report(role, &account).await;
+        let of_log = (role == Role::Master).then_some(&LOG);
+        let expected: Vec<_> = expected.iter().chain(of_log).collect();
+        assert_complaints(&report, &expected, wrong);
+        set(right).await;
+    }
+
+    // Numbers that have no order with this server's own.
+    let mut conn = server.connect().await;
+    for sql in ["SET gtid_next = 'aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa:5'", "CREATE DATABASE shop"] {
+        conn.query_drop(sql).await.unwrap();
+    }
+    let foreign = ("one server's GTIDs", true, "aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa:5");
+    assert_complaints(&report(Role::Master, &account).await, &[&LOG, &foreign], &["gtid_next"]);
+    drop(server);
+
+    let Some(server) = Mysql9::start_with(&["--skip-log-bin"]).await else { return };
+    for role in [Role::Master, Role::Slave] {
+        let complaints = complaints(&report(role, &server.opts()).await);
+        let log: Vec<_> = complaints.iter().filter(|(name, ..)| *name == "log_bin").collect();
+        assert!(matches!(log[..], [(_, true, text)] if text.contains("`log_bin` into [mysqld]")), "{complaints:?}");
+    }
+}
+
+fn assert_complaints(report: &Report, expected: &[&(&str, bool, &str)], what: &[&str]) {
+    let found = complaints(report);
+    assert_eq!(found.len(), expected.len(), "{what:?}: {found:?}");
+    for ((name, failed, text), (expected, fails, says)) in found.iter().zip(expected) {
+        assert_eq!((name, failed), (expected, fails), "{what:?}: {text}");
+        assert!(text.contains(says), "{what:?}: {text}");
+    }
+    assert_eq!(report.passed(), !expected.iter().any(|(_, fails, _)| *fails), "{what:?}");
 }
 
 #[tokio::test]
