@@ -73,10 +73,12 @@ async fn watch(mysql: Opts, applier: u32, is_mariadb: bool, ended: &AtomicU64) -
         blockers.sort_unstable();
         blockers.dedup();
         for id in blockers.into_iter().filter(|id| *id != applier && *id != 0) {
-            // It may have gone by itself in between: then there is nothing to count.
-            if conn.query_drop(format!("KILL CONNECTION {id}")).await.is_ok() {
-                ended.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(connection = id, "ended a client's session on this slave that held up the applier");
+            // Counted before: its end lets the applier go on, which ends this watch at once.
+            ended.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(connection = id, "ending a client's session on this slave that holds up the applier");
+            if conn.query_drop(format!("KILL CONNECTION {id}")).await.is_err() {
+                // It has gone by itself in between: there was nothing to count.
+                ended.fetch_sub(1, Ordering::Relaxed);
             }
         }
     }
