@@ -24,6 +24,7 @@ mod outlook;
 mod readme;
 mod round_trip;
 mod same_rights;
+mod schema_crashes;
 mod settings;
 mod snapshot;
 mod streamed;
