@@ -144,14 +144,30 @@ pub(crate) async fn run(
     }
     if is_in_aria {
         // An error leaves the announcement: the next try finds that it ran, and comes here again.
-        session.conn.query_drop(WRITE_ARIA_OUT).await?;
+        write_aria_out(session).await?;
     }
     Ok(())
 }
 
 /// Writes out what MariaDB holds back of its accounts, routines and events. A table that a version lacks is passed over.
-const WRITE_ARIA_OUT: &str = "FLUSH LOCAL TABLES mysql.global_priv, mysql.user, mysql.db, mysql.tables_priv, \
-    mysql.columns_priv, mysql.procs_priv, mysql.proxies_priv, mysql.roles_mapping, mysql.proc, mysql.func, mysql.event";
+/// One after the other: all at once they would end a reader that has opened one of them and needs another, with a deadlock.
+async fn write_aria_out(session: &mut ApplySession) -> Result<(), ApplyError> {
+    const TABLES: [&str; 11] = [
+        "global_priv",
+        "user",
+        "db",
+        "tables_priv",
+        "columns_priv",
+        "procs_priv",
+        "proxies_priv",
+        "roles_mapping",
+        "proc",
+        "func",
+        "event",
+    ];
+    let statements = TABLES.map(|table| format!("FLUSH LOCAL TABLES mysql.{table}"));
+    Ok(session.conn.query_drop(statements.join("; ")).await?)
+}
 
 /// The server's text does not say what is to be done where, and the applier tries again until it is.
 fn told_of_right(gtid: &str, error: ApplyError) -> ApplyError {
