@@ -1,6 +1,6 @@
 //! What a server of either family can be asked, for tests that both must pass.
 
-use mysql_async::{Conn, Opts};
+use mysql_async::{Conn, Opts, prelude::Queryable};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Mysql9, TestServer, eventually};
@@ -16,7 +16,7 @@ pub(crate) trait Database {
     /// How to log in as the administrator.
     fn opts(&self) -> Opts;
 
-    /// Kills it with -9; it starts again by itself.
+    /// Kills it with -9 and returns when it is dead; it starts again by itself.
     async fn kill(&self);
 
     /// A connection of the administrator's.
@@ -53,6 +53,12 @@ impl Database for Mysql9 {
     }
 
     async fn kill(&self) {
+        let mut witness = self.connect().await;
         self.crash();
+        eventually("the server dies", async || match witness.query_drop("DO 0").await {
+            Ok(()) => Err("it runs"),
+            Err(_) => Ok(()),
+        })
+        .await;
     }
 }
