@@ -102,12 +102,7 @@ async fn assert_complains(role: Role, argument: &str, name: &str, fails: bool, s
     let server = TestServer::start_with(role, &[argument]).await;
     // So that the binlog holds something.
     server.run(&["SET gtid_domain_id = 0", "CREATE DATABASE shop"]).await;
-    let report = report(role, &server.opts()).await;
-    let complaints = complaints(&report);
-    let [(found, failed, text)] = &complaints[..] else { panic!("{argument}: {complaints:?}") };
-    assert_eq!((*found, *failed), (name, fails), "{argument}");
-    assert!(text.contains(says), "{argument}: {text}");
-    assert_eq!(report.passed(), !fails);
+    assert_complaints(&report(role, &server.opts()).await, &[&(name, fails, says)], &[argument]);
 }
 
 /// On one server, since most can be set while it runs; what it complains of besides is the same each time.

@@ -375,9 +375,7 @@ async fn what_the_text_does_not_show_the_server_refuses() {
         outcome => panic!("{outcome:?}"),
     }
     check_refusal("a view that writes", "again, behind rows", client.query_drop(late).await);
-    let status = reqwest::get(cluster.slaves[0].url("/status")).await.unwrap();
-    let status: serde_json::Value = status.json().await.unwrap();
-    assert_eq!(status["misclassified"], 2);
+    assert_eq!(cluster.slaves[0].status().await["misclassified"], 2);
     client.disconnect().await.unwrap();
     untouched.check().await;
 }

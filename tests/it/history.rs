@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mysql_async::{Conn, prelude::Queryable};
+use mysql_async::{Conn, Opts, prelude::Queryable};
 use towline::{
     config::{Ack, AckOnTimeout},
     replication::{
@@ -43,12 +43,7 @@ async fn mysql_pair() -> Option<Pair<Mysql9>> {
 impl<S: Database> Pair<S> {
     async fn of(master: S, slave: Slave<S>) -> Self {
         master.run(&SHOP).await;
-        let options = HubOptions {
-            ack: Ack::All,
-            ack_timeout: Duration::from_millis(300),
-            ack_on_timeout: AckOnTimeout::Error,
-            ..options_of(master.opts(), &[&slave.url])
-        };
+        let options = strict(master.opts(), &slave);
         let hub = Hub::start(options.clone()).unwrap();
         let mut client = master.connect().await;
         for _ in 0..5 {
@@ -57,6 +52,16 @@ impl<S: Database> Pair<S> {
         assert_equal(&master, &hub, &[&slave]).await;
         slave_in(&hub, &slave.url, "the slave follows", |state| *state == SlaveState::Streaming).await;
         Self { master, slave, options, hub }
+    }
+}
+
+/// A client's OK waits for this slave, and is an error without it.
+pub(crate) fn strict<S>(master: Opts, slave: &Slave<S>) -> HubOptions {
+    HubOptions {
+        ack: Ack::All,
+        ack_timeout: Duration::from_millis(300),
+        ack_on_timeout: AckOnTimeout::Error,
+        ..options_of(master, &[&slave.url])
     }
 }
 

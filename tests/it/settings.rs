@@ -1,17 +1,12 @@
 //! A master's settings that change under capture: what can still be had goes on, and what is lost stops it loudly.
 
-use std::time::Duration;
-
 use mysql_async::prelude::Queryable;
-use towline::{
-    config::{Ack, AckOnTimeout},
-    replication::hub::{Hub, HubOptions, HubState},
-};
+use towline::replication::hub::{Hub, HubState};
 use towline_middleware::{Acknowledgement, Role};
 
 use crate::{
-    history::write,
-    hub::{SHOP, Slave, assert_equal, options_of},
+    history::{strict, write},
+    hub::{SHOP, Slave, assert_equal},
     support::{Database, TestServer, eventually, mysql_server},
     xa::forget_all_but_last,
 };
@@ -39,12 +34,7 @@ async fn stopped(hub: &Hub, says: &str) {
 
 async fn settings_change<S: Database>(master: S, slave: Slave<S>) {
     master.run(&SHOP).await;
-    let options = HubOptions {
-        ack: Ack::All,
-        ack_timeout: Duration::from_millis(300),
-        ack_on_timeout: AckOnTimeout::Error,
-        ..options_of(master.opts(), &[&slave.url])
-    };
+    let options = strict(master.opts(), &slave);
     let hub = Hub::start(options.clone()).unwrap();
     for image in ["MINIMAL", "NOBLOB", "FULL"] {
         master.run(&[&format!("SET GLOBAL binlog_row_image = '{image}'")]).await;

@@ -97,11 +97,7 @@ async fn the_background_check_stops_a_slave_that_differs() {
     let mut slave = Conn::new(cluster.slaves[0].server_opts()).await.unwrap();
     slave.query_drop("SET sql_log_bin = 0").await.unwrap();
     slave.query_drop("DELETE FROM test.t").await.unwrap();
-    let state = async || {
-        let status = reqwest::get(cluster.master.url("/status")).await.unwrap();
-        let status: serde_json::Value = status.json().await.unwrap();
-        status["slaves"][0].clone()
-    };
+    let state = async || cluster.master.status().await["slaves"][0].clone();
     eventually("a slave that is paused", async || {
         let slave = state().await;
         if slave["state"] == "paused" { Ok(()) } else { Err(slave) }

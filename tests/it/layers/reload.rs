@@ -7,7 +7,7 @@ use std::sync::{
 
 use mysql_async::prelude::Queryable;
 use reqwest::StatusCode;
-use serde_json::{Value, json};
+use serde_json::json;
 use towline::wire::capability::mariadb;
 
 use super::{client, http, master, reload};
@@ -59,7 +59,7 @@ async fn fifty_reloads_under_load_lose_no_query() {
         if round % 5 == 0 {
             node.hang_up();
             eventually("the layers of the new file", async || {
-                let status: Value = reqwest::get(node.url("/status")).await.unwrap().json().await.unwrap();
+                let status = node.status().await;
                 if status["layers"] == wanted { Ok(()) } else { Err(status) }
             })
             .await;

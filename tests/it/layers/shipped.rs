@@ -112,7 +112,7 @@ async fn each_does_its_part_through_both_fronts() {
     conn.query_drop(by_name.replace('?', "'lamp'")).await.unwrap();
     conn.exec_drop(by_name, ("lamp",)).await.unwrap();
     http(&node, by_name, json!(["lamp"])).await;
-    let status: Value = reqwest::get(node.url("/status")).await.unwrap().json().await.unwrap();
+    let status = node.status().await;
     let top = &status["layer_status"]["slow_log"]["top"];
     let sleep = top.as_array().unwrap().iter().find(|own| own["sql"].as_str().is_some_and(|sql| sql.contains("SLEEP")));
     assert!(sleep.is_some_and(|own| own["p99_us"].as_u64().unwrap() >= 100_000), "{status:#}");

@@ -3,7 +3,6 @@
 use std::process::Stdio;
 
 use mysql_async::{Conn, prelude::Queryable};
-use serde_json::Value;
 use tokio::process::Command;
 
 use super::{
@@ -107,7 +106,7 @@ async fn sysbench_meets_no_error_in_all_layers_on_master_and_slave() {
         {
             assert_eq!(figure(node, &format!("towline_layer_{name}")).await, 0, "{name}");
         }
-        let status: Value = reqwest::get(node.url("/status")).await.unwrap().json().await.unwrap();
+        let status = node.status().await;
         let top = status["layer_status"]["slow_log"]["top"].as_array().cloned().unwrap_or_default();
         let count: u64 = top.iter().filter_map(|own| own["count"].as_u64()).sum();
         assert!(count >= 2 * POINT_SELECT.events, "{status:#}");

@@ -80,12 +80,11 @@ impl TestCluster {
     /// Waits until every slave is sent what the master commits as it comes, and what comes from the binlog has come.
     pub(crate) async fn wait_streaming(&self) {
         eventually("slaves that stream", async || {
-            let status = reqwest::get(self.master.url("/status")).await.map_err(|error| error.to_string())?;
-            let status: serde_json::Value = status.json().await.map_err(|error| error.to_string())?;
+            let status = self.master.status().await;
             let slaves = status["slaves"].as_array().map_or(&[][..], Vec::as_slice);
             let is_streaming =
                 slaves.len() == self.slaves.len() && slaves.iter().all(|slave| slave["state"] == "streaming");
-            if is_streaming { Ok(()) } else { Err(status.to_string()) }
+            if is_streaming { Ok(()) } else { Err(status) }
         })
         .await;
     }

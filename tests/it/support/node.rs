@@ -93,6 +93,11 @@ impl TestNode {
         format!("http://{}{path}", self.ready.http)
     }
 
+    /// What its `/status` tells.
+    pub(crate) async fn status(&self) -> serde_json::Value {
+        reqwest::get(self.url("/status")).await.unwrap().json().await.unwrap()
+    }
+
     /// Where it serves HTTP.
     pub(crate) fn http(&self) -> SocketAddr {
         self.ready.http

@@ -80,8 +80,7 @@ async fn a_slave_without_room_loses_no_statement_on_accounts() {
             client.query_drop(format!("CREATE USER keeper{round}_{number}")).await.unwrap();
         }
         eventually("a slave that waits for room", async || {
-            let status = reqwest::get(cluster.master.url("/status")).await.unwrap();
-            let status: serde_json::Value = status.json().await.unwrap();
+            let status = cluster.master.status().await;
             let slaves = status["slaves"].as_array().unwrap();
             if slaves.iter().any(|slave| slave["state"] == "away") { Ok(()) } else { Err(status) }
         })
