@@ -53,6 +53,9 @@ fn commands(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("stack");
     let classifier = Arc::new(Known(Arc::new(Plan::bare(Intent::Read, "bench"))));
     let session = Arc::new(Session::new(Front::MySql, Role::Master, None, classifier));
+    let mut router = AtOnce;
+    let command = Command::new(session.clone(), b"\x03SELECT 1"[..].into());
+    group.bench_function("router", |bencher| bencher.iter(|| router.call(black_box(command.clone()))));
     for user in [0, 1, 2, 4, 8] {
         let mut service = stack(user).session(&session, AtOnce);
         let command = Command::new(session.clone(), b"\x03SELECT 1"[..].into());

@@ -42,7 +42,7 @@ pub use position::{Epoch, InvalidPosition, Position, Sequence};
 pub use prepared::Prepared;
 pub use registry::{CORE, CORE_OUTSIDE, LayerError, Registry};
 pub use replication::{Acknowledgement, Replication};
-pub use reply::{BoxFuture, Completion, Final, Head, Part, Parts, Reply};
+pub use reply::{BoxFuture, Completion, Details, Final, Head, Part, Parts, Reply};
 pub use role::{Role, UnknownRole};
 pub use session::{Front, RequestKey, Session, status};
 pub use setup::{InvalidOptions, LayerHome, LayerOptions, LayerProblem, LayerSetup};

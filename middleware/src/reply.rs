@@ -48,6 +48,14 @@ pub struct Completion {
     pub status: u16,
     /// How many warnings there are.
     pub warnings: u16,
+    /// What most results have nothing of, to be read by [`details`](Self::details). Behind a box, since a reply is moved
+    /// from layer to layer.
+    pub details: Option<Box<Details>>,
+}
+
+/// What the end of a result tells besides, if anything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Details {
     /// The text for people, as in `Rows matched: 1`.
     pub info: Bytes,
     /// Session state information that the client asked for, encoded as in the OK packet.
@@ -71,6 +79,29 @@ impl Completion {
     pub fn has_more(&self) -> bool {
         self.status & status::MORE_RESULTS != 0
     }
+
+    /// What it tells besides.
+    pub fn details(&self) -> &Details {
+        static NOTHING: Details = Details::NOTHING;
+        self.details.as_deref().unwrap_or(&NOTHING)
+    }
+
+    /// What it tells besides, to be changed. Allocates if there was nothing.
+    pub fn details_mut(&mut self) -> &mut Details {
+        self.details.get_or_insert_default()
+    }
+}
+
+impl Details {
+    const NOTHING: Self = Self {
+        info: Bytes::new(),
+        state: Bytes::new(),
+        gtid: None,
+        gtid_is_newest: false,
+        unlogged: false,
+        position: None,
+        replication_warning: None,
+    };
 }
 
 /// What ends one result.
@@ -139,63 +170,56 @@ pub trait Parts: Send {
 /// - Dropping it before its end leaves its connection to the server unusable, so the router closes it.
 pub struct Reply {
     head: Head,
-    ready: Ready,
-    rest: Option<Box<dyn Parts>>,
-}
-
-/// The parts that need no waiting. Two are what most replies have; they cost no allocation.
-#[derive(Debug, Default)]
-struct Ready {
+    /// The first parts that need no waiting. Two are what most replies have; they cost no allocation.
     front: [Option<Part>; 2],
-    more: VecDeque<Part>,
+    /// What most replies have not. Behind a box, since a reply is moved from layer to layer.
+    tail: Option<Box<Tail>>,
 }
 
-impl Ready {
-    fn push(&mut self, part: Part) {
-        match self.front.iter_mut().find(|place| place.is_none()) {
-            // Behind `more` nothing may overtake it.
-            Some(place) if self.more.is_empty() => *place = Some(part),
-            _ => self.more.push_back(part),
-        }
-    }
-
-    fn pop(&mut self) -> Option<Part> {
-        let [first, second] = &mut self.front;
-        match first.take() {
-            Some(part) => {
-                *first = second.take();
-                Some(part)
-            }
-            None => self.more.pop_front(),
-        }
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &Part> {
-        self.front.iter().flatten().chain(&self.more)
-    }
-
-    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Part> {
-        self.front.iter_mut().flatten().chain(&mut self.more)
-    }
+/// What comes behind the first two parts.
+#[derive(Default)]
+struct Tail {
+    /// More parts that need no waiting.
+    ready: VecDeque<Part>,
+    rest: Option<Box<dyn Parts>>,
 }
 
 impl Reply {
     /// A reply from what has been read and what is still to come.
     pub fn new(head: Head, ready: impl IntoIterator<Item = Part>, rest: Option<Box<dyn Parts>>) -> Self {
-        let mut reply = Self { head, ready: Ready::default(), rest };
-        ready.into_iter().for_each(|part| reply.ready.push(part));
+        let mut reply = Self { head, front: [None, None], tail: None };
+        reply.stream(rest);
+        ready.into_iter().for_each(|part| reply.push(part));
         reply
     }
 
     /// Adds a part that needs no waiting.
     pub fn push(&mut self, part: Part) {
-        self.ready.push(part);
+        let tail_is_empty = self.tail.as_ref().is_none_or(|tail| tail.ready.is_empty());
+        match self.front.iter_mut().find(|place| place.is_none()) {
+            // Behind the tail nothing may overtake it.
+            Some(place) if tail_is_empty => *place = Some(part),
+            _ => self.tail.get_or_insert_default().ready.push_back(part),
+        }
     }
 
     /// The same parts with this head, and with what is still to come.
     #[must_use]
-    pub fn begin(self, head: Head, rest: Option<Box<dyn Parts>>) -> Self {
-        Self { head, ready: self.ready, rest }
+    pub fn begin(mut self, head: Head, rest: Option<Box<dyn Parts>>) -> Self {
+        self.head = head;
+        self.stream(rest);
+        self
+    }
+
+    /// From now on this is what is still to come.
+    fn stream(&mut self, rest: Option<Box<dyn Parts>>) {
+        if rest.is_some() || self.tail.is_some() {
+            self.tail.get_or_insert_default().rest = rest;
+        }
+    }
+
+    fn rest(&mut self) -> Option<&mut Box<dyn Parts>> {
+        self.tail.as_mut()?.rest.as_mut()
     }
 
     /// An OK of our own.
@@ -220,17 +244,17 @@ impl Reply {
 
     /// The parts that need no waiting.
     pub fn ready(&self) -> impl Iterator<Item = &Part> {
-        self.ready.iter()
+        self.front.iter().flatten().chain(self.tail.iter().flat_map(|tail| &tail.ready))
     }
 
     /// Whether all of it is in [`ready`](Self::ready).
     pub fn is_complete(&self) -> bool {
-        self.rest.is_none()
+        self.tail.as_ref().is_none_or(|tail| tail.rest.is_none())
     }
 
     /// The error, if the whole reply is one.
     pub fn server_error(&self) -> Option<&ServerError> {
-        match self.ready.iter().next() {
+        match self.ready().next() {
             Some(Part::Final { end: Final::Err(error), .. }) => Some(error),
             _ => None,
         }
@@ -238,7 +262,14 @@ impl Reply {
 
     /// The next part that needs no waiting. A front drains these before it writes, to send them in one go.
     pub fn next_ready(&mut self) -> Option<Part> {
-        self.ready.pop()
+        let [first, second] = &mut self.front;
+        match first.take() {
+            Some(part) => {
+                *first = second.take();
+                Some(part)
+            }
+            None => self.tail.as_mut()?.ready.pop_front(),
+        }
     }
 
     /// The next part; `None` after the last.
@@ -249,19 +280,15 @@ impl Reply {
     /// # Cancel safety
     /// Not safe: keep the future until it is done, or drop the whole reply.
     pub async fn next(&mut self) -> Result<Option<Part>, Error> {
-        if let Some(part) = self.ready.pop() {
+        if let Some(part) = self.next_ready() {
             return Ok(Some(part));
         }
-        match &mut self.rest {
-            Some(rest) => {
-                let part = rest.next().await?;
-                if part.is_none() {
-                    self.rest = None;
-                }
-                Ok(part)
-            }
-            None => Ok(None),
+        let Some(rest) = self.rest() else { return Ok(None) };
+        let part = rest.next().await?;
+        if part.is_none() {
+            self.tail = None;
         }
+        Ok(part)
     }
 
     /// Sends the client's packet after a [`Part::Turn`].
@@ -269,7 +296,7 @@ impl Reply {
     /// # Errors
     /// The session is over.
     pub async fn answer(&mut self, payload: Bytes) -> Result<(), Error> {
-        match &mut self.rest {
+        match self.rest() {
             Some(rest) => rest.answer(payload).await,
             None => Err(Error::Protocol { peer: "client", what: "a packet that nobody asked for" }),
         }
@@ -280,7 +307,7 @@ impl Reply {
     /// # Cancel safety
     /// A dropped future loses nothing.
     pub async fn left(&mut self) -> Error {
-        match &mut self.rest {
+        match self.rest() {
             Some(rest) => rest.left().await,
             None => std::future::pending().await,
         }
@@ -288,7 +315,8 @@ impl Reply {
 
     /// The finals that need no waiting, to look at or change.
     pub fn ready_finals(&mut self) -> impl Iterator<Item = &mut Final> {
-        self.ready.iter_mut().filter_map(|part| match part {
+        let tail = self.tail.iter_mut().flat_map(|tail| &mut tail.ready);
+        self.front.iter_mut().flatten().chain(tail).filter_map(|part| match part {
             Part::Final { end, .. } => Some(end),
             _ => None,
         })
@@ -297,8 +325,12 @@ impl Reply {
     /// Puts something around all parts, ready ones included: how a layer watches or holds back what streams by.
     #[must_use]
     pub fn wrap(self, wrapper: impl FnOnce(Box<dyn Parts>) -> Box<dyn Parts>) -> Self {
-        let head = self.head;
-        Self { head, ready: Ready::default(), rest: Some(wrapper(Box::new(Whole(self)))) }
+        Self::new(self.head, [], Some(wrapper(Box::new(Whole(self)))))
+    }
+
+    /// The same where it stands.
+    pub(crate) fn put_into(&mut self, wrapper: impl FnOnce(Box<dyn Parts>) -> Box<dyn Parts>) {
+        *self = std::mem::replace(self, Self::none()).wrap(wrapper);
     }
 }
 
@@ -323,7 +355,7 @@ impl fmt::Debug for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reply")
             .field("head", &self.head)
-            .field("ready", &self.ready)
+            .field("ready", &self.ready().collect::<Vec<_>>())
             .field("complete", &self.is_complete())
             .finish()
     }

@@ -158,7 +158,7 @@ impl Rest {
                 let learned = tracking::learn(completion, &self.after.session, self.lease.0.client_wants);
                 self.after.learned.schema |= learned.schema;
                 self.after.learned.doubt |= learned.doubt;
-                match &completion.gtid {
+                match &completion.details().gtid {
                     Some(gtid) if self.after.may_commit => self.lease.0.note_commit(gtid),
                     Some(_) => {}
                     None => {
@@ -171,11 +171,12 @@ impl Rest {
                 } else {
                     let stays_open = in_transaction(completion.status) && self.after.changes_rows;
                     let stays_open = stays_open && !self.after.is_one_of_several;
-                    if self.after.may_commit && completion.gtid.is_none() && !stays_open {
+                    if self.after.may_commit && completion.details().gtid.is_none() && !stays_open {
                         let unreported = self.lease.0.ask_commit(&self.after.session).await?;
-                        completion.gtid = unreported.gtid;
-                        completion.gtid_is_newest = unreported.is_newest;
-                        completion.unlogged = unreported.log_is_off && self.after.is_unreported;
+                        let details = completion.details_mut();
+                        details.gtid = unreported.gtid;
+                        details.gtid_is_newest = unreported.is_newest;
+                        details.unlogged = unreported.log_is_off && self.after.is_unreported;
                     }
                     self.learn_login();
                     self.settle().await?;

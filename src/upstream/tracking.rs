@@ -149,19 +149,19 @@ pub(crate) fn learn(completion: &mut Completion, session: &Session, wanted: Want
     let doubt = (session.status() ^ completion.status) & OF_SQL_MODE != 0;
     let mut learned = Learned { schema: false, doubt };
     session.set_status(completion.status);
-    if completion.state.is_empty() {
+    let Some(details) = completion.details.as_mut().filter(|details| !details.state.is_empty()) else {
         return learned;
-    }
-    let state = std::mem::take(&mut completion.state);
+    };
+    let state = std::mem::take(&mut details.state);
     let mut kept = Vec::with_capacity(state.len());
     for (change, entry) in session_state::changes(&state) {
         let keep = match change {
             Change::Variable { name: b"last_gtid", value } => {
-                completion.gtid = gtid(value);
+                details.gtid = gtid(value);
                 wanted.gtids || wanted.every_variable
             }
             Change::Gtids(value) => {
-                completion.gtid = gtid(value);
+                details.gtid = gtid(value);
                 wanted.gtids
             }
             Change::Variable { name: b"character_set_client", value } => {
@@ -185,7 +185,7 @@ pub(crate) fn learn(completion: &mut Completion, session: &Session, wanted: Want
             kept.extend_from_slice(entry);
         }
     }
-    completion.state = Bytes::from(kept);
+    details.state = Bytes::from(kept);
     learned
 }
 
@@ -200,12 +200,18 @@ mod tests {
     use super::*;
     use crate::wire::session_state::put_variable;
 
+    fn with_state(state: Vec<u8>) -> Completion {
+        let mut completion = Completion::default();
+        completion.details_mut().state = state.into();
+        completion
+    }
+
     fn reported() -> Completion {
         let mut state = Vec::new();
         put_variable(&mut state, b"character_set_client", b"gbk");
         put_variable(&mut state, b"last_gtid", b"0-1-5");
         state.extend_from_slice(b"\x01\x05\x04shop");
-        Completion { state: state.into(), ..Completion::default() }
+        with_state(state)
     }
 
     #[test]
@@ -213,7 +219,7 @@ mod tests {
         let session = testing::session(Role::Master);
         let mut completion = reported();
         learn(&mut completion, &session, Wanted::default());
-        assert_eq!(completion.gtid.as_deref(), Some("0-1-5"));
+        assert_eq!(completion.details().gtid.as_deref(), Some("0-1-5"));
         assert!(session.sql_mode().ascii_unsafe_charset && !session.sql_mode().ascii_letters_charset);
         learn_collation(&session, 82);
         assert!(!session.sql_mode().ascii_unsafe_charset && session.sql_mode().ascii_letters_charset);
@@ -221,11 +227,11 @@ mod tests {
         let mut kept = Vec::new();
         put_variable(&mut kept, b"character_set_client", b"gbk");
         kept.extend_from_slice(b"\x01\x05\x04shop");
-        assert_eq!(completion.state, kept);
+        assert_eq!(completion.details().state, kept);
 
         let mut completion = reported();
         learn(&mut completion, &session, Wanted::by(b"SET session_track_gtids"));
-        assert_eq!(completion.state, reported().state, "a client that asked for GTIDs gets them");
+        assert_eq!(completion.details().state, reported().details().state, "a client that asked for GTIDs gets them");
     }
 
     #[test]
@@ -245,11 +251,11 @@ mod tests {
             put_variable(&mut state, b"sql_mode", mode.as_bytes());
             // The flags tell of what a statement had set for itself.
             let flags = if mode.is_empty() { OF_SQL_MODE } else { 0 };
-            let mut completion = Completion { state: state.clone().into(), status: flags, ..Completion::default() };
+            let mut completion = Completion { status: flags, ..with_state(state.clone()) };
             assert!(!learn(&mut completion, &session, wanted).doubt, "{mode}");
             assert_eq!(session.sql_mode().ansi_quotes, quotes);
             assert_eq!(session.sql_mode().no_backslash_escapes, mode == "NO_BACKSLASH_ESCAPES");
-            assert_eq!(completion.state, if wanted.every_variable { state } else { Vec::new() });
+            assert_eq!(completion.details().state, if wanted.every_variable { state } else { Vec::new() });
         }
     }
 

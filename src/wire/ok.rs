@@ -3,7 +3,7 @@
 //! Source: MySQL manual, "OK_Packet".
 
 use bytes::Bytes;
-use towline_middleware::{Completion, status};
+use towline_middleware::{Completion, Details, status};
 
 use super::{
     Cursor, Malformed, capability,
@@ -31,27 +31,27 @@ fn read(payload: &Bytes) -> Option<Completion> {
     let warnings = cursor.u16()?;
     let info = if cursor.left() > 0 { cursor.lenenc_bytes()? } else { &[] };
     let state = if flags & status::SESSION_STATE_CHANGED != 0 { cursor.lenenc_bytes()? } else { &[] };
-    Some(Completion {
+    let mut completion = Completion {
         ends_rows: header == eof::HEADER,
         affected_rows,
         last_insert_id,
         status: flags,
         warnings,
-        info: payload.slice_ref(info),
-        state: payload.slice_ref(state),
-        gtid: None,
-        gtid_is_newest: false,
-        unlogged: false,
-        position: None,
-        replication_warning: None,
-    })
+        details: None,
+    };
+    if !info.is_empty() || !state.is_empty() {
+        let [info, state] = [info, state].map(|field| payload.slice_ref(field));
+        completion.details = Some(Box::new(Details { info, state, ..Details::default() }));
+    }
+    Some(completion)
 }
 
 /// Appends the payload in the form that a client with these capabilities reads.
 pub fn encode(out: &mut Vec<u8>, completion: &Completion, capabilities: u32) {
+    let Details { info, state, .. } = completion.details();
     let tracks = capabilities & capability::SESSION_TRACK != 0;
     // Without anything to tell, the flag would promise a field that is not there.
-    let flags = match tracks && !completion.state.is_empty() {
+    let flags = match tracks && !state.is_empty() {
         true => completion.status | status::SESSION_STATE_CHANGED,
         false => completion.status & !status::SESSION_STATE_CHANGED,
     };
@@ -65,11 +65,11 @@ pub fn encode(out: &mut Vec<u8>, completion: &Completion, capabilities: u32) {
     out.extend_from_slice(&completion.warnings.to_le_bytes());
     // The manual has the text without a length for a client that does not track; the servers send one to all.
     let has_state = flags & status::SESSION_STATE_CHANGED != 0;
-    if has_state || !completion.info.is_empty() {
-        put_lenenc_bytes(out, &completion.info);
+    if has_state || !info.is_empty() {
+        put_lenenc_bytes(out, info);
     }
     if has_state {
-        put_lenenc_bytes(out, &completion.state);
+        put_lenenc_bytes(out, state);
     }
 }
 
@@ -83,8 +83,11 @@ mod tests {
             last_insert_id: 7,
             status: status::AUTOCOMMIT | status::SESSION_STATE_CHANGED,
             warnings: 2,
-            info: Bytes::from_static(b"Rows matched: 1"),
-            state: Bytes::from_static(b"\x01\x05\x04shop"),
+            details: Some(Box::new(Details {
+                info: Bytes::from_static(b"Rows matched: 1"),
+                state: Bytes::from_static(b"\x01\x05\x04shop"),
+                ..Details::default()
+            })),
             ..Completion::default()
         }
     }

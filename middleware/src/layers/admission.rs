@@ -1,11 +1,11 @@
-//! Middleware that refuses commands while the node is stopping or has no whole data, and counts those that run.
+//! Middleware that refuses commands while the node is stopping or has no whole data.
 
 use std::{
     future::Future,
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
 };
@@ -19,7 +19,6 @@ use crate::{Command, Error, Front, Reply, ServerError};
 struct Gate {
     stopping: AtomicBool,
     held: AtomicBool,
-    running: AtomicUsize,
 }
 
 /// Applies [`Admission`]. Clones share one gate.
@@ -36,11 +35,6 @@ impl AdmissionLayer {
     pub fn hold(&self, held: bool) {
         self.0.held.store(held, Ordering::Release);
     }
-
-    /// Commands between their arrival and the head of their reply.
-    pub fn running(&self) -> usize {
-        self.0.running.load(Ordering::Acquire)
-    }
 }
 
 impl<S> Layer<S> for AdmissionLayer {
@@ -51,7 +45,7 @@ impl<S> Layer<S> for AdmissionLayer {
     }
 }
 
-/// Refuses commands while the node is stopping, and counts those that run.
+/// Refuses commands while the node is stopping.
 #[derive(Debug)]
 pub struct Admission<S> {
     gate: Arc<Gate>,
@@ -80,18 +74,7 @@ where
         if self.gate.stopping.load(Ordering::Acquire) && refusable {
             return AdmissionFuture::Refused { error: Some(ServerError::stopping()) };
         }
-        self.gate.running.fetch_add(1, Ordering::AcqRel);
-        AdmissionFuture::Running { inner: self.inner.call(command), permit: Permit(self.gate.clone()) }
-    }
-}
-
-/// Counts a command as running until it is dropped.
-#[derive(Debug)]
-struct Permit(Arc<Gate>);
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::AcqRel);
+        AdmissionFuture::Running { inner: self.inner.call(command) }
     }
 }
 
@@ -107,7 +90,6 @@ pin_project! {
         Running {
             #[pin]
             inner: F,
-            permit: Permit,
         },
     }
 }
@@ -120,7 +102,7 @@ impl<F: Future<Output = Result<Reply, Error>>> Future for AdmissionFuture<F> {
             Projected::Refused { error } => {
                 Poll::Ready(Ok(Reply::err(error.take().unwrap_or_else(ServerError::stopping))))
             }
-            Projected::Running { inner, .. } => inner.poll(cx),
+            Projected::Running { inner } => inner.poll(cx),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use pin_project_lite::pin_project;
@@ -281,7 +281,8 @@ impl<F: Future<Output = Result<Reply, Error>>> Future for ClassifyFuture<F> {
                 return Poll::Ready(Ok(reply.take().expect("a ready future is not polled again")));
             }
         };
-        let reply = ready!(inner.poll(cx))?;
+        let outcome = inner.poll(cx);
+        let Poll::Ready(Ok(reply)) = &outcome else { return outcome };
         if let Some(statement) = executing.take() {
             statement.answered();
         }
@@ -294,7 +295,7 @@ impl<F: Future<Output = Result<Reply, Error>>> Future for ClassifyFuture<F> {
                 known.last = Some(statement);
             }
         }
-        Poll::Ready(Ok(reply))
+        outcome
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -12,8 +12,8 @@ use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use crate::{
-    Acknowledgement, BoxFuture, Command, Completion, Error, Final, Part, Parts, Plan, Position, Replication, Reply,
-    ServerError, Session,
+    Acknowledgement, BoxFuture, Command, Completion, Details, Error, Final, Part, Parts, Plan, Position, Replication,
+    Reply, ServerError, Session,
 };
 
 /// Applies [`FanOut`]; on a node without slaves of its own it passes everything through.
@@ -69,7 +69,7 @@ where
         let watch = self.replication.clone().map(|replication| {
             let known = replication.known();
             let (session, plan) = (command.session().clone(), command.plan().cloned());
-            Watch { replication, session, plan, known, missing: None }
+            Watch { replication, session, plan, known }
         });
         FanOutFuture::Running { watch, inner: self.inner.call(command) }
     }
@@ -83,30 +83,30 @@ struct Watch {
     plan: Option<Arc<Plan>>,
     /// What was known of the master's history when the command began.
     known: Position,
-    /// The error that an earlier result's commit has earned: behind an error no other result may follow.
-    missing: Option<ServerError>,
 }
 
 impl Watch {
     /// Puts the position on a commit and returns it when the client must wait for it.
     fn mark(&self, completion: &mut Completion) {
-        let Some(gtid) = &completion.gtid else { return };
-        completion.position = self.replication.position_of(gtid);
+        let Some(details) = &mut completion.details else { return };
+        let Some(gtid) = &details.gtid else { return };
+        details.position = self.replication.position_of(gtid);
         if let Some(plan) = self.plan.as_ref().filter(|plan| plan.intent < crate::Intent::Transaction) {
             self.replication.misclassified(plan.key);
         }
     }
 
     /// Holds one final back until its commit is acknowledged. A missing acknowledgement becomes a warning, or an error in
-    /// the place of the reply's last final, be that an error itself: the one thing that must not go unsaid.
-    async fn hold(&mut self, end: &mut Final) {
+    /// the place of the reply's last final, be that an error itself: the one thing that must not go unsaid. Until then it
+    /// is in `missing`, for behind an error no other result may follow.
+    async fn hold(&self, end: &mut Final, missing: &mut Option<ServerError>) {
         let has_more = matches!(end, Final::Ok(completion) if completion.has_more());
         if let Final::Ok(completion) = end
             && let Some(error) = self.acknowledge(completion).await
         {
-            self.missing.get_or_insert(error);
+            missing.get_or_insert(error);
         }
-        if !has_more && let Some(error) = self.missing.take() {
+        if !has_more && let Some(error) = missing.take() {
             *end = Final::Err(error);
         }
     }
@@ -117,20 +117,21 @@ impl Watch {
         if !self.replication.waits() {
             return None;
         }
-        let Some(gtid) = &completion.gtid else {
-            if completion.unlogged {
+        let Details { gtid, gtid_is_newest, unlogged, position, .. } = completion.details();
+        let Some(gtid) = gtid else {
+            if *unlogged {
                 self.replication.unlogged_write();
                 warn(completion, "The server did not log this write: no slave will have it".to_owned());
             }
             return None;
         };
-        if completion.gtid_is_newest && completion.position == Some(self.known) {
+        if *gtid_is_newest && *position == Some(self.known) {
             // Nobody has committed anything since the command began.
             return None;
         }
         let hold = self.session.hold();
-        let acknowledgement = match completion.position {
-            Some(position) => self.replication.acknowledged(position, self.known).await,
+        let acknowledgement = match position {
+            Some(position) => self.replication.acknowledged(*position, self.known).await,
             None => self.replication.acknowledged_gtid(gtid, self.known).await,
         };
         drop(hold);
@@ -148,9 +149,10 @@ impl Watch {
 /// Adds a warning to an OK. Its text is in the packet's text for people, unless the server has used that.
 fn warn(completion: &mut Completion, reason: String) {
     completion.warnings = completion.warnings.saturating_add(1);
-    completion.replication_warning = Some(reason.as_str().into());
-    if completion.info.is_empty() {
-        completion.info = Bytes::from(reason);
+    let details = completion.details_mut();
+    details.replication_warning = Some(reason.as_str().into());
+    if details.info.is_empty() {
+        details.info = Bytes::from(reason);
     }
 }
 
@@ -185,10 +187,12 @@ impl<F: Future<Output = Result<Reply, Error>>> Future for FanOutFuture<F> {
         loop {
             match self.as_mut().project() {
                 Projected::Running { watch, inner } => {
-                    let mut reply = ready!(inner.poll(cx))?;
-                    let Some(mut watch) = watch.take() else { return Poll::Ready(Ok(reply)) };
+                    let mut outcome = inner.poll(cx);
+                    let Poll::Ready(Ok(reply)) = &mut outcome else { return outcome };
+                    let Some(watch) = watch.take() else { return outcome };
                     if !reply.is_complete() {
-                        return Poll::Ready(Ok(reply.wrap(|parts| Box::new(Held { watch, parts }))));
+                        reply.put_into(|parts| Box::new(Held { watch, parts, missing: None }));
+                        return outcome;
                     }
                     if !watch.replication.waits() {
                         reply.ready_finals().for_each(|end| {
@@ -196,11 +200,13 @@ impl<F: Future<Output = Result<Reply, Error>>> Future for FanOutFuture<F> {
                                 watch.mark(completion);
                             }
                         });
-                        return Poll::Ready(Ok(reply));
+                        return outcome;
                     }
+                    let mut reply = std::mem::replace(reply, Reply::none());
                     let held = Box::pin(async move {
+                        let mut missing = None;
                         for end in reply.ready_finals() {
-                            watch.hold(end).await;
+                            watch.hold(end, &mut missing).await;
                         }
                         reply
                     });
@@ -216,6 +222,8 @@ impl<F: Future<Output = Result<Reply, Error>>> Future for FanOutFuture<F> {
 struct Held {
     watch: Watch,
     parts: Box<dyn Parts>,
+    /// The error that an earlier result's commit has earned.
+    missing: Option<ServerError>,
 }
 
 impl Parts for Held {
@@ -223,7 +231,7 @@ impl Parts for Held {
         Box::pin(async {
             let mut part = self.parts.next().await?;
             if let Some(Part::Final { end, .. }) = &mut part {
-                self.watch.hold(end).await;
+                self.watch.hold(end, &mut self.missing).await;
             }
             Ok(part)
         })
@@ -280,7 +288,13 @@ mod tests {
     }
 
     fn committed() -> Completion {
-        Completion { gtid: Some("0-1-7".into()), ..Completion::default() }
+        committed_as("0-1-7")
+    }
+
+    fn committed_as(gtid: &str) -> Completion {
+        let mut completion = Completion::default();
+        completion.details_mut().gtid = Some(gtid.into());
+        completion
     }
 
     async fn held(answer: Option<Acknowledgement>, intent: Intent, reply: Reply) -> (Reply, Arc<Slaves>) {
@@ -302,7 +316,7 @@ mod tests {
     async fn a_commit_gets_its_position_whether_or_not_anyone_waits() {
         for answer in [None, Some(Acknowledgement::Given)] {
             let (end, _) = outcome(answer, Intent::Write, committed()).await;
-            assert!(matches!(end, Final::Ok(completion) if completion.position == Some(Position::new(1, 7))));
+            assert!(matches!(end, Final::Ok(completion) if completion.details().position == Some(Position::new(1, 7))));
         }
     }
 
@@ -312,7 +326,9 @@ mod tests {
         let (end, _) = outcome(missing(true), Intent::Write, committed()).await;
         assert!(matches!(end, Final::Err(error) if error.text() == "0 of 1"));
         let (end, _) = outcome(missing(false), Intent::Write, committed()).await;
-        assert!(matches!(end, Final::Ok(completion) if completion.warnings == 1 && completion.info == "0 of 1"));
+        assert!(
+            matches!(end, Final::Ok(completion) if completion.warnings == 1 && completion.details().info == "0 of 1")
+        );
     }
 
     #[tokio::test]
@@ -359,8 +375,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_commit_without_a_position_is_not_acknowledged() {
-        let completion = Completion { gtid: Some("0-1-later".into()), ..Completion::default() };
-        let (end, _) = outcome(Some(Acknowledgement::Given), Intent::Write, completion).await;
+        let (end, _) = outcome(Some(Acknowledgement::Given), Intent::Write, committed_as("0-1-later")).await;
         assert!(matches!(end, Final::Err(error) if error.text().contains("0-1-later")));
     }
 
@@ -368,8 +383,9 @@ mod tests {
     async fn a_read_that_commits_and_a_write_that_does_not_are_counted() {
         let (_, slaves) = outcome(None, Intent::Read, committed()).await;
         assert_eq!(slaves.misclassified.load(Ordering::Relaxed), 1);
-        let unlogged = Completion { affected_rows: 1, unlogged: true, ..Completion::default() };
         let unchanged = Completion { affected_rows: 1, ..Completion::default() };
+        let mut unlogged = unchanged.clone();
+        unlogged.details_mut().unlogged = true;
         for (completion, unlogged) in [(unlogged, 1), (unchanged, 0)] {
             let (end, slaves) = outcome(Some(Acknowledgement::Given), Intent::Write, completion).await;
             assert_eq!(slaves.unlogged.load(Ordering::Relaxed), unlogged);

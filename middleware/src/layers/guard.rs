@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -242,13 +242,15 @@ impl<F: Future<Output = Result<Reply, Error>>> Future for GuardFuture<F> {
         match self.project() {
             Projected::Refused { reply } => Pin::new(reply).poll(cx),
             Projected::Passed { doubt, inner } => {
-                let mut reply = ready!(inner.poll(cx))?;
-                let Some(doubt) = doubt.take() else { return Poll::Ready(Ok(reply)) };
-                if !reply.is_complete() {
-                    return Poll::Ready(Ok(reply.wrap(|parts| Box::new(Doubted { doubt, parts }))));
+                let mut outcome = inner.poll(cx);
+                let Poll::Ready(Ok(reply)) = &mut outcome else { return outcome };
+                let Some(doubt) = doubt.take() else { return outcome };
+                if reply.is_complete() {
+                    reply.ready_finals().for_each(|end| doubt.hear(end));
+                } else {
+                    reply.put_into(|parts| Box::new(Doubted { doubt, parts }));
                 }
-                reply.ready_finals().for_each(|end| doubt.hear(end));
-                Poll::Ready(Ok(reply))
+                outcome
             }
         }
     }

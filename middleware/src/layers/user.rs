@@ -199,44 +199,60 @@ impl<S: Router> Layer<S> for UserLayers {
 
     fn layer(&self, inner: S) -> User<S> {
         let in_use = self.current();
-        let inner = Arc::new(Mutex::new(inner));
-        User { layers: self.clone(), boxed: boxed(&in_use.serving, &inner), in_use, inner, session: None }
+        let inner = Inner::Bare(inner).under(&in_use.serving);
+        User { layers: self.clone(), in_use, inner: Some(inner), session: None }
     }
 }
 
-/// The user's layers around `S`; without any, `S` itself is called, so that nobody pays for a box that is not used.
+/// The user's layers around `S`; without any, `S` itself is called, so that nobody pays for a box or a lock that is not
+/// used.
 pub struct User<S> {
     layers: UserLayers,
     /// The generation that serves this session.
     in_use: Use,
-    /// Each generation is built around it anew.
-    inner: Arc<Mutex<S>>,
-    boxed: Option<BoxSessionService>,
+    /// Always there but while it goes over.
+    inner: Option<Inner<S>>,
     /// Known from its first command on.
     session: Option<Arc<Session>>,
 }
 
-/// The layers of a generation around what is inside of them, if there are any.
-fn boxed<S: Router>(serving: &Serving, inner: &Arc<Mutex<S>>) -> Option<BoxSessionService> {
-    let layers: Vec<_> = serving.with(|own| own.layers.iter().map(|layer| layer.layer.clone()).collect());
-    if layers.is_empty() {
-        return None;
+/// What is inside of the user's layers.
+enum Inner<S> {
+    /// There has been no layer yet.
+    Bare(S),
+    /// Each generation is built around it anew.
+    Layered { sealed: Sealed<S>, boxed: BoxSessionService },
+}
+
+impl<S: Router> Inner<S> {
+    /// Has the layers of this generation around it.
+    fn under(self, serving: &Serving) -> Self {
+        let layers: Vec<_> = serving.with(|own| own.layers.iter().map(|layer| layer.layer.clone()).collect());
+        let sealed = match self {
+            Self::Bare(_) if layers.is_empty() => return self,
+            Self::Bare(inner) => Sealed { inner: Arc::new(Mutex::new(inner)) },
+            Self::Layered { sealed, .. } => sealed,
+        };
+        let innermost: BoxSessionService = BoxService::new(sealed.clone());
+        Self::Layered { sealed, boxed: layers.iter().rev().fold(innermost, |inner, layer| layer.wrap(inner)) }
     }
-    let innermost: BoxSessionService = BoxService::new(Sealed { inner: inner.clone() });
-    Some(layers.iter().rev().fold(innermost, |inner, layer| layer.wrap(inner)))
 }
 
 impl<S: Router> User<S> {
     /// Goes over to the newest generation.
     fn go_over(&mut self) {
         let old = std::mem::replace(&mut self.in_use, self.layers.current());
-        self.boxed = boxed(&self.in_use.serving, &self.inner);
+        self.inner = self.inner.take().map(|inner| inner.under(&self.in_use.serving));
         let Some(session) = &self.session else { return };
         self.in_use.serving.with(|own| {
             for layer in own.layers.iter().filter(|layer| !old.has(&layer.name)) {
                 layer.hooks.missed.iter().for_each(|missed| missed(session));
             }
         });
+    }
+
+    fn inner(&mut self) -> &mut Inner<S> {
+        self.inner.as_mut().expect("only a panic of a layer's, which ends the session, takes it away")
     }
 
     fn is_in_transaction(&self) -> bool {
@@ -254,6 +270,12 @@ impl<S> fmt::Debug for User<S> {
 /// since a layer has answered an earlier command.
 struct Sealed<S> {
     inner: Arc<Mutex<S>>,
+}
+
+impl<S> Clone for Sealed<S> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone() }
+    }
 }
 
 fn lock<S>(inner: &Mutex<S>) -> std::sync::MutexGuard<'_, S> {
@@ -289,9 +311,9 @@ impl<S: Router> Service<Command> for User<S> {
         if self.layers.0.number.load(Acquire) != self.in_use.number && !self.is_in_transaction() {
             self.go_over();
         }
-        match &mut self.boxed {
-            Some(boxed) => boxed.poll_ready(cx),
-            None => lock(&self.inner).poll_ready(cx),
+        match self.inner() {
+            Inner::Bare(inner) => inner.poll_ready(cx),
+            Inner::Layered { boxed, .. } => boxed.poll_ready(cx),
         }
     }
 
@@ -299,14 +321,14 @@ impl<S: Router> Service<Command> for User<S> {
         if self.session.is_none() {
             self.session = Some(command.session().clone());
         }
-        match &mut self.boxed {
-            Some(boxed) => {
+        match self.inner() {
+            Inner::Layered { sealed, boxed } => {
                 let cursor = CursorColumns::of(&command);
                 let long_data = command.runs().filter(|prepared| prepared.has_long_data()).cloned();
                 if cursor.is_none() && long_data.is_none() {
                     return UserFuture::Boxed { inner: boxed.call(command) };
                 }
-                let long_data = long_data.map(|prepared| (prepared, reset(&command), self.inner.clone()));
+                let long_data = long_data.map(|prepared| (prepared, reset(&command), sealed.inner.clone()));
                 let answer = boxed.call(command);
                 let answered = async move {
                     let reply = answer.await?;
@@ -322,7 +344,7 @@ impl<S: Router> Service<Command> for User<S> {
                 };
                 UserFuture::Boxed { inner: Box::pin(answered) }
             }
-            None => UserFuture::Absent { inner: lock(&self.inner).call(command) },
+            Inner::Bare(inner) => UserFuture::Absent { inner: inner.call(command) },
         }
     }
 }

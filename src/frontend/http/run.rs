@@ -258,7 +258,7 @@ async fn collect(running: &mut Running, room: &mut Room) -> Result<Vec<ResultSet
 pub(super) async fn warnings(lent: &mut Lent, completion: &Completion) -> Result<Vec<Warning>, HttpError> {
     let mut warnings = Vec::new();
     let mut from_server = completion.warnings;
-    if let Some(reason) = &completion.replication_warning {
+    if let Some(reason) = &completion.details().replication_warning {
         from_server = from_server.saturating_sub(1);
         warnings.push(Warning { level: "Warning".to_owned(), code: 3024, message: reason.to_string() });
     }
@@ -280,7 +280,7 @@ pub(super) async fn warnings(lent: &mut Lent, completion: &Completion) -> Result
 
 /// The newest position among these results.
 pub(super) fn newest_position(results: &[ResultSet]) -> Option<Position> {
-    results.iter().filter_map(|result| result.completion.position).max()
+    results.iter().filter_map(|result| result.completion.details().position).max()
 }
 
 impl ResultSet {

@@ -100,7 +100,7 @@ pub(super) async fn status(State(front): State<HttpFront>) -> Response {
             "done": commands,
             "refused": refused,
             "broken": broken,
-            "running": stack.admission.running(),
+            "running": stack.trace.running(),
             "mean_us": total_us.checked_div(commands),
         },
         "misclassified": state.sessions.classifier.misclassified(),
@@ -144,7 +144,7 @@ pub(super) async fn metrics(State(front): State<HttpFront>) -> Response {
     let state = &front.0.state;
     let stack = &state.sessions.stack;
     let mut page = Page::default();
-    page.commands(&stack.trace.stats().counts(), stack.admission.running());
+    page.commands(&stack.trace.stats().counts(), stack.trace.running());
     page.put(&metrics::MYSQL_UP, &[], u64::from(front.0.probe.ask().await.is_ok()));
     page.put(&metrics::SESSIONS, &[("front", "mysql")], state.mysql_front.1.get() as u64);
     page.put(&metrics::SESSIONS, &[("front", "http")], front.0.accounts.open_sessions() as u64);

@@ -162,7 +162,7 @@ impl Pump {
 
     fn push_end(&mut self, completion: &Completion, warnings: &[Warning]) {
         self.lines.push('{');
-        run::push_summary(&mut self.lines, completion, warnings, completion.position.or(self.read_position));
+        run::push_summary(&mut self.lines, completion, warnings, completion.details().position.or(self.read_position));
         self.lines.push_str("}\n");
     }
 

@@ -275,8 +275,8 @@ impl Taken {
 fn is_plain(completion: &Completion) -> bool {
     !completion.has_more()
         && completion.warnings == 0
-        && completion.gtid.is_none()
-        && completion.state.is_empty()
+        && completion.details().gtid.is_none()
+        && completion.details().state.is_empty()
         && completion.status & status::CURSOR_EXISTS == 0
 }
 

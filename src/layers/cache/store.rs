@@ -164,11 +164,11 @@ impl Store {
     /// Hears of the end of a command: if that committed something, nothing older may be served from now on.
     pub(super) fn acknowledge(&self, end: &Final) {
         let Final::Ok(completion) = end else { return };
-        if completion.gtid.is_none() {
+        if completion.details().gtid.is_none() {
             return;
         }
         let mut state = self.state.lock();
-        match completion.position {
+        match completion.details().position {
             Some(position) => {
                 state.acknowledged = state.acknowledged.max(position);
                 // Commits are made in the binlog's order.

@@ -19,7 +19,6 @@ mod schema;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use mysql_async::Conn;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
@@ -104,14 +103,11 @@ pub(super) fn layer(setup: &mut LayerSetup, server: OwnServer) -> Result<impl Us
         });
         setup.on_stop(async move { stop.cancel() });
     }
-    Ok(from_fn(move |command: Command, next: Next| {
-        let own = own.clone();
-        async move { own.call(command, next).await }
-    }))
+    Ok(from_fn(move |command: Command, next: Next| own.clone().call(command, next)))
 }
 
 impl Idempotency {
-    async fn call(&self, command: Command, next: Next) -> Result<Reply, Error> {
+    async fn call(self: Arc<Self>, command: Command, next: Next) -> Result<Reply, Error> {
         Locks::follow(&command);
         let is_write = command.kind().runs_sql() && command.intent().may_write();
         if !is_write || command.session().role() == Role::Slave {
@@ -151,7 +147,8 @@ impl Idempotency {
             Ok(done) => done,
             Err(error) => return self.give_up(&command, next, error).await,
         };
-        let info = hex(&done.info[..done.info.len().min(1024)]);
+        let info = &done.details().info;
+        let info = hex(&info[..info.len().min(1024)]);
         let keep = format!(
             "CALL towline_app.keep({}, {}, {}, {info})",
             hex(key.as_bytes()),
@@ -258,12 +255,15 @@ fn claimed(row: &[Value<'_>]) -> Claim {
     match (number(is_new), number(is_same)) {
         (1, _) => Claim::New,
         (_, 0) => Claim::Refused(Refusal::Other.error()),
-        _ => Claim::Repeated(Completion {
-            affected_rows: number(affected_rows),
-            last_insert_id: number(last_insert_id),
-            info: Bytes::from(info.to_text().into_owned()),
-            ..Completion::default()
-        }),
+        _ => {
+            let mut first = Completion {
+                affected_rows: number(affected_rows),
+                last_insert_id: number(last_insert_id),
+                ..Completion::default()
+            };
+            first.details_mut().info = info.to_text().into_owned().into();
+            Claim::Repeated(first)
+        }
     }
 }
 
@@ -284,14 +284,16 @@ async fn written(mut reply: Reply) -> Result<Result<Completion, ServerError>, Er
 
 /// A write's result with the commit's position, and with what replication has to say to that.
 fn joined(done: Completion, commit: Completion) -> Completion {
-    let Completion { affected_rows, last_insert_id, info, warnings, .. } = done;
-    Completion {
-        affected_rows,
-        last_insert_id,
-        info: if info.is_empty() { commit.info } else { info },
-        warnings: warnings.saturating_add(commit.warnings),
+    let mut both = Completion {
+        affected_rows: done.affected_rows,
+        last_insert_id: done.last_insert_id,
+        warnings: done.warnings.saturating_add(commit.warnings),
         ..commit
+    };
+    if !done.details().info.is_empty() {
+        both.details_mut().info = done.details().info.clone();
     }
+    both
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -301,7 +303,7 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use towline_middleware::{LayerHome, Registry, layers::user::UserLayers, testing::conformance};
+    use towline_middleware::{Details, LayerHome, Registry, layers::user::UserLayers, testing::conformance};
 
     use super::*;
     use crate::layers::tests::setup;
@@ -344,22 +346,15 @@ mod tests {
 
     #[test]
     fn what_the_commit_says_is_not_lost() {
-        let done = Completion {
-            affected_rows: 2,
-            last_insert_id: 7,
-            warnings: 1,
-            info: "Records: 2".into(),
-            ..Default::default()
-        };
-        let warned = Completion {
-            warnings: 1,
-            replication_warning: Some("0 of 1".into()),
-            info: "0 of 1".into(),
-            ..Default::default()
-        };
+        let mut done = Completion { affected_rows: 2, last_insert_id: 7, warnings: 1, ..Default::default() };
+        done.details_mut().info = "Records: 2".into();
+        let mut warned = Completion { warnings: 1, ..Default::default() };
+        *warned.details_mut() =
+            Details { info: "0 of 1".into(), replication_warning: Some("0 of 1".into()), ..Default::default() };
         let both = joined(done, warned.clone());
         assert_eq!((both.affected_rows, both.last_insert_id, both.warnings), (2, 7, 2));
-        assert_eq!((&*both.info, both.replication_warning.as_deref()), (&b"Records: 2"[..], Some("0 of 1")));
-        assert_eq!(joined(Completion::default(), warned).info, "0 of 1");
+        let Details { info, replication_warning, .. } = both.details();
+        assert_eq!((&info[..], replication_warning.as_deref()), (&b"Records: 2"[..], Some("0 of 1")));
+        assert_eq!(joined(Completion::default(), warned).details().info, "0 of 1");
     }
 }

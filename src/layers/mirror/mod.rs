@@ -185,7 +185,7 @@ impl Taken {
 
 /// Whether a result is all there is, and nothing was written for it.
 fn is_of_a_read(completion: &Completion) -> bool {
-    !completion.has_more() && completion.gtid.is_none()
+    !completion.has_more() && completion.details().gtid.is_none()
 }
 
 #[cfg(test)]
