@@ -200,12 +200,8 @@ impl Classifier for SqlClassifier {
     }
 
     fn without_literals(&self, sql: &[u8], mode: SqlMode) -> Option<String> {
-        let scan = self.scanner.scan(sql, mode);
-        if scan.flags.has(Flags::DOUBT) {
-            return None;
-        }
-        let template = self.scanner.template(sql, mode, &scan, TEMPLATE_BYTES_MAX);
-        Some(String::from_utf8_lossy(&template.text).into_owned())
+        let template = self.scanner.certain_template(sql, mode, TEMPLATE_BYTES_MAX)?;
+        Some(String::from_utf8(template.text).unwrap_or_else(|bytes| String::from_utf8_lossy(bytes.as_bytes()).into()))
     }
 
     fn tokens(&self, sql: &[u8], mode: SqlMode) -> Option<Vec<Token>> {

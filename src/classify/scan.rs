@@ -91,6 +91,13 @@ impl Scanner {
         self.walk(sql, mode, Template { limit, ..Template::default() }, scan.run).2
     }
 
+    /// The same of a text that was not scanned, in one pass; none if its tokens are in doubt.
+    pub(super) fn certain_template(&self, sql: &[u8], mode: SqlMode, limit: usize) -> Option<Template> {
+        let template = Template { limit, ..Template::default() };
+        let (noticed, _, template) = self.walk(sql, mode, template, Run::default());
+        (!noticed.flags.has(Flags::DOUBT)).then_some(template)
+    }
+
     /// The two texts that servers may take this one for: with what is in its first executable comment, and without it.
     /// None if they might not agree where the comment begins and ends.
     pub(super) fn readings(&self, sql: &[u8], mode: SqlMode) -> Option<[Vec<u8>; 2]> {

@@ -6,13 +6,16 @@
 //! a text that has the word PASSWORD or IDENTIFIED, whatever `literals` says: accounts are made and changed by such.
 
 use std::{
+    borrow::Cow,
+    fmt,
     net::SocketAddr,
     path::PathBuf,
     sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
+use quanta::Instant;
 use serde::{Deserialize, Serialize};
 use towline_middleware::{
     Command, CommandKind, Error, Final, Front, Intent, LayerProblem, LayerSetup, Next, Part, Position, Reply, Session,
@@ -115,9 +118,9 @@ struct Line<'a> {
     schema: &'a str,
     command: &'static str,
     intent: Intent,
-    digest: String,
+    digest: fmt::Arguments<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    sql: Option<String>,
+    sql: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     parameters: Option<&'a [String]>,
     #[serde(flatten)]
@@ -242,7 +245,7 @@ impl Outcome {
             Final::Ok(completion) => {
                 self.ok = true;
                 self.affected_rows += completion.affected_rows;
-                self.position = completion.position.or(self.position);
+                self.position = completion.details().position.or(self.position);
             }
             Final::Err(error) => (self.ok, self.error) = (false, Some(error.code)),
         }
@@ -297,8 +300,8 @@ fn parameters(command: &Command) -> Option<Vec<String>> {
 impl Entry {
     fn write(&self, out: &mut Vec<u8>) {
         let sql = match &self.sql {
-            Text::Whole(sql) => self.session.classifier().without_literals(sql, self.mode),
-            Text::Shown(text) => Some(text.clone()),
+            Text::Whole(sql) => self.session.classifier().without_literals(sql, self.mode).map(Cow::Owned),
+            Text::Shown(text) => Some(Cow::Borrowed(text.as_str())),
             Text::Hidden => None,
         };
         let line = Line {
@@ -314,7 +317,7 @@ impl Entry {
             schema: &self.schema,
             command: self.kind.name(),
             intent: self.intent,
-            digest: format!("{:016x}", self.digest),
+            digest: format_args!("{:016x}", self.digest),
             sql: sql.filter(|sql| !sql.is_empty()),
             parameters: self.parameters.as_deref(),
             outcome: &self.outcome,

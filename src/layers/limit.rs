@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -90,7 +91,7 @@ struct Gates(Mutex<Keys>);
 
 #[derive(Debug, Default)]
 struct Keys {
-    gates: HashMap<Key, Arc<Gate>>,
+    gates: HashMap<Key, Arc<Gate>, RandomState>,
     /// How many were in use when they were looked through last.
     in_use: usize,
 }

@@ -1,12 +1,10 @@
 //! What takes long, in the node's log, and statistics by digest in `/status`: how often, how long, how many rows.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use foldhash::fast::RandomState;
 use parking_lot::Mutex;
+use quanta::Instant;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use towline_middleware::{
@@ -48,7 +46,7 @@ struct SlowLog {
 }
 
 /// What is known of each digest; a reload changes nothing of it.
-type Digests = Mutex<HashMap<u64, Statistics>>;
+type Digests = Mutex<HashMap<u64, Statistics, RandomState>>;
 
 /// What is known of one digest.
 #[derive(Debug)]
@@ -102,8 +100,13 @@ impl SlowLog {
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let digest = run.command.plan().map_or(0, |plan| plan.digest);
         let mut digests = self.digests.lock();
-        let digest = if digests.contains_key(&digest) || digests.len() < self.digests_max { digest } else { 0 };
-        let statistics = digests.entry(digest).or_insert_with(|| Statistics::new(text(&run.command, digest)));
+        let statistics = match digests.get_mut(&digest) {
+            Some(statistics) => statistics,
+            None => {
+                let digest = if digests.len() < self.digests_max { digest } else { 0 };
+                digests.entry(digest).or_insert_with(|| Statistics::new(text(&run.command, digest)))
+            }
+        };
         statistics.count += 1;
         statistics.errors += u64::from(run.is_error);
         statistics.rows += run.rows.rows();

@@ -75,13 +75,10 @@ pub(super) fn layer(setup: &mut LayerSetup) -> Result<impl UserLayer + use<>, La
     let options: Options = setup.options()?;
     let made = options.column.into_iter().enumerate().map(|(index, options)| Masked::new(index, options, setup));
     let masked: Arc<[Arc<Masked>]> = made.map(|own| own.map(Arc::new)).collect::<Result<_, _>>()?;
-    Ok(from_fn(move |command: Command, next: Next| {
-        let masked = masked.clone();
-        async move { call(&masked, command, next).await }
-    }))
+    Ok(from_fn(move |command: Command, next: Next| call(masked.clone(), command, next)))
 }
 
-async fn call(masked: &[Arc<Masked>], command: Command, next: Next) -> Result<Reply, Error> {
+async fn call(masked: Arc<[Arc<Masked>]>, command: Command, next: Next) -> Result<Reply, Error> {
     if !command.kind().runs_sql() && command.kind() != CommandKind::Prepare {
         return next.run(command).await;
     }
@@ -98,7 +95,7 @@ async fn call(masked: &[Arc<Masked>], command: Command, next: Next) -> Result<Re
         return next.run(command).await;
     }
     let reply = next.run(command.clone()).await?;
-    Ok(reply.map_result(&command.clone(), Masking { concerns, user }))
+    Ok(reply.map_result(&command, Masking { concerns, user }))
 }
 
 /// The masked columns that a command's rows may have, or the one for which it is refused, and why.

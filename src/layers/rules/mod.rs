@@ -15,6 +15,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
+use foldhash::fast::RandomState;
 use parking_lot::{Mutex, RwLock};
 use regex::bytes::{NoExpand, Regex, RegexSet, SetMatches};
 use tokio::sync::OwnedSemaphorePermit;
@@ -33,7 +34,7 @@ struct Rules {
     names: RegexSet,
     sql_in_sql: Regex,
     /// The places of the rules that a text of this plan's key may match: most texts are asked for none.
-    suspects: RwLock<HashMap<u64, Arc<[usize]>>>,
+    suspects: RwLock<HashMap<u64, Arc<[usize]>, RandomState>>,
     /// Which layer of this kind it is: a reload brings other rules.
     number: u64,
 }

@@ -125,14 +125,11 @@ pub(super) fn layer(setup: &mut LayerSetup) -> Result<impl UserLayer + use<>, La
     let tenants = Tenants::new(setup)?;
     let refused = setup.counter("refused", "Commands that could not be kept to one tenant's rows.", &[]);
     let tenant = Arc::new(Tenant { tenants, number: fastrand::u64(..), refused });
-    Ok(from_fn(move |command: Command, next: Next| {
-        let tenant = tenant.clone();
-        async move { tenant.call(command, next).await }
-    }))
+    Ok(from_fn(move |command: Command, next: Next| tenant.clone().call(command, next)))
 }
 
 impl Tenant {
-    async fn call(&self, mut command: Command, next: Next) -> Result<Reply, Error> {
+    async fn call(self: Arc<Self>, mut command: Command, next: Next) -> Result<Reply, Error> {
         let user = command.session().user();
         if self.tenants.excepts(&user) {
             return next.run(command).await;
@@ -298,7 +295,7 @@ fn hide_others(end: &mut Final) {
         }
         Final::Err(_) => {}
         // The server counts the warnings of every row that it has looked at.
-        Final::Ok(completion) => completion.warnings = completion.replication_warning.is_some().into(),
+        Final::Ok(completion) => completion.warnings = completion.details().replication_warning.is_some().into(),
     }
 }
 
