@@ -3,203 +3,32 @@
 //! The layers of one configuration are a generation. A reload puts another in its place; each session goes over to it
 //! with its next command outside a transaction.
 
+mod generation;
+
 use std::{
     fmt,
     future::{Future, poll_fn},
     pin::Pin,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{
-            AtomicU64,
-            Ordering::{Acquire, Release},
-        },
-    },
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
 };
 
 use pin_project_lite::pin_project;
-use serde_json::Value;
-use tokio::sync::watch;
 use tower::{Layer, Service, util::BoxService};
 
+pub(crate) use self::generation::PlacedLayer;
+use self::generation::Use;
+pub use self::generation::{Generation, UserLayers};
 use crate::{
-    BoxSessionService, Command, CommandKind, Error, Intent, LayerError, Plan, Prepared, Reply, Router, Session,
-    UserLayer, rows::CursorColumns, setup::Hooks,
+    BoxSessionService, Command, CommandKind, Error, Intent, Plan, Prepared, Reply, Router, Session, rows::CursorColumns,
 };
-
-/// A layer at its place.
-pub(crate) struct PlacedLayer {
-    pub(crate) name: String,
-    pub(crate) layer: Arc<dyn UserLayer>,
-    pub(crate) hooks: Hooks,
-}
-
-/// The layers of one configuration, outermost first, with what they want done at their start and stop.
-pub struct Generation {
-    layers: Vec<PlacedLayer>,
-}
-
-impl Generation {
-    pub(crate) fn new(layers: Vec<PlacedLayer>) -> Self {
-        Self { layers }
-    }
-
-    /// Layers with their names, without hooks.
-    pub fn of(layers: impl IntoIterator<Item = (String, Arc<dyn UserLayer>)>) -> Self {
-        let placed = |(name, layer)| PlacedLayer { name, layer, hooks: Hooks::default() };
-        Self::new(layers.into_iter().map(placed).collect())
-    }
-
-    async fn start(&mut self) -> Result<(), LayerError> {
-        for layer in &mut self.layers {
-            for start in layer.hooks.starts.drain(..) {
-                start.await.map_err(|source| LayerError::Start { name: layer.name.clone(), source })?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for Generation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.layers.iter().map(|layer| &layer.name)).finish()
-    }
-}
-
-/// The user's layers of a node. Clones share them.
-#[derive(Clone, Default)]
-pub struct UserLayers(Arc<Shared>);
-
-struct Shared {
-    /// Counts the reloads: a session sees by it whether it is up to date.
-    number: AtomicU64,
-    current: Mutex<Arc<Serving>>,
-}
-
-impl Default for Shared {
-    fn default() -> Self {
-        Self { number: AtomicU64::new(0), current: Mutex::new(Arc::new(Serving::new(Generation::of([])))) }
-    }
-}
-
-/// Drops layers, and calls what they want called at their stop, the innermost first.
-async fn stop(layers: Vec<PlacedLayer>) {
-    for PlacedLayer { layer, hooks, .. } in layers.into_iter().rev() {
-        // What waits for the layer's own end can only see it now.
-        drop((layer, hooks.status, hooks.missed));
-        for stop in hooks.stops {
-            stop.await;
-        }
-    }
-}
-
-/// A generation that serves.
-struct Serving {
-    generation: Mutex<Generation>,
-    /// Every session that uses it holds a receiver.
-    users: watch::Sender<()>,
-}
-
-impl Serving {
-    fn new(generation: Generation) -> Self {
-        Self { generation: Mutex::new(generation), users: watch::Sender::new(()) }
-    }
-
-    fn with<T>(&self, ask: impl FnOnce(&mut Generation) -> T) -> T {
-        // Nobody changes anything but the hooks, which are taken out in one step.
-        ask(&mut self.generation.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Waits until no session uses it, and calls what it wants called at its stop.
-    async fn retire(&self) {
-        self.users.closed().await;
-        stop(self.with(|own| std::mem::take(&mut own.layers))).await;
-    }
-}
-
-impl UserLayers {
-    /// Layers with their names.
-    pub fn new(layers: impl IntoIterator<Item = (String, Arc<dyn UserLayer>)>) -> Self {
-        let own = Self::default();
-        own.put(Generation::of(layers));
-        own
-    }
-
-    /// Starts the layers of a generation and puts it in the place of the one that serves. What is in a transaction
-    /// stays with the old one until its end. The old one's layers are stopped when no session uses them any more.
-    ///
-    /// # Errors
-    /// A layer does not start; all are stopped then, and the old ones serve on.
-    ///
-    /// # Cancel safety
-    /// Not safe: what has started would not be stopped.
-    pub async fn replace(&self, mut generation: Generation) -> Result<(), LayerError> {
-        if let Err(error) = generation.start().await {
-            stop(generation.layers).await;
-            return Err(error);
-        }
-        let old = self.put(generation);
-        tokio::spawn(async move { old.retire().await });
-        Ok(())
-    }
-
-    /// Stops the layers, once all sessions have ended.
-    pub async fn stop(&self) {
-        self.put(Generation::of([])).retire().await;
-    }
-
-    /// Their names, outermost first.
-    pub fn names(&self) -> Vec<String> {
-        self.current().serving.with(|own| own.layers.iter().map(|layer| layer.name.clone()).collect())
-    }
-
-    /// What they tell of themselves, by name.
-    pub fn status(&self) -> serde_json::Map<String, Value> {
-        let told = |layer: &PlacedLayer| Some((layer.name.clone(), layer.hooks.status.as_ref()?()));
-        self.current().serving.with(|own| own.layers.iter().filter_map(told).collect())
-    }
-
-    fn put(&self, generation: Generation) -> Arc<Serving> {
-        let mut current = self.0.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = std::mem::replace(&mut *current, Arc::new(Serving::new(generation)));
-        self.0.number.fetch_add(1, Release);
-        old
-    }
-
-    /// Begins to use the generation that serves. Under the lock: what another has taken the place of may be stopped
-    /// before its next user comes.
-    fn current(&self) -> Use {
-        let serving = self.0.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = self.0.number.load(Acquire);
-        Use { number, _user: serving.users.subscribe(), serving: serving.clone() }
-    }
-}
-
-/// A generation in use: as long as this is there, its layers are.
-struct Use {
-    number: u64,
-    serving: Arc<Serving>,
-    _user: watch::Receiver<()>,
-}
-
-impl Use {
-    fn has(&self, name: &str) -> bool {
-        self.serving.with(|own| own.layers.iter().any(|layer| layer.name == name))
-    }
-}
-
-impl fmt::Debug for UserLayers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.names()).finish()
-    }
-}
 
 impl<S: Router> Layer<S> for UserLayers {
     type Service = User<S>;
 
     fn layer(&self, inner: S) -> User<S> {
         let in_use = self.current();
-        let inner = Inner::Bare(inner).under(&in_use.serving);
+        let inner = Inner::Bare(inner).under(&in_use);
         User { layers: self.clone(), in_use, inner: Some(inner), session: None }
     }
 }
@@ -226,8 +55,8 @@ enum Inner<S> {
 
 impl<S: Router> Inner<S> {
     /// Has the layers of this generation around it.
-    fn under(self, serving: &Serving) -> Self {
-        let layers: Vec<_> = serving.with(|own| own.layers.iter().map(|layer| layer.layer.clone()).collect());
+    fn under(self, generation: &Use) -> Self {
+        let layers = generation.layers();
         let sealed = match self {
             Self::Bare(_) if layers.is_empty() => return self,
             Self::Bare(inner) => Sealed { inner: Arc::new(Mutex::new(inner)) },
@@ -242,13 +71,10 @@ impl<S: Router> User<S> {
     /// Goes over to the newest generation.
     fn go_over(&mut self) {
         let old = std::mem::replace(&mut self.in_use, self.layers.current());
-        self.inner = self.inner.take().map(|inner| inner.under(&self.in_use.serving));
-        let Some(session) = &self.session else { return };
-        self.in_use.serving.with(|own| {
-            for layer in own.layers.iter().filter(|layer| !old.has(&layer.name)) {
-                layer.hooks.missed.iter().for_each(|missed| missed(session));
-            }
-        });
+        self.inner = self.inner.take().map(|inner| inner.under(&self.in_use));
+        if let Some(session) = &self.session {
+            self.in_use.tell_of_missed(&old, session);
+        }
     }
 
     fn inner(&mut self) -> &mut Inner<S> {
@@ -262,7 +88,7 @@ impl<S: Router> User<S> {
 
 impl<S> fmt::Debug for User<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("User").field("generation", &self.in_use.number).finish_non_exhaustive()
+        f.debug_struct("User").field("generation", &self.in_use).finish_non_exhaustive()
     }
 }
 
@@ -308,7 +134,7 @@ impl<S: Router> Service<Command> for User<S> {
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         // Here, and not in `call`, since a generation must be made ready before it is called.
-        if self.layers.0.number.load(Acquire) != self.in_use.number && !self.is_in_transaction() {
+        if !self.in_use.is_newest_of(&self.layers) && !self.is_in_transaction() {
             self.go_over();
         }
         match self.inner() {
