@@ -82,7 +82,15 @@ impl Completion {
 
     /// What it tells besides.
     pub fn details(&self) -> &Details {
-        static NOTHING: Details = Details::NOTHING;
+        static NOTHING: Details = Details {
+            info: Bytes::new(),
+            state: Bytes::new(),
+            gtid: None,
+            gtid_is_newest: false,
+            unlogged: false,
+            position: None,
+            replication_warning: None,
+        };
         self.details.as_deref().unwrap_or(&NOTHING)
     }
 
@@ -90,18 +98,6 @@ impl Completion {
     pub fn details_mut(&mut self) -> &mut Details {
         self.details.get_or_insert_default()
     }
-}
-
-impl Details {
-    const NOTHING: Self = Self {
-        info: Bytes::new(),
-        state: Bytes::new(),
-        gtid: None,
-        gtid_is_newest: false,
-        unlogged: false,
-        position: None,
-        replication_warning: None,
-    };
 }
 
 /// What ends one result.
@@ -328,7 +324,7 @@ impl Reply {
         Self::new(self.head, [], Some(wrapper(Box::new(Whole(self)))))
     }
 
-    /// The same where it stands.
+    /// [`wrap`](Self::wrap), where it stands.
     pub(crate) fn put_into(&mut self, wrapper: impl FnOnce(Box<dyn Parts>) -> Box<dyn Parts>) {
         *self = std::mem::replace(self, Self::none()).wrap(wrapper);
     }

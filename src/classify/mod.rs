@@ -201,7 +201,7 @@ impl Classifier for SqlClassifier {
 
     fn without_literals(&self, sql: &[u8], mode: SqlMode) -> Option<String> {
         let template = self.scanner.certain_template(sql, mode, TEMPLATE_BYTES_MAX)?;
-        Some(String::from_utf8(template.text).unwrap_or_else(|bytes| String::from_utf8_lossy(bytes.as_bytes()).into()))
+        Some(String::from_utf8(template.text).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into()))
     }
 
     fn tokens(&self, sql: &[u8], mode: SqlMode) -> Option<Vec<Token>> {

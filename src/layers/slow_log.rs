@@ -280,12 +280,13 @@ impl RowCount {
 mod tests {
     use serde_json::json;
     use towline_middleware::{
+        Role,
         rows::{Column, ResultSet},
-        testing::{FakeRouter, command, conformance, run},
+        testing::{FakeRouter, command, conformance, run, session_with},
     };
 
     use super::*;
-    use crate::layers::tests::setup;
+    use crate::{classify::SqlClassifier, layers::tests::setup};
 
     #[tokio::test]
     async fn it_conforms() {
@@ -308,6 +309,23 @@ mod tests {
         let mut setup = setup("slow_log", json!({"threshold_ms": 0}));
         let layer = layer(&mut setup).unwrap();
         run(layer, FakeRouter::new([reply]), command).await.unwrap();
+    }
+
+    #[test]
+    fn digests_without_room_share_statistics_and_those_that_had_room_keep_theirs() {
+        let (threshold, digests) = (Duration::MAX, Arc::default());
+        let log = Arc::new(SlowLog { threshold, digests_max: 2, digests });
+        let session = session_with(Role::Master, Arc::new(SqlClassifier::new()));
+        for sql in ["SELECT a", "SELECT b", "SELECT c", "SELECT d", "SELECT a"] {
+            let (command, rows) = (Command::query(&session, sql), RowCount::default());
+            drop(Run { log: log.clone(), command, begun: Instant::now(), rows, is_error: false });
+        }
+        let status = log.status(10);
+        let mut shown: Vec<_> =
+            status["top"].as_array().unwrap().iter().map(|own| (&own["sql"], &own["count"])).collect();
+        shown.sort_by_key(|(sql, _)| sql.to_string());
+        let wanted = [("SELECT a".into(), 2.into()), ("SELECT b".into(), 1.into()), (Value::Null, 2.into())];
+        assert_eq!(shown, wanted.each_ref().map(|(sql, count)| (sql, count)));
     }
 
     #[test]

@@ -83,7 +83,7 @@ async fn stop(layers: Vec<PlacedLayer>) {
 }
 
 /// A generation that serves.
-struct Serving {
+pub(super) struct Serving {
     generation: Mutex<Generation>,
     /// Every session that uses it holds a receiver.
     users: watch::Sender<()>,
@@ -100,7 +100,7 @@ impl Serving {
     }
 
     /// Waits until no session uses it, and calls what it wants called at its stop.
-    async fn retire(&self) {
+    pub(super) async fn retire(&self) {
         self.users.closed().await;
         stop(self.with(|own| std::mem::take(&mut own.layers))).await;
     }
@@ -148,7 +148,7 @@ impl UserLayers {
         self.current().serving.with(|own| own.layers.iter().filter_map(told).collect())
     }
 
-    fn put(&self, generation: Generation) -> Arc<Serving> {
+    pub(super) fn put(&self, generation: Generation) -> Arc<Serving> {
         let mut current = self.0.current.lock().unwrap_or_else(PoisonError::into_inner);
         let old = std::mem::replace(&mut *current, Arc::new(Serving::new(generation)));
         self.0.number.fetch_add(1, Release);

@@ -33,8 +33,8 @@ impl<S: Router> Layer<S> for UserLayers {
     }
 }
 
-/// The user's layers around `S`; without any, `S` itself is called, so that nobody pays for a box or a lock that is not
-/// used.
+/// The user's layers around `S`. As long as a session has had none, `S` itself is called, so that nobody pays for a box
+/// or a lock that is not used.
 pub struct User<S> {
     layers: UserLayers,
     /// The generation that serves this session.
@@ -201,12 +201,12 @@ pin_project! {
     #[project = Projected]
     #[allow(missing_docs, private_interfaces)] // a variant's fields can't carry docs through the macro
     pub enum UserFuture<F> {
-        /// No layers.
+        /// No layers so far.
         Absent {
             #[pin]
             inner: F,
         },
-        /// One or more.
+        /// Layers, now or before.
         Boxed {
             #[pin]
             inner: <BoxSessionService as Service<Command>>::Future,
