@@ -220,12 +220,16 @@ impl Reply {
 
     /// An OK of our own.
     pub fn ok(completion: Completion) -> Self {
-        Self::new(Head::Ok, [Part::first(Final::Ok(completion))], None)
+        Self::of(Head::Ok, Final::Ok(completion))
     }
 
     /// A refusal.
     pub fn err(error: ServerError) -> Self {
-        Self::new(Head::Err, [Part::first(Final::Err(error))], None)
+        Self::of(Head::Err, Final::Err(error))
+    }
+
+    fn of(head: Head, end: Final) -> Self {
+        Self { head, front: [Some(Part::first(end)), None], tail: None }
     }
 
     /// No reply, for a command that has none.

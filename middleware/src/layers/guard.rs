@@ -196,6 +196,7 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, command: Command) -> Self::Future {
         match self.refusal(&command) {
             // A command without a reply has nobody to read a refusal; it is dropped.
@@ -238,6 +239,7 @@ pin_project! {
 impl<F: Future<Output = Result<Reply, Error>>> Future for GuardFuture<F> {
     type Output = Result<Reply, Error>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
             Projected::Refused { reply } => Pin::new(reply).poll(cx),
