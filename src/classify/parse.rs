@@ -11,6 +11,11 @@ use sqlparser::{
 
 /// Templates longer than this are not parsed: it takes about 0.1 ms a kilobyte.
 pub(super) const TEMPLATE_BYTES_MAX: usize = 8 * 1024;
+/// The parser goes one level deeper with each JOIN that has no ON, some 8 kB each time: with the longest template of them
+/// it needs this much of the stack, of which a thread has 2 MB.
+const STACK_BYTES: usize = 64 << 20;
+/// Templates up to this length can't need more than a thread has.
+const SHALLOW_BYTES: usize = 256;
 /// A statement on more tables than this counts as one whose tables are not known.
 const TABLES_MAX: usize = 64;
 
@@ -25,9 +30,14 @@ pub(super) struct Opinion {
 
 /// Parses a template; none if it is too long or the parser does not know the form.
 pub(super) fn opinion(template: &[u8]) -> Option<Opinion> {
-    if template.len() > TEMPLATE_BYTES_MAX {
-        return None;
+    match template.len() {
+        length if length <= SHALLOW_BYTES => parsed(template),
+        length if length <= TEMPLATE_BYTES_MAX => stacker::grow(STACK_BYTES, || parsed(template)),
+        _ => None,
     }
+}
+
+fn parsed(template: &[u8]) -> Option<Opinion> {
     let statements = Parser::parse_sql(&MySqlDialect {}, std::str::from_utf8(template).ok()?).ok()?;
     let mut seen = Seen::default();
     let _: ControlFlow<()> = statements.visit(&mut seen);

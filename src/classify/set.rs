@@ -65,6 +65,10 @@ fn set_statement(mut rest: Cursor<'_>, facts: Facts<'_>) -> Verdict {
         }
     }
     verdict.changes_lexing = false;
+    if rest.is("SET") && rest.is_at(1, "STATEMENT") {
+        // Nobody needs one in another, and a text could hold so many that the stack ends.
+        return verdict.at_least(Intent::Unknown, "SET STATEMENT for another one");
+    }
     let verdict = verdict.and(rules::statement(rest, facts));
     // A text inside of it would be read under the variables that are being set.
     if rest.is("PREPARE") || rest.is("EXECUTE") {

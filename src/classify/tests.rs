@@ -727,3 +727,32 @@ proptest! {
         SqlClassifier::new().classify(&sql, SqlMode { ansi_quotes, ..SqlMode::default() });
     }
 }
+
+#[test]
+fn no_text_is_too_deep_for_the_stack() {
+    let classifier = SqlClassifier::new();
+    for (begin, deeper) in [
+        ("SELECT * FROM a", " JOIN a"),
+        ("SELECT * FROM a", " LEFT JOIN a"),
+        ("DELETE a FROM a", " JOIN a"),
+        ("SELECT * FROM ", "(a JOIN "),
+        ("SELECT ", "("),
+        ("SELECT ", "NOT "),
+        ("SELECT ", "CASE WHEN "),
+        ("SELECT ", "EXISTS(SELECT "),
+        ("SELECT a", " OR a"),
+        ("SELECT 1", " UNION SELECT 1"),
+        ("", "EXPLAIN "),
+        ("", "SET STATEMENT a=1 FOR "),
+    ] {
+        for bytes in [super::parse::TEMPLATE_BYTES_MAX - 100, 200_000] {
+            let text = [begin, &deeper.repeat(bytes / deeper.len())].concat();
+            // On a stack like that of a thread which serves clients. An overflow ends the process.
+            std::thread::scope(|scope| {
+                let classify = || classifier.classify(text.as_bytes(), SqlMode::default()).intent;
+                let worker = std::thread::Builder::new().stack_size(2 << 20);
+                worker.spawn_scoped(scope, classify).unwrap().join().unwrap();
+            });
+        }
+    }
+}
