@@ -40,7 +40,13 @@ pub struct ChangeFeed(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     is_live: AtomicBool,
-    listeners: Mutex<Vec<Weak<Listener>>>,
+    told: Mutex<Told>,
+}
+
+#[derive(Default)]
+struct Told {
+    position: Position,
+    listeners: Vec<Weak<Listener>>,
 }
 
 /// Keeps a listener listening; dropped, it hears nothing more.
@@ -51,13 +57,18 @@ impl ChangeFeed {
     /// Calls `listener` for every step from now on. It must be quick: the node's position waits for it.
     pub fn listen(&self, listener: impl Fn(Step<'_>) + Send + Sync + 'static) -> Listening {
         let listener: Arc<Listener> = Arc::new(listener);
-        self.lock().push(Arc::downgrade(&listener));
+        self.lock().listeners.push(Arc::downgrade(&listener));
         Listening(listener)
     }
 
     /// Whether anybody listens.
     pub fn has_listeners(&self) -> bool {
-        self.lock().iter().any(|listener| listener.strong_count() > 0)
+        self.lock().listeners.iter().any(|listener| listener.strong_count() > 0)
+    }
+
+    /// Where the node stood after the last step that was told, whether or not anybody listened; 0 before the first.
+    pub fn position(&self) -> Position {
+        self.lock().position
     }
 
     /// Whether steps are told at all: not while a master's binlog is out of reach or can't be captured.
@@ -67,7 +78,9 @@ impl ChangeFeed {
 
     /// The node's: tells a step, before it shows the position.
     pub fn tell(&self, step: Step<'_>) {
-        self.lock().retain(|listener| match listener.upgrade() {
+        let mut told = self.lock();
+        told.position = step.position;
+        told.listeners.retain(|listener| match listener.upgrade() {
             Some(listener) => {
                 listener(step);
                 true
@@ -81,9 +94,9 @@ impl ChangeFeed {
         self.0.is_live.store(yes, SeqCst);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Listener>>> {
-        // The list is valid after every single step.
-        self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Told> {
+        // Valid after every single step.
+        self.0.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

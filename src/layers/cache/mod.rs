@@ -13,7 +13,9 @@
 //!   heard of its tables was visible.
 //!
 //! Not seen: a temporary table that a trigger, or a function in a write, makes in the place of another table. Its session
-//! may be answered with what the other table has. One that a procedure makes is seen, as CALL may have left anything.
+//! may be answered with what the other table has. One that a procedure makes is seen, as CALL may have left anything. And
+//! for as long as a reload that brings this layer has left transactions to the layers of before, their commits may be
+//! answered to their clients before they are heard of here.
 
 mod catalog;
 mod store;
@@ -44,6 +46,7 @@ use self::{
     view::View,
 };
 use super::OwnServer;
+use crate::wire::capability;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -71,6 +74,9 @@ fn ttl_ms() -> u64 {
     60_000
 }
 
+/// MariaDB's own capabilities stand above the 32 of MySQL's.
+const CACHE_METADATA: u64 = (capability::mariadb::CACHE_METADATA as u64) << 32;
+
 /// What a result is read from.
 type Tables = Arc<[Table]>;
 
@@ -90,7 +96,7 @@ struct Cache {
 pub(super) fn layer(setup: &mut LayerSetup, server: OwnServer) -> Result<impl UserLayer + use<>, LayerProblem> {
     let Options { bytes_max, result_bytes_max, ttl_ms } = setup.options()?;
     let cache = Arc::new(Cache {
-        store: Store::new(bytes_max, Duration::from_millis(ttl_ms)),
+        store: Store::new(bytes_max, Duration::from_millis(ttl_ms), setup.kept()),
         catalog: Catalog::new(server),
         is_asking: AtomicBool::new(false),
         changes: setup.changes().clone(),
@@ -107,6 +113,8 @@ pub(super) fn layer(setup: &mut LayerSetup, server: OwnServer) -> Result<impl Us
             cache.store.step(step, is_visible);
         }
     });
+    // Behind the listening: a step in between is heard of twice, and none not at all.
+    cache.store.begin(setup.changes().position(), is_visible);
     // It was empty, and nobody else sets it.
     let _ = cache.listening.set(listening);
     let shown = Arc::downgrade(&cache);
@@ -128,7 +136,7 @@ impl Cache {
                 let mut reply = next.run(answered).await?;
                 while reply.next().await?.is_some() {}
             }
-            view.follow(&command);
+            view.follow(&command, || self.store.is_of_base_tables(&command, &self.catalog));
             let reply = next.run(command.clone()).await?;
             return Ok(self.watch_commit(&command, reply));
         };
@@ -179,7 +187,9 @@ impl Cache {
             return Ok(None);
         }
         let (Some(parameters), Some(plan)) = (parameters(command), command.plan()) else { return Ok(None) };
-        if plan.key == 0 || plan.tables.is_empty() || plan.refusal.is_some() {
+        // Rows without their columns are for one who was sent those at the preparation.
+        let leaves_columns_out = command.kind() == CommandKind::Execute && session.capabilities() & CACHE_METADATA != 0;
+        if plan.refusal.is_some() || leaves_columns_out {
             return Ok(None);
         }
         let schema = command.schema();

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use towline_middleware::{ChangeFeed, Changed, Command, Completion, Final, Head, Part, Position, Reply, Step};
 
 use super::{
@@ -63,6 +63,7 @@ pub(super) enum Found {
 #[derive(Debug)]
 pub(super) struct Store {
     state: Arc<Mutex<State>>,
+    told: Arc<Told>,
     bytes_max: usize,
     ttl: Duration,
 }
@@ -71,8 +72,7 @@ pub(super) struct Store {
 struct State {
     steps: u64,
     position: Position,
-    /// The newest commit that a client was told of.
-    acknowledged: Position,
+    told: Commits,
     /// A read that begins sees everything up to here.
     visible: Position,
     /// The last change of everything.
@@ -93,13 +93,30 @@ struct Change {
     position: Position,
 }
 
+/// The commits that clients were told of, also through the layer that a reload has taken away: what is in a transaction
+/// stays with that until its end.
+#[derive(Debug, Default)]
+pub(super) struct Told(Mutex<Commits>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Commits {
+    newest: Position,
+    /// How many had a position that nobody knows.
+    unplaced: u64,
+}
+
 #[derive(Clone, Debug)]
 enum Reads {
     /// The server is being asked.
     Asking,
-    /// It can't be kept.
-    Unsteady,
-    Tables(Arc<[Table]>),
+    /// Not of base tables alone.
+    Others,
+    /// Of these.
+    Tables {
+        tables: Arc<[Table]>,
+        /// Whether the answer hangs on them alone.
+        is_steady: bool,
+    },
 }
 
 impl Stored {
@@ -118,8 +135,20 @@ impl Stored {
 }
 
 impl Store {
-    pub(super) fn new(bytes_max: usize, ttl: Duration) -> Self {
-        Self { state: Arc::default(), bytes_max, ttl }
+    pub(super) fn new(bytes_max: usize, ttl: Duration, told: Arc<Told>) -> Self {
+        Self { state: Arc::default(), told, bytes_max, ttl }
+    }
+
+    /// What had happened up to here nobody has told this store.
+    pub(super) fn begin(&self, position: Position, is_visible: bool) {
+        let mut state = self.state.lock();
+        if state.position < position {
+            state.position = position;
+            if is_visible {
+                state.visible = position;
+            }
+            state.forget_all();
+        }
     }
 
     /// How many results there are, and their bytes.
@@ -167,23 +196,30 @@ impl Store {
         if completion.details().gtid.is_none() {
             return;
         }
-        let mut state = self.state.lock();
+        let mut commits = self.told.0.lock();
         match completion.details().position {
-            Some(position) => {
-                state.acknowledged = state.acknowledged.max(position);
-                // Commits are made in the binlog's order.
-                state.visible = state.visible.max(position);
-            }
-            None => {
-                state.steps += 1;
-                state.forget_all();
-            }
+            Some(position) => commits.newest = commits.newest.max(position),
+            None => commits.unplaced += 1,
         }
+    }
+
+    /// The state with all that clients were told of.
+    fn informed(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock();
+        let told = *self.told.0.lock();
+        let unplaced = std::mem::replace(&mut state.told, told).unplaced;
+        // Commits are made in the binlog's order.
+        state.visible = state.visible.max(told.newest);
+        if told.unplaced != unplaced {
+            state.steps += 1;
+            state.forget_all();
+        }
+        state
     }
 
     /// Looks for a result that is not older than the node's position.
     pub(super) fn find(&self, key: &Key, tables: &[Table], changes: &ChangeFeed) -> Found {
-        let mut state = self.state.lock();
+        let mut state = self.informed();
         if !state.serves(changes) {
             return state.nothing(tables);
         }
@@ -203,7 +239,7 @@ impl Store {
 
     /// Keeps a result, unless its tables have changed since it began to be read.
     pub(super) fn insert(&self, mut key: Key, stored: Stored, changes: &ChangeFeed) {
-        let mut state = self.state.lock();
+        let mut state = self.informed();
         if stored.bytes(&key) > self.bytes_max / 2 || !changes.is_live() || !state.is_good(&stored) {
             return;
         }
@@ -222,16 +258,26 @@ impl Store {
         }
     }
 
-    /// What a statement reads whose names without a schema mean this one's; none if its result can't be kept, or that is not known yet. The server is asked in the
-    /// background.
+    /// What a statement reads whose names without a schema mean this one's; none if its result can't be kept, or that is
+    /// not known yet. The server is asked in the background.
     pub(super) fn tables(&self, command: &Command, schema: &Arc<str>, catalog: &Catalog) -> Option<Arc<[Table]>> {
-        let plan = command.plan()?;
+        match self.reads(command, schema, catalog)? {
+            Reads::Tables { tables, is_steady: true } => Some(tables),
+            _ => None,
+        }
+    }
+
+    /// Whether a statement is known to read base tables alone. The server is asked in the background.
+    pub(super) fn is_of_base_tables(&self, command: &Command, catalog: &Catalog) -> bool {
+        matches!(self.reads(command, &command.schema(), catalog), Some(Reads::Tables { .. }))
+    }
+
+    fn reads(&self, command: &Command, schema: &Arc<str>, catalog: &Catalog) -> Option<Reads> {
+        let plan = command.plan().filter(|plan| plan.key != 0 && !plan.tables.is_empty())?;
         let statement = (plan.key, schema.clone());
         let mut state = self.state.lock();
-        match state.statements.get(&statement) {
-            Some(Reads::Tables(tables)) => return Some(tables.clone()),
-            Some(Reads::Asking | Reads::Unsteady) => return None,
-            None => {}
+        if let Some(reads) = state.statements.get(&statement) {
+            return Some(reads.clone());
         }
         let session = command.session();
         let text = session.classifier().without_literals(command.sql(), session.sql_mode());
@@ -240,10 +286,11 @@ impl Store {
             (schema, table.clone())
         });
         let tables: Vec<Table> = named.collect();
-        if !text.is_some_and(|text| text::is_steady(&text)) || tables.iter().any(|(schema, _)| schema.is_empty()) {
-            state.know(statement, Reads::Unsteady);
+        if tables.iter().any(|(schema, _)| schema.is_empty()) {
+            state.know(statement, Reads::Others);
             return None;
         }
+        let is_steady = text.is_some_and(|text| text::is_steady(&text));
         state.know(statement.clone(), Reads::Asking);
         let (everything, position) = (state.everything, state.position);
         drop(state);
@@ -256,8 +303,8 @@ impl Store {
                 return;
             }
             match closure {
-                Ok(Some(tables)) => state.know(statement, Reads::Tables(tables.into())),
-                Ok(None) => state.know(statement, Reads::Unsteady),
+                Ok(Some(tables)) => state.know(statement, Reads::Tables { tables: tables.into(), is_steady }),
+                Ok(None) => state.know(statement, Reads::Others),
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(error, "the cache can't ask the server about tables; trying again");
@@ -272,7 +319,7 @@ impl Store {
 impl State {
     /// Whether all that was acknowledged has been heard of.
     fn serves(&self, changes: &ChangeFeed) -> bool {
-        changes.is_live() && self.position >= self.acknowledged
+        changes.is_live() && self.position >= self.told.newest
     }
 
     /// That there is nothing to serve for a read of these tables.

@@ -3,7 +3,8 @@
 use crate::classify::TEMPLATE_BYTES_MAX;
 
 /// Words that make the answer hang on something else, or ask for no memory.
-const UNSTEADY: [&str; 26] = [
+const UNSTEADY: [&str; 28] = [
+    "CURRVAL",
     "CURRENT_DATE",
     "CURRENT_ROLE",
     "CURRENT_TIME",
@@ -24,6 +25,7 @@ const UNSTEADY: [&str; 26] = [
     "SYSTEM_TIME",
     "TABLE",
     "TABLESAMPLE",
+    "TIME",
     "TIMESTAMP",
     "UTC_DATE",
     "UTC_TIME",
@@ -237,6 +239,8 @@ mod tests {
             "SELECT SQL_NO_CACHE a FROM t",
             "SELECT a FROM t FOR SYSTEM_TIME AS OF 'a'",
             "SELECT shop.f(a) FROM t",
+            "SELECT s.currval FROM t",
+            "SELECT DATE(CAST(a AS TIME)) FROM t",
             "SELECT `f`(a) FROM t",
             "WITH t AS (SELECT 1) SELECT * FROM t",
             "SELECT 1; SELECT a FROM t",

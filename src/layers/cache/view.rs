@@ -8,27 +8,32 @@ use std::{
 use parking_lot::Mutex;
 use towline_middleware::{Command, CommandKind, Error, Intent, Next, Prepared, Session};
 
-use crate::classify::contains_name;
+use crate::classify::{contains_ignoring_case, contains_name};
 
 /// What results hang on, on MariaDB: the account, of which there may be several of one name and many hosts, and the
-/// variables.
+/// variables. The second column: whether its reads give what no other's would, such as what is not committed yet.
 const OF_MARIADB: &str = "SELECT CONCAT_WS('|', CURRENT_USER(), @@sql_mode, @@time_zone, @@character_set_client, \
     @@character_set_connection, COALESCE(@@character_set_results, ''), @@collation_connection, @@lc_time_names, \
-    @@div_precision_increment, @@group_concat_max_len, @@sql_select_limit, @@default_week_format, @@sql_auto_is_null, \
+    @@div_precision_increment, @@group_concat_max_len, @@sql_select_limit, @@default_week_format, \
     @@max_sort_length, @@collation_database, COALESCE(CURRENT_ROLE(), ''), @@tx_isolation, @@old_mode, \
-    @@system_versioning_asof)";
+    @@system_versioning_asof), @@tx_isolation = 'READ-UNCOMMITTED' OR @@sql_auto_is_null";
 /// The same on MySQL.
 const OF_MYSQL: &str = "SELECT CONCAT_WS('|', CURRENT_USER(), @@sql_mode, @@time_zone, @@character_set_client, \
     @@character_set_connection, COALESCE(@@character_set_results, ''), @@collation_connection, @@lc_time_names, \
-    @@div_precision_increment, @@group_concat_max_len, @@sql_select_limit, @@default_week_format, @@sql_auto_is_null, \
-    @@max_sort_length, @@collation_database, COALESCE(CURRENT_ROLE(), ''), @@transaction_isolation)";
-/// A session that may read what is not committed yet gets and gives nothing.
-const DIRTY: &[u8] = b"READ-UNCOMMITTED";
+    @@div_precision_increment, @@group_concat_max_len, @@sql_select_limit, @@default_week_format, \
+    @@max_sort_length, @@collation_database, COALESCE(CURRENT_ROLE(), ''), @@transaction_isolation), \
+    @@transaction_isolation = 'READ-UNCOMMITTED' OR @@sql_auto_is_null";
 /// The values of all variables together are far shorter.
 const BYTES_MAX: usize = 64 * 1024;
-/// Statements that leave nothing behind in their session.
+/// Statements that leave nothing behind in their session, but for what triggers do.
 const HARMLESS_WRITES: [&[u8]; 8] =
     [b"INSERT", b"UPDATE", b"DELETE", b"REPLACE", b"CREATE", b"ALTER", b"DROP", b"TRUNCATE"];
+/// Statements of transactions that leave nothing behind in their session.
+const OF_TRANSACTIONS: [&[u8]; 7] = [b"BEGIN", b"START", b"COMMIT", b"ROLLBACK", b"SAVEPOINT", b"RELEASE", b"UNLOCK"];
+/// What asks about the statement before it.
+const ABOUT_THE_LAST: [&[u8]; 4] = [b"found_rows", b"row_count", b"warning_count", b"error_count"];
+/// The same, as words of the grammar.
+const WORDS_ABOUT_THE_LAST: [&str; 3] = ["WARNINGS", "ERRORS", "DIAGNOSTICS"];
 
 /// What is known of a session.
 #[derive(Debug, Default)]
@@ -40,6 +45,8 @@ struct Known {
     is_closed: bool,
     /// What the server said of its variables; none when they may have changed.
     variables: Option<Arc<[u8]>>,
+    /// What they were before something ran that may have changed them unseen.
+    doubted: Option<Arc<[u8]>>,
     /// What was answered from memory just before: the server does not know of it.
     answered: Option<Command>,
     /// The statements that were prepared since variables were set, by their addresses, which are theirs as long as they
@@ -68,24 +75,22 @@ impl View {
     /// What was answered from memory just before a command that the server runs, if that command asks about it.
     pub(super) fn asked_about(&self, command: &Command) -> Option<Command> {
         let answered = self.0.lock().answered.take()?;
-        contains_name(command.sql(), b"found_rows").then_some(answered)
+        let sql = command.sql();
+        let asks = ABOUT_THE_LAST.iter().any(|name| contains_name(sql, name))
+            || WORDS_ABOUT_THE_LAST.iter().any(|word| contains_ignoring_case(sql, word));
+        asks.then_some(answered)
     }
 
-    /// Takes note of a command that is not answered from memory.
-    pub(super) fn follow(&self, command: &Command) {
+    /// Takes note of a command that is neither answered from memory nor kept. It is asked whether a read is known to be of
+    /// base tables alone.
+    pub(super) fn follow(&self, command: &Command, is_of_base_tables: impl FnOnce() -> bool) {
         match command.kind() {
             CommandKind::ResetConnection | CommandKind::ChangeUser => *self.0.lock() = Known::default(),
             CommandKind::Prepare => self.0.lock().prepare(command),
-            kind if kind.runs_sql() => match effect(command) {
-                Effect::None => {}
-                Effect::Schema => self.0.lock().variables = None,
-                Effect::Variables => {
-                    let mut known = self.0.lock();
-                    known.variables = None;
-                    known.prepared.clear();
-                }
-                Effect::Unknown => self.0.lock().is_closed = true,
-            },
+            kind if kind.runs_sql() => {
+                let effect = effect(command, is_of_base_tables);
+                self.0.lock().undergo(effect);
+            }
             _ => {}
         }
     }
@@ -102,8 +107,13 @@ impl View {
                 && let Some(value) = answer.rows.first().and_then(|row| row.first())
             {
                 let variables: Arc<[u8]> = value.to_text().as_bytes().into();
+                let is_unfit =
+                    answer.rows.first().and_then(|row| row.get(1)).is_none_or(|unfit| unfit.to_text() != "0");
                 let mut known = self.0.lock();
-                known.is_closed |= variables.windows(DIRTY.len()).any(|window| window == DIRTY);
+                if known.doubted.take().is_some_and(|before| before != variables) {
+                    known.prepared.clear();
+                }
+                known.is_closed |= is_unfit;
                 known.variables = Some(variables.clone());
                 return Ok((!known.is_closed).then_some(variables));
             }
@@ -114,6 +124,19 @@ impl View {
 }
 
 impl Known {
+    fn undergo(&mut self, effect: Effect) {
+        match effect {
+            Effect::None => {}
+            Effect::Doubt => self.doubted = self.doubted.take().or(self.variables.take()),
+            Effect::Schema if self.doubted.is_none() => self.variables = None,
+            Effect::Schema | Effect::Variables => {
+                (self.variables, self.doubted) = (None, None);
+                self.prepared.clear();
+            }
+            Effect::Unknown => self.is_closed = true,
+        }
+    }
+
     fn prepare(&mut self, command: &Command) {
         let Some(prepared) = command.prepared() else { return };
         if self.prepared.len() == self.prepared.capacity() {
@@ -125,6 +148,8 @@ impl Known {
 
 enum Effect {
     None,
+    /// A trigger of its tables, or a function in a view, may have changed variables.
+    Doubt,
     /// It has chosen another default schema, and its collation with it.
     Schema,
     /// It may have changed variables.
@@ -133,23 +158,38 @@ enum Effect {
     Unknown,
 }
 
-fn effect(command: &Command) -> Effect {
+fn effect(command: &Command, is_of_base_tables: impl FnOnce() -> bool) -> Effect {
     let sql = command.sql();
-    let starts = |word: &[u8]| {
-        let text = sql.trim_ascii_start();
-        text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
-    };
+    let text = behind_comments(sql);
+    let starts = |word: &[u8]| text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
     let has = |word: &[u8]| sql.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word));
     match command.intent() {
-        Intent::Read => Effect::None,
+        Intent::Read if !has(b"FROM") && !has(b"TABLE") => Effect::None,
+        Intent::Read if is_of_base_tables() => Effect::None,
+        Intent::Read => Effect::Doubt,
         _ if has(b";") && may_be_several(command) => Effect::Unknown,
-        Intent::Transaction if starts(b"SET") => Effect::Variables,
-        Intent::Transaction => Effect::None,
         // What is meant for the next transaction can't be asked for without using it up.
-        Intent::SessionState if starts(b"SET") && !has(b"TRANSACTION") => Effect::Variables,
+        Intent::Transaction | Intent::SessionState if has(b"TRANSACTION") && starts(b"SET") || has(b"ISOLATION") => {
+            Effect::Unknown
+        }
+        Intent::Transaction | Intent::SessionState if starts(b"SET") => Effect::Variables,
+        Intent::Transaction if OF_TRANSACTIONS.iter().any(|word| starts(word)) => Effect::None,
         Intent::SessionState if starts(b"USE") => Effect::Schema,
-        Intent::Write if HARMLESS_WRITES.iter().any(|word| starts(word)) && !has(b"TEMPORARY") => Effect::None,
+        Intent::Write if HARMLESS_WRITES.iter().any(|word| starts(word)) && !has(b"TEMPORARY") => Effect::Doubt,
         _ => Effect::Unknown,
+    }
+}
+
+/// What follows the comments at a text's beginning. One that servers may run is none.
+fn behind_comments(text: &[u8]) -> &[u8] {
+    let text = text.trim_ascii_start();
+    match text {
+        [b'/', b'*', b'!' | b'M', ..] => text,
+        [b'/', b'*', comment @ ..] => match memchr::memmem::find(comment, b"*/") {
+            Some(end) => behind_comments(&comment[end + 2..]),
+            None => text,
+        },
+        _ => text,
     }
 }
 

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use reqwest::{Client, header::HeaderValue};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use towline_middleware::{Acknowledgement, BoxFuture, Changed, Position, Replication, Step};
+use towline_middleware::{Acknowledgement, BoxFuture, Position, Replication};
 
 use self::options::checked_url;
 pub use self::options::{HubError, HubOptions, HubState, HubStatus};
@@ -370,7 +370,6 @@ impl Hub {
         let Some(history) = shared.history.get() else { return Ok(()) };
         tracing::error!(error = error as &dyn std::error::Error, "every slave needs a snapshot");
         let newest = shared.check(history).await?;
-        shared.options.changes.tell(Step { position: newest.position, changed: Changed::Everything });
         shared.begin_after(newest);
         Ok(())
     }

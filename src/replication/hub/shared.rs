@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use reqwest::{Client, header::HeaderValue};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-use towline_middleware::{Epoch, Step};
+use towline_middleware::{Changed, Epoch, Step};
 
 use super::{HubOptions, HubState};
 use crate::{
@@ -154,6 +154,8 @@ impl Shared {
     pub(super) fn note(&self, captured: Captured) {
         let position = captured.transaction.position;
         let mark = if self.is_unattended() {
+            // Heard by whoever begins to listen now.
+            self.options.changes.tell(Step { position, changed: Changed::Everything });
             let mark = captured.transaction.mark();
             *self.ring.lock() = Ring::new(mark.clone(), self.options.ring_bytes_max);
             mark
@@ -169,6 +171,7 @@ impl Shared {
 
     /// Forgets what memory holds; what is captured next follows this.
     pub(super) fn begin_after(&self, newest: Mark) {
+        self.options.changes.tell(Step { position: newest.position, changed: Changed::Everything });
         *self.ring.lock() = Ring::new(newest.clone(), self.options.ring_bytes_max);
         self.captured.send_replace(newest);
     }

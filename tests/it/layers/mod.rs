@@ -1,6 +1,7 @@
 //! The layers that come with a node, before a real server and through both fronts.
 
 mod cache;
+mod cached_sessions;
 mod contract;
 mod evasions;
 mod idempotency;
