@@ -3,8 +3,8 @@
 //! - Off the path: a read is copied when its answer has gone to the client, through a queue that is bounded in length and
 //!   bytes. What does not fit in is dropped and counted; a second server that is slow or away delays nobody.
 //! - Only SELECTs outside a transaction whose answer hangs on tables and session variables alone (no `NOW()`, no user
-//!   variables): see `is_steady`. What the client has SET is set there, too; a session that has done more than that is not
-//!   copied until it is reset.
+//!   variables): see `is_steady`. What the client has SET is set there, too; a session that has done more than that,
+//!   or SET something by a function or a query, or in vain, is not copied until it is reset.
 //! - The order of rows is left out of account.
 //! - The second server ends what takes too long, and its session is read-only: a view may call a function that writes.
 //!
