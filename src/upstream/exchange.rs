@@ -100,6 +100,10 @@ struct After {
     may_commit: bool,
     /// It can't have committed anything if it leaves a transaction open.
     changes_rows: bool,
+    /// It leaves the transaction as it is.
+    only_reads: bool,
+    /// It has ended in an error, which tells no flags, and may have begun or ended a transaction before.
+    hides_status: bool,
     /// It has changed rows outside of a transaction, and the server has reported no commit of that.
     is_unreported: bool,
     /// The login of COM_CHANGE_USER.
@@ -117,9 +121,12 @@ impl After {
         let intent = command.intent();
         let may_commit =
             intent.may_write() || intent == Intent::Transaction && in_transaction(command.session().status());
+        let changes_rows = tracking::changes_rows(command.sql());
         Self {
             may_commit: command.awaits_commit() && kind.runs_sql() && may_commit,
-            changes_rows: tracking::changes_rows(command.sql()),
+            changes_rows,
+            only_reads: !kind.runs_sql() || intent == Intent::Read,
+            hides_status: false,
             session: command.session().clone(),
             fence: resets || touches,
             chooses_schema: kind == CommandKind::InitDb || command.plan().is_some_and(|plan| plan.chooses_schema),
@@ -186,6 +193,9 @@ impl Rest {
             // fence, ends the session: behind the error that the client waits for.
             Step::Part(Part::Final { end: Final::Err(_), .. }) if self.lease.0.has_begun() => {
                 self.after.chooses_schema &= self.after.is_one_of_several;
+                // In functions and triggers nobody begins or commits.
+                let only_changes = self.after.changes_rows && !self.after.is_one_of_several;
+                self.after.hides_status = !(self.after.only_reads || only_changes);
                 self.broken = self.settle().await.err();
             }
             _ => {}
@@ -226,6 +236,8 @@ impl Rest {
             upstream.begin_session(&after.session).await?;
         } else if after.fence || after.learned.doubt {
             upstream.put_up_fence(&after.session).await?;
+        } else if after.hides_status {
+            upstream.ask_status(&after.session).await?;
         }
         if after.chooses_schema && (after.is_one_of_several || !after.learned.schema) {
             upstream.ask_names(&after.session).await?;

@@ -81,6 +81,20 @@ impl Upstream {
         }
     }
 
+    /// Asks for the status flags, which an error does not tell. Errors and warnings stay to be shown; `ROW_COUNT()` becomes 0.
+    ///
+    /// # Errors
+    /// The session is over: whether a transaction is open must be known.
+    pub(super) async fn ask_status(&mut self, session: &Session) -> Result<(), Error> {
+        self.write_packet(0, &[CommandKind::Ping.to_byte()]).await?;
+        let (_, answer) = self.read_packet().await?;
+        let mut completion = ok::decode(&answer).map_err(malformed)?;
+        if learn(&mut completion, session, Wanted::default()).doubt {
+            self.put_up_fence(session).await?;
+        }
+        Ok(())
+    }
+
     /// Asks for the names of account and default schema.
     ///
     /// # Errors

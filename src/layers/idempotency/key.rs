@@ -43,8 +43,13 @@ pub(super) enum Refusal {
     #[error("an idempotency key belongs to an account: log in under a name, not as the anonymous account")]
     Anonymous,
     #[error(
-        "the idempotency key can't be kept: {reason}. Have an administrator run: GRANT EXECUTE ON PROCEDURE towline_app.claim \
-         TO {account}; GRANT EXECUTE ON PROCEDURE towline_app.keep TO {account}"
+        "an idempotency key is looked up by a procedure that gives a row, which this client has not said it takes: have it log \
+         in with CLIENT_MULTI_RESULTS"
+    )]
+    OneResult,
+    #[error(
+        "the idempotency key can't be kept: {reason}. Have an administrator run: GRANT EXECUTE ON PROCEDURE \
+         towline_app.claim_2 TO {account}; GRANT EXECUTE ON PROCEDURE towline_app.keep_2 TO {account}"
     )]
     Grant { reason: String, account: String },
 }

@@ -1,8 +1,9 @@
-//! LOCK TABLES, which the transaction of a key would end without a word.
+//! LOCK TABLES, which the transaction of a key would end without a word. Not seen where a procedure runs it as a text, or
+//! where the text is in a variable.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use towline_middleware::{Command, CommandKind, Intent, TokenKind};
+use towline_middleware::{Command, CommandKind, Intent, Token, TokenKind};
 
 /// Whether a session may have locked tables. What is not certain counts as locked.
 #[derive(Debug, Default)]
@@ -18,20 +19,32 @@ impl Locks {
         self.0.store(true, Relaxed);
     }
 
-    /// Takes note of a command on its session.
-    pub(super) fn follow(command: &Command) {
-        let are_held = match command.kind() {
-            CommandKind::ResetConnection | CommandKind::ChangeUser => Some(false),
+    /// Takes note that its session has none.
+    pub(super) fn free(&self) {
+        self.0.store(false, Relaxed);
+    }
+
+    /// Takes note of a command on its session. Whether it frees the tables, once its first result is an OK.
+    pub(super) fn follow(command: &Command) -> bool {
+        let locks = command.session().state::<Self>();
+        let left = match command.kind() {
+            // One that fails ends the session.
+            CommandKind::ResetConnection | CommandKind::ChangeUser => {
+                locks.free();
+                None
+            }
             kind if !kind.runs_sql() => None,
             _ => left_by(command),
         };
-        if let Some(are_held) = are_held {
-            command.session().state::<Self>().0.store(are_held, Relaxed);
+        if left == Some(true) {
+            locks.miss();
         }
+        left == Some(false)
     }
 }
 
-/// Whether tables are locked after this text; none if it has no say in that.
+/// Whether tables are locked after this text; none if it has no say in that. Of several statements any may be the last
+/// that runs, so that one of them that locks is enough, and only the first can free.
 fn left_by(command: &Command) -> Option<bool> {
     let (sql, session) = (command.sql(), command.session());
     let is_examined = match command.intent() {
@@ -45,20 +58,27 @@ fn left_by(command: &Command) -> Option<bool> {
     let Some(tokens) = session.tokens(sql) else {
         return has_lock(sql).then_some(true);
     };
-    let statements = tokens.split(|token| token.kind == TokenKind::Semicolon).filter(|tokens| !tokens.is_empty());
-    statements
-        .filter_map(|tokens| {
-            let text = &sql[tokens[0].start()..tokens[tokens.len() - 1].end()];
-            let is = |at: usize, word: &str| {
-                tokens.get(at).is_some_and(|token| token.bytes(sql).eq_ignore_ascii_case(word.as_bytes()))
-            };
-            if is(0, "UNLOCK") || is(0, "START") || (is(0, "BEGIN") && !is(1, "NOT")) {
-                return Some(false);
-            }
-            let may_lock = ["LOCK", "FLUSH", "PREPARE", "EXECUTE"].iter().any(|word| is(0, word));
-            (may_lock && has_lock(text)).then_some(true)
-        })
-        .last()
+    let mut statements = tokens.split(|token| token.kind == TokenKind::Semicolon).filter(|tokens| !tokens.is_empty());
+    let is = |token: &Token, word: &str| token.bytes(sql).eq_ignore_ascii_case(word.as_bytes());
+    let may_lock = |tokens: &[Token]| {
+        let text = &sql[tokens[0].start()..tokens[tokens.len() - 1].end()];
+        let is_for_another = is(&tokens[0], "SET") && tokens.get(1).is_some_and(|token| is(token, "STATEMENT"));
+        let runs_text = tokens.iter().any(|token| is(token, "PREPARE") || is(token, "EXECUTE"));
+        let may_be = is(&tokens[0], "LOCK") || is(&tokens[0], "FLUSH") || is_for_another || runs_text;
+        may_be && has_lock(text)
+    };
+    if statements.clone().any(may_lock) {
+        return Some(true);
+    }
+    let frees = match statements.next()? {
+        [only] => is(only, "BEGIN"),
+        [first, second] => {
+            let pairs = [("UNLOCK", "TABLES"), ("UNLOCK", "TABLE"), ("START", "TRANSACTION"), ("BEGIN", "WORK")];
+            pairs.iter().any(|pair| is(first, pair.0) && is(second, pair.1))
+        }
+        _ => false,
+    };
+    frees.then_some(false)
 }
 
 /// Whether the word is anywhere in a text: few have its last letter.
@@ -87,11 +107,23 @@ mod tests {
             ("SET @a = 1; LOCK TABLES a READ", true),
             ("BEGIN", false),
             ("FLUSH TABLES a WITH READ LOCK", true),
+            ("START SLAVE", true),
+            ("UNLOCK INSTANCE", true),
+            ("LOCK TABLES a WRITE; SELECT nonsense; UNLOCK TABLES", true),
+            ("SELECT nonsense; UNLOCK TABLES", true),
+            ("UNLOCK TABLES; SELECT nonsense", false),
+            ("SET STATEMENT max_statement_time = 5 FOR LOCK TABLES a READ", true),
+            ("BEGIN WORK", false),
+            ("BEGIN NOT ATOMIC IF 1 THEN EXECUTE IMMEDIATE 'LOCK TABLES a READ'; END IF; END", true),
+            ("BEGIN", false),
+            ("LOCK TABLES a READ", true),
             ("START TRANSACTION", false),
             ("UPDATE a SET b = 'LOCK TABLES'", false),
             ("EXECUTE IMMEDIATE 'LOCK TABLES a READ'", true),
         ] {
-            Locks::follow(&Command::query(&session, sql));
+            if Locks::follow(&Command::query(&session, sql)) {
+                session.state::<Locks>().free();
+            }
             assert_eq!(session.state::<Locks>().are_held(), are_held, "{sql}");
         }
     }

@@ -8,6 +8,7 @@
 //!   that writes, the key is refused, since nobody could keep what it promises. Reads pass.
 //! - Clients need no rights on the table: two procedures of the node's account reach it, and only the rows of the account
 //!   that logged in. The node grants EXECUTE on them to an account that comes with its first key.
+//! - A key's age is told by the node's clock: the server's is the session's, which a client may SET, or has a time zone.
 //! - A repeat changes its key's row and commits: its position is behind the first's, and with `ack` its OK waits, too.
 //!
 //! `ROW_COUNT()` and SHOW WARNINGS tell nothing after a write with a key; the reply itself does. Tables without
@@ -42,6 +43,8 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// "EXECUTE command denied", and "access denied to the schema".
 const NO_EXECUTE: [u16; 2] = [1370, 1044];
 const DEADLOCK: u16 = 1213;
+/// "PROCEDURE can't return a result set in the given context".
+const ONE_RESULT: u16 = 1312;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -70,7 +73,11 @@ struct NoTtl;
 /// What came of a key.
 enum Claim {
     New,
-    Repeated(Completion),
+    Repeated {
+        first: Completion,
+        /// The first has set `LAST_INSERT_ID()`: what it inserted got its id from the server.
+        sets_id: bool,
+    },
     Refused(ServerError),
 }
 
@@ -108,7 +115,15 @@ pub(super) fn layer(setup: &mut LayerSetup, server: OwnServer) -> Result<impl Us
 
 impl Idempotency {
     async fn call(self: Arc<Self>, command: Command, next: Next) -> Result<Reply, Error> {
-        Locks::follow(&command);
+        let freed = Locks::follow(&command).then(|| command.session().clone());
+        let reply = self.answer(command, next).await?;
+        if let Some(session) = freed.filter(|_| reply.head() == Head::Ok) {
+            session.state::<Locks>().free();
+        }
+        Ok(reply)
+    }
+
+    async fn answer(&self, command: Command, next: Next) -> Result<Reply, Error> {
         let is_write = command.kind().runs_sql() && command.intent().may_write();
         if !is_write || command.session().role() == Role::Slave {
             return next.run(command).await;
@@ -137,9 +152,9 @@ impl Idempotency {
         };
         match self.claim(key, &print, &command, next).await? {
             Claim::New => {}
-            Claim::Repeated(first) => {
+            Claim::Repeated { first, sets_id } => {
                 self.repeated.increment();
-                return self.repeat(first, &command, next).await;
+                return self.repeat(first, sets_id, &command, next).await;
             }
             Claim::Refused(error) => return self.give_up(&command, next, error).await,
         }
@@ -150,7 +165,7 @@ impl Idempotency {
         let info = &done.details().info;
         let info = hex(&info[..info.len().min(1024)]);
         let keep = format!(
-            "CALL towline_app.keep({}, {}, {}, {info})",
+            "CALL towline_app.keep_2({}, {}, {}, {info})",
             hex(key.as_bytes()),
             done.affected_rows,
             done.last_insert_id
@@ -165,10 +180,11 @@ impl Idempotency {
     async fn repeat(
         &self,
         first: Completion,
+        sets_id: bool,
         command: &Command,
         next: &Next,
     ) -> Result<Result<Completion, ServerError>, Error> {
-        if first.last_insert_id != 0 {
+        if sets_id {
             let sql = format!("DO LAST_INSERT_ID({})", first.last_insert_id);
             if let Err(error) = ask(command, next, &sql).await?.end {
                 return self.give_up(command, next, error).await;
@@ -192,12 +208,13 @@ impl Idempotency {
 
     /// Begins the transaction, in which the key is new, or has been used.
     async fn claim(&self, key: &str, print: &[u8], command: &Command, next: &Next) -> Result<Claim, Error> {
-        let claim = format!("CALL towline_app.claim({}, {}, {})", hex(key.as_bytes()), hex(print), self.ttl_s);
+        let (key, print) = (hex(key.as_bytes()), hex(print));
         let (mut tries, mut may_grant) = (0, true);
         loop {
             if let Err(error) = ask(command, next, "START TRANSACTION").await?.end {
                 return Ok(Claim::Refused(error));
             }
+            let claim = format!("CALL towline_app.claim_2({key}, {print}, {}, {})", self.ttl_s, schema::now_s());
             let Collected { rows, end, .. } = ask(command, next, &claim).await?;
             tries += 1;
             match end {
@@ -209,6 +226,7 @@ impl Idempotency {
                         return Ok(Claim::Refused(refusal.error()));
                     }
                 }
+                Err(error) if error.code == ONE_RESULT => return Ok(Claim::Refused(Refusal::OneResult.error())),
                 Err(error) => return Ok(Claim::Refused(error)),
             }
         }
@@ -248,8 +266,12 @@ async fn ask(command: &Command, next: &Next, sql: &str) -> Result<Collected, Err
 }
 
 fn claimed(row: &[Value<'_>]) -> Claim {
-    let [is_new, is_same, affected_rows, last_insert_id, info] = row else {
-        return Claim::Refused(ServerError::new(1105, b"HY000", "towline_app.claim gave no row: make it anew"));
+    let [is_new, is_same, affected_rows, last_insert_id, sets_id, info] = row else {
+        return Claim::Refused(ServerError::new(
+            1105,
+            b"HY000",
+            "towline_app.claim_2 gave no row: drop it, and a reload makes it anew",
+        ));
     };
     let number = |value: &Value<'_>| value.to_text().parse::<u64>().unwrap_or(0);
     match (number(is_new), number(is_same)) {
@@ -262,7 +284,7 @@ fn claimed(row: &[Value<'_>]) -> Claim {
                 ..Completion::default()
             };
             first.details_mut().info = info.to_text().into_owned().into();
-            Claim::Repeated(first)
+            Claim::Repeated { first, sets_id: number(sets_id) == 1 }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Weak},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use mysql_async::{Conn, prelude::Queryable};
@@ -15,40 +15,63 @@ const SWEEP_ROWS_MAX: u32 = 1000;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 const SCHEMA: &str = "CREATE DATABASE IF NOT EXISTS towline_app";
-const TABLE: &str = "CREATE TABLE IF NOT EXISTS towline_app.idempotency ( \
+/// A changed table or procedure gets the next number: what is there is never made again.
+const TABLE: &str = "idempotency_2";
+const CREATE_TABLE: &str = "CREATE TABLE IF NOT EXISTS towline_app.idempotency_2 ( \
      account VARCHAR(128) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL, \
      request_key VARBINARY(255) NOT NULL, fingerprint VARBINARY(32) NOT NULL, \
-     at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP, repeats BIGINT UNSIGNED NOT NULL DEFAULT 0, \
+     at_s BIGINT UNSIGNED NOT NULL DEFAULT 0, repeats BIGINT UNSIGNED NOT NULL DEFAULT 0, \
      affected_rows BIGINT UNSIGNED NOT NULL DEFAULT 0, last_insert_id BIGINT UNSIGNED NOT NULL DEFAULT 0, \
-     info VARBINARY(1024) NOT NULL DEFAULT '', PRIMARY KEY (account, request_key), KEY (at)) ENGINE = InnoDB";
+     sets_id BOOLEAN NOT NULL DEFAULT FALSE, info VARBINARY(1024) NOT NULL DEFAULT '', \
+     PRIMARY KEY (account, request_key), KEY (at_s)) ENGINE = InnoDB";
+
+/// The first table, whose clock was the session's. Its keys go over to the second; it stays, empty.
+const OLD_TABLE: &str = "idempotency";
+const MOVE_KEYS: [&str; 4] = [
+    "START TRANSACTION",
+    "INSERT IGNORE INTO towline_app.idempotency_2 \
+       SELECT account, request_key, fingerprint, UNIX_TIMESTAMP(at), repeats, affected_rows, last_insert_id, \
+         last_insert_id <> 0, info FROM towline_app.idempotency FOR UPDATE",
+    "DELETE FROM towline_app.idempotency",
+    "COMMIT",
+];
 
 const PROCEDURES: [(&str, &str); 2] = [
     // A row that is there is changed, by which it is locked at once: a lock that two could share would be a deadlock of
     // both. All reads lock: one that does not would fix what the write sees, and a server with snapshot isolation would
-    // refuse a write to what has changed since.
+    // refuse a write to what has changed since. A client that calls this with a time of its own reaches only its own
+    // account's keys.
     (
-        "claim",
-        "CREATE PROCEDURE towline_app.claim (asked VARBINARY(255), print VARBINARY(32), ttl_s BIGINT UNSIGNED) \
-         MODIFIES SQL DATA SQL SECURITY DEFINER BEGIN \
+        "claim_2",
+        "CREATE PROCEDURE towline_app.claim_2 (asked VARBINARY(255), print VARBINARY(32), ttl_s BIGINT UNSIGNED, \
+           now_s BIGINT UNSIGNED) MODIFIES SQL DATA SQL SECURITY DEFINER BEGIN \
            DECLARE own VARCHAR(128) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin \
              DEFAULT LEFT(USER(), CHAR_LENGTH(USER()) - CHAR_LENGTH(SUBSTRING_INDEX(USER(), '@', -1)) - 1); \
-           INSERT INTO towline_app.idempotency (account, request_key, fingerprint) VALUES (own, asked, print) \
-             ON DUPLICATE KEY UPDATE repeats = IF(at < NOW() - INTERVAL ttl_s SECOND, 0, repeats + 1), \
-               fingerprint = IF(repeats = 0, print, fingerprint), at = IF(repeats = 0, NOW(), at); \
-           SELECT repeats = 0, fingerprint = print, affected_rows, last_insert_id, info FROM towline_app.idempotency \
-             WHERE account = own AND request_key = asked FOR UPDATE; \
+           INSERT INTO towline_app.idempotency_2 (account, request_key, fingerprint, at_s) \
+             VALUES (own, asked, print, now_s) \
+             ON DUPLICATE KEY UPDATE repeats = IF(at_s + ttl_s < now_s, 0, repeats + 1), \
+               fingerprint = IF(repeats = 0, print, fingerprint), at_s = IF(repeats = 0, now_s, at_s); \
+           SELECT repeats = 0, fingerprint = print, affected_rows, last_insert_id, sets_id, info \
+             FROM towline_app.idempotency_2 WHERE account = own AND request_key = asked FOR UPDATE; \
          END",
     ),
-    // An UPDATE of a key that is not there would lock the gap, and in it the keys of other accounts.
+    // An UPDATE of a key that is not there would lock the gap, and in it the keys of other accounts. An id that the write
+    // has brought along is in its OK, but not in LAST_INSERT_ID().
     (
-        "keep",
-        "CREATE PROCEDURE towline_app.keep (asked VARBINARY(255), affected BIGINT UNSIGNED, id BIGINT UNSIGNED, \
+        "keep_2",
+        "CREATE PROCEDURE towline_app.keep_2 (asked VARBINARY(255), affected BIGINT UNSIGNED, id BIGINT UNSIGNED, \
            told VARBINARY(1024)) MODIFIES SQL DATA SQL SECURITY DEFINER \
-         INSERT INTO towline_app.idempotency (account, request_key, fingerprint) VALUES \
+         INSERT INTO towline_app.idempotency_2 (account, request_key, fingerprint) VALUES \
            (LEFT(USER(), CHAR_LENGTH(USER()) - CHAR_LENGTH(SUBSTRING_INDEX(USER(), '@', -1)) - 1), asked, '') \
-           ON DUPLICATE KEY UPDATE affected_rows = affected, last_insert_id = id, info = told",
+           ON DUPLICATE KEY UPDATE affected_rows = affected, last_insert_id = id, \
+             sets_id = id <> 0 AND id = LAST_INSERT_ID(), info = told",
     ),
 ];
+
+/// The node's clock, in seconds since 1970.
+pub(super) fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
 
 /// Why the schema can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -65,9 +88,9 @@ pub(super) enum Unusable {
 /// Makes what is missing; what is there is not made again, since each statement would travel to the slaves. Looks at the
 /// whole afterwards: nothing in the schema may be anybody else's.
 pub(super) async fn make(conn: &mut Conn) -> Result<(), Unusable> {
-    if kind_of_table(conn).await?.is_none() {
+    if kind_of_table(conn, TABLE).await?.is_none() {
         conn.query_drop(SCHEMA).await?;
-        conn.query_drop(TABLE).await?;
+        conn.query_drop(CREATE_TABLE).await?;
     }
     let found = routines(conn).await?;
     for (name, statement) in PROCEDURES {
@@ -75,11 +98,16 @@ pub(super) async fn make(conn: &mut Conn) -> Result<(), Unusable> {
             conn.query_drop(statement).await?;
         }
     }
-    match kind_of_table(conn).await? {
-        Some(kind) if kind == "BASE TABLE" => {}
+    match kind_of_table(conn, TABLE).await? {
+        Some(kind) if kind == BASE_TABLE => {}
         kind => {
             let what = kind.unwrap_or_else(|| "not there".to_owned());
-            return Err(Unusable::Foreign { name: "idempotency".to_owned(), what });
+            return Err(Unusable::Foreign { name: TABLE.to_owned(), what });
+        }
+    }
+    if kind_of_table(conn, OLD_TABLE).await?.is_some_and(|kind| kind == BASE_TABLE) {
+        for statement in MOVE_KEYS {
+            conn.query_drop(statement).await?;
         }
     }
     match routines(conn).await?.into_iter().find(|routine| !routine.is_own()) {
@@ -110,20 +138,23 @@ async fn routines(conn: &mut Conn) -> Result<Vec<Routine>, mysql_async::Error> {
     conn.query_map(sql, |(name, definer, security, own)| Routine { name, definer, security, own }).await
 }
 
-/// A view in its place could call functions with the rights of the node.
-async fn kind_of_table(conn: &mut Conn) -> Result<Option<String>, mysql_async::Error> {
-    let sql = "SELECT table_type FROM information_schema.tables WHERE table_schema = 'towline_app' \
-               AND table_name = 'idempotency'";
-    conn.query_first(sql).await
+/// A view in a table's place could call functions with the rights of the node.
+const BASE_TABLE: &str = "BASE TABLE";
+
+async fn kind_of_table(conn: &mut Conn, name: &str) -> Result<Option<String>, mysql_async::Error> {
+    let sql = "SELECT table_type FROM information_schema.tables WHERE table_schema = 'towline_app' AND table_name = ";
+    conn.query_first(format!("{sql}'{name}'")).await
 }
 
 /// Lets an account, in quotes, execute the procedures.
 pub(super) async fn grant(server: &OwnServer, account: &str) -> Result<(), mysql_async::Error> {
     let opts = server.get().ok_or(mysql_async::DriverError::ConnectionClosed)?;
     let mut conn = Conn::new(opts).await?;
-    // A backslash in a name is only a backslash then. Whoever may claim may keep as well: `claim` comes last.
-    conn.query_drop("SET sql_mode = CONCAT(@@sql_mode, ',NO_BACKSLASH_ESCAPES')").await?;
-    for procedure in ["keep", "claim"] {
+    // A backslash in a name is only a backslash then, and an account that was dropped stays so: MariaDB's GRANT would make it
+    // again, without a password. Whoever may claim may keep as well: `claim_2` comes last.
+    let modes = "SET sql_mode = CONCAT(@@sql_mode, ',NO_BACKSLASH_ESCAPES' /*M! , ',NO_AUTO_CREATE_USER' */)";
+    conn.query_drop(modes).await?;
+    for procedure in ["keep_2", "claim_2"] {
         conn.query_drop(format!("GRANT EXECUTE ON PROCEDURE towline_app.{procedure} TO {account}")).await?;
     }
     conn.disconnect().await
@@ -155,8 +186,9 @@ pub(super) async fn sweep(server: OwnServer, promised: Arc<Promised>) {
         let swept = async {
             let mut conn = Conn::new(opts).await?;
             loop {
-                let sql = "DELETE FROM towline_app.idempotency WHERE at < NOW() - INTERVAL";
-                conn.query_drop(format!("{sql} {ttl_s} SECOND ORDER BY at LIMIT {SWEEP_ROWS_MAX}")).await?;
+                let expired_s = now_s().saturating_sub(ttl_s.into());
+                let sql = "DELETE FROM towline_app.idempotency_2 WHERE at_s <";
+                conn.query_drop(format!("{sql} {expired_s} ORDER BY at_s LIMIT {SWEEP_ROWS_MAX}")).await?;
                 if conn.affected_rows() < SWEEP_ROWS_MAX.into() {
                     return conn.disconnect().await;
                 }

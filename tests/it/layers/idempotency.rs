@@ -5,10 +5,16 @@ use std::sync::Arc;
 use mysql_async::{Conn, prelude::Queryable};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use towline::wire::capability;
 use towline_middleware::{Position, Role};
 
 use super::code;
-use crate::support::{TestCluster, TestNode, eventually, http::answer, mysql_node, mysql_server};
+use crate::support::{
+    TestCluster, TestNode, eventually,
+    http::answer,
+    mysql_node, mysql_server,
+    wire_client::{MODERN, Target, WireClient},
+};
 
 const LAYER: &str = "[[layer]]\nname = 'idempotency'\n";
 
@@ -24,13 +30,21 @@ const TABLES: [&str; 6] = [
     "GRANT ALL ON shop.* TO few@'%'",
 ];
 
+/// Leaves a transaction open, and an error that does not tell of it.
+const LEAVES_OPEN: &str = "CREATE PROCEDURE shop.leaves_open() BEGIN START TRANSACTION; \
+     UPDATE shop.total SET n = n + 1; SIGNAL SQLSTATE '45000'; END";
+
 async fn cluster() -> TestCluster {
     let cluster = TestCluster::start_with_layers(1, LAYER).await;
-    let mut server = Conn::new(cluster.master.server_opts()).await.unwrap();
+    make_tables(&cluster.master).await;
+    cluster
+}
+
+async fn make_tables(node: &TestNode) {
+    let mut server = Conn::new(node.server_opts()).await.unwrap();
     for statement in TABLES {
         server.query_drop(statement).await.unwrap();
     }
-    cluster
 }
 
 async fn client(node: &TestNode) -> Conn {
@@ -103,6 +117,7 @@ async fn a_write_that_is_tried_again_has_one_effect() {
         "INSERT INTO shop.paid (amount) VALUES (6) /* idempotency-key: a b */",
         "INSERT INTO shop.paid (amount) VALUES (6) /* idempotency-key: a */ -- idempotency-key: b",
         "INSERT INTO shop.paid (amount) VALUES (6) /* idempotency-key: rows */ RETURNING id",
+        "BEGIN; INSERT INTO shop.paid (amount) VALUES (6) /* idempotency-key: second */",
         "CREATE TABLE shop.t (id INT) /* idempotency-key: ddl */",
         "CALL shop.p() /* idempotency-key: call */",
         "INSERT INTO shop.paid (amount) VALUES (ROW_COUNT()) /* idempotency-key: count */",
@@ -140,15 +155,107 @@ async fn a_write_that_is_tried_again_has_one_effect() {
     let mut app = cluster.master().await;
     app.query_drop("SET innodb_lock_wait_timeout = 1").await.unwrap();
     conn.query_drop("BEGIN").await.unwrap();
-    conn.query_drop("CALL towline_app.keep('a', 1, 0, '')").await.unwrap();
+    conn.query_drop("CALL towline_app.keep_2('a', 1, 0, '')").await.unwrap();
     app.query_drop(pay).await.unwrap();
     conn.query_drop("ROLLBACK").await.unwrap();
     assert_eq!(rows(node).await, 5);
     // An old one is forgotten.
     let mut server = Conn::new(node.server_opts()).await.unwrap();
-    server.query_drop("UPDATE towline_app.idempotency SET at = NOW() - INTERVAL 2 DAY").await.unwrap();
+    server.query_drop("UPDATE towline_app.idempotency_2 SET at_s = at_s - 172800").await.unwrap();
     conn.query_drop(pay).await.unwrap();
     assert_eq!(rows(node).await, 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_session_does_spoils_no_key() {
+    let node = TestNode::start("master", Role::Master, LAYER).await;
+    make_tables(&node).await;
+    let (mut conn, mut other) = (client(&node).await, client(&node).await);
+
+    // Another clock, in the past or the future.
+    let pay = "INSERT INTO shop.paid (amount) VALUES (1) /* idempotency-key: clock */";
+    conn.query_drop("SET timestamp = 1577836800").await.unwrap();
+    other.query_drop("SET timestamp = 2000000000, time_zone = '-12:00'").await.unwrap();
+    for conn in [&mut conn, &mut other, &mut client(&node).await] {
+        conn.query_drop(pay).await.unwrap();
+        assert_eq!((conn.affected_rows(), conn.last_insert_id()), (1, Some(1)));
+    }
+    assert_eq!(rows(&node).await, 1);
+
+    // An id that the write brings along is not the session's last.
+    let insert = "INSERT INTO shop.paid VALUES (100, 1) /* idempotency-key: id */";
+    let (mut conn, mut other) = (client(&node).await, client(&node).await);
+    for conn in [&mut conn, &mut other] {
+        conn.query_drop(insert).await.unwrap();
+        assert_eq!(conn.last_insert_id(), Some(100));
+        assert_eq!(conn.query_first("SELECT LAST_INSERT_ID()").await.unwrap(), Some(0));
+    }
+
+    // A transaction that only an error could tell of.
+    conn.query_drop(LEAVES_OPEN).await.unwrap();
+    let keyed = "INSERT INTO shop.paid (amount) VALUES (2) /* idempotency-key: hidden */";
+    for sql in ["CALL shop.leaves_open()", "DELETE FROM shop.paid WHERE id = 0; CALL shop.leaves_open()"] {
+        conn.query_drop(sql).await.expect_err("the procedure's own error");
+        assert!(conn.query_first::<(String, u16, String), _>("SHOW ERRORS").await.unwrap().is_some(), "{sql}");
+        assert_eq!(code(conn.query_drop(keyed).await), Some(1235), "{sql}");
+        conn.query_drop("ROLLBACK").await.unwrap();
+    }
+    assert_eq!(conn.query_first("SELECT n FROM shop.total").await.unwrap(), Some(0));
+    // One that an error has ended without a word.
+    conn.query_drop("BEGIN").await.unwrap();
+    conn.query_drop("CREATE TABLE shop.paid (id INT)").await.expect_err("it is there");
+    conn.query_drop(keyed).await.unwrap();
+
+    // Tables that stay locked, as the last of several statements does not run.
+    conn.query_drop("LOCK TABLES shop.paid WRITE; SELECT nonsense; UNLOCK TABLES").await.expect_err("nonsense");
+    let locked = "DELETE FROM shop.paid /* idempotency-key: locked */";
+    assert_eq!(code(conn.query_drop(locked).await), Some(1235));
+    conn.query_drop("UNLOCK TABLES").await.unwrap();
+    conn.query_drop(locked).await.unwrap();
+
+    // A client that takes one result is told what it lacks.
+    let one_result = MODERN & !(capability::MULTI_RESULTS | capability::MULTI_STATEMENTS);
+    let mut one = WireClient::connect(&Target::Front(node.mysql_front()), one_result, FEW, "shop").await;
+    let reply = one.query("DELETE FROM paid /* idempotency-key: one */").await;
+    assert!(format!("{reply:?}").contains("CLIENT_MULTI_RESULTS"), "{reply:?}");
+    one.run("DELETE FROM paid").await;
+
+    // An account that is dropped stays so, where GRANT makes accounts.
+    let mut server = Conn::new(node.server_opts()).await.unwrap();
+    for sql in ["SET GLOBAL sql_mode = 'STRICT_TRANS_TABLES'", "DROP USER few@'%'"] {
+        server.query_drop(sql).await.unwrap();
+    }
+    let refused = conn.query_drop("DELETE FROM shop.paid /* idempotency-key: dropped */").await;
+    assert!(refused.unwrap_err().to_string().contains("user table"));
+    assert_eq!(server.query_first("SELECT COUNT(*) FROM mysql.user WHERE user = 'few'").await.unwrap(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_an_earlier_version_are_known() {
+    let node = TestNode::start("master", Role::Master, LAYER).await;
+    make_tables(&node).await;
+    let pay = "INSERT INTO shop.paid (amount) VALUES (5) /* idempotency-key: early */";
+    client(&node).await.query_drop(pay).await.unwrap();
+    let mut server = Conn::new(node.server_opts()).await.unwrap();
+    for sql in [
+        "CREATE TABLE towline_app.idempotency (account VARCHAR(128) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL, \
+           request_key VARBINARY(255) NOT NULL, fingerprint VARBINARY(32) NOT NULL, \
+           at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP, repeats BIGINT UNSIGNED NOT NULL DEFAULT 0, \
+           affected_rows BIGINT UNSIGNED NOT NULL DEFAULT 0, last_insert_id BIGINT UNSIGNED NOT NULL DEFAULT 0, \
+           info VARBINARY(1024) NOT NULL DEFAULT '', PRIMARY KEY (account, request_key), KEY (at))",
+        "INSERT INTO towline_app.idempotency (account, request_key, fingerprint, affected_rows, last_insert_id) \
+           SELECT account, request_key, fingerprint, affected_rows, last_insert_id FROM towline_app.idempotency_2",
+        "DELETE FROM towline_app.idempotency_2",
+    ] {
+        server.query_drop(sql).await.unwrap();
+    }
+    assert_eq!(super::reload(&node).await.0, StatusCode::OK);
+    let mut conn = client(&node).await;
+    conn.query_drop(pay).await.unwrap();
+    assert_eq!((conn.affected_rows(), conn.last_insert_id()), (1, Some(1)));
+    assert_eq!(conn.query_first("SELECT LAST_INSERT_ID()").await.unwrap(), Some(1));
+    assert_eq!(rows(&node).await, 1);
+    assert_eq!(server.query_first("SELECT COUNT(*) FROM towline_app.idempotency").await.unwrap(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -169,7 +276,7 @@ async fn a_write_waits_for_another_and_sees_it() {
         };
         tokio::try_join!(conn.query_drop(add), commit).unwrap();
         assert_eq!(watcher.query_first("SELECT n FROM shop.item WHERE id = 1").await.unwrap(), Some(wanted));
-        watcher.query_drop("UPDATE towline_app.idempotency SET at = NOW() - INTERVAL 2 DAY").await.unwrap();
+        watcher.query_drop("UPDATE towline_app.idempotency_2 SET at_s = at_s - 172800").await.unwrap();
     }
 }
 
@@ -237,10 +344,7 @@ async fn two_tries_at_once_and_a_crash_between_have_one_effect() {
 async fn a_repeat_waits_for_slaves_as_the_first_did() {
     let config = format!("ack = 'all'\nack_timeout_ms = 1000\nack_on_timeout = 'error'\n{LAYER}");
     let mut cluster = TestCluster::start_with(1, &config).await;
-    let mut server = Conn::new(cluster.master.server_opts()).await.unwrap();
-    for statement in TABLES {
-        server.query_drop(statement).await.unwrap();
-    }
+    make_tables(&cluster.master).await;
     let mut conn = client(&cluster.master).await;
     let pay = "INSERT INTO shop.paid (amount) VALUES (5) /* idempotency-key: acked */";
     conn.query_drop(pay).await.unwrap();
@@ -269,7 +373,7 @@ async fn what_others_have_planted_is_not_run() {
     let mut server = Conn::new(node.server_opts()).await.unwrap();
     for sql in [
         "CREATE DATABASE towline_app",
-        "CREATE PROCEDURE towline_app.claim (a BLOB, b BLOB, c INT) SQL SECURITY INVOKER DELETE FROM shop.item",
+        "CREATE PROCEDURE towline_app.claim_2 (a BLOB, b BLOB, c INT) SQL SECURITY INVOKER DELETE FROM shop.item",
         "CREATE USER ''@'%' IDENTIFIED BY 'nobody'",
     ] {
         server.query_drop(sql).await.unwrap();
@@ -279,11 +383,11 @@ async fn what_others_have_planted_is_not_run() {
         let (status, body) = super::reload(&node).await;
         (status, body["error"]["message"].as_str().unwrap_or_default().to_owned())
     };
-    for (layer, wanted) in [(LAYER, "`towline_app`.`claim`"), (&*format!("{LAYER}ttl_s = 0"), "`ttl_s`")] {
+    for (layer, wanted) in [(LAYER, "`towline_app`.`claim_2`"), (&*format!("{LAYER}ttl_s = 0"), "`ttl_s`")] {
         let (status, message) = reload(layer).await;
         assert!(status == StatusCode::BAD_REQUEST && message.contains(wanted), "{message}");
     }
-    server.query_drop("DROP PROCEDURE towline_app.claim").await.unwrap();
+    server.query_drop("DROP PROCEDURE towline_app.claim_2").await.unwrap();
     assert_eq!(reload(LAYER).await, (StatusCode::OK, String::new()));
 
     // What is granted to the account without a name is granted to everybody.
@@ -326,7 +430,26 @@ async fn a_write_that_is_tried_again_has_one_effect_on_mysql() {
     ] {
         assert_eq!(code(conn.query_drop(sql).await), Some(1235), "{sql}");
     }
-    conn.query_drop("SELECT * FROM towline_app.idempotency").await.expect_err("an account has no rights on the table");
+    // A transaction that only an error could tell of.
+    conn.query_drop(LEAVES_OPEN).await.unwrap();
+    conn.query_drop("CALL shop.leaves_open()").await.expect_err("the procedure's own error");
+    assert!(conn.query_first::<(String, u16, String), _>("SHOW ERRORS").await.unwrap().is_some());
+    let hidden = "INSERT INTO shop.paid (amount) VALUES (6) /* idempotency-key: hidden */";
+    assert_eq!(code(conn.query_drop(hidden).await), Some(1235));
+    conn.query_drop("ROLLBACK").await.unwrap();
+    // An id that the write brings along is not the session's last, and a session's clock no key's.
+    for sql in ["SET timestamp = 1577836800", "SET timestamp = 2000000000"] {
+        let mut conn = client(&node).await;
+        conn.query_drop(sql).await.unwrap();
+        conn.query_drop("INSERT INTO shop.paid VALUES (100, 1) /* idempotency-key: id */").await.unwrap();
+        assert_eq!(conn.last_insert_id(), Some(100));
+        assert_eq!(conn.query_first("SELECT LAST_INSERT_ID()").await.unwrap(), Some(0));
+    }
+    conn.query_drop("DELETE FROM shop.paid WHERE id = 100").await.unwrap();
+
+    conn.query_drop("SELECT * FROM towline_app.idempotency_2")
+        .await
+        .expect_err("an account has no rights on the table");
     assert_eq!(rows(&node).await, 2);
 
     let node = Arc::new(node);
@@ -350,7 +473,7 @@ async fn a_write_that_is_tried_again_has_one_effect_on_mysql() {
     let (mut master, mut server) = (first.connect().await, second.connect().await);
     for sql in [
         "SELECT GROUP_CONCAT(account, request_key, repeats, affected_rows, last_insert_id ORDER BY request_key) \
-         FROM towline_app.idempotency",
+         FROM towline_app.idempotency_2",
         "SELECT GROUP_CONCAT(routine_name, definer, security_type ORDER BY 1) FROM information_schema.routines \
          WHERE routine_schema = 'towline_app'",
     ] {
