@@ -150,7 +150,7 @@ impl SqlClassifier {
             let verdict = if is_one_write { verdict } else { verdict.and(too_long()) };
             return Decision::of_this_text(refused_if_it_hides(verdict, sql));
         }
-        let mut opinion = parse::opinion(&template.text).unwrap_or_default();
+        let mut opinion = parse::opinion(&template.text, self.scanner.is_for_maria_db()).unwrap_or_default();
         if verdict.schema != DefaultSchema::Stays {
             // Names without a schema are those of another one behind it.
             opinion.tables.clear();

@@ -28,24 +28,26 @@ pub(super) struct Opinion {
     pub(super) tables: Vec<(Option<String>, String)>,
 }
 
-/// Parses a template; none if it is too long or the parser does not know the form.
-pub(super) fn opinion(template: &[u8]) -> Option<Opinion> {
+/// Parses a template; none if it is too long or the parser does not know the form. On a server that tells names of WITH
+/// apart by case they count as tables, too: texts that differ in case have one plan.
+pub(super) fn opinion(template: &[u8], with_ignores_case: bool) -> Option<Opinion> {
     match template.len() {
-        length if length <= SHALLOW_BYTES => parsed(template),
-        length if length <= TEMPLATE_BYTES_MAX => stacker::grow(STACK_BYTES, || parsed(template)),
+        length if length <= SHALLOW_BYTES => parsed(template, with_ignores_case),
+        length if length <= TEMPLATE_BYTES_MAX => stacker::grow(STACK_BYTES, || parsed(template, with_ignores_case)),
         _ => None,
     }
 }
 
-fn parsed(template: &[u8]) -> Option<Opinion> {
+fn parsed(template: &[u8], with_ignores_case: bool) -> Option<Opinion> {
     let statements = Parser::parse_sql(&MySqlDialect {}, std::str::from_utf8(template).ok()?).ok()?;
-    let mut seen = Seen::default();
+    let mut seen = Seen { with_ignores_case, ..Seen::default() };
     let _: ControlFlow<()> = statements.visit(&mut seen);
     Some(seen.into_opinion())
 }
 
 #[derive(Default)]
 struct Seen {
+    with_ignores_case: bool,
     writes: bool,
     tables: Vec<(Option<String>, String)>,
     /// The queries around the place where the visit is, innermost last.
@@ -73,7 +75,7 @@ impl Seen {
 
     fn see(&mut self, schema: Option<String>, table: String) {
         let is_named = |around: &Around| around.named[..around.known].iter().any(|(name, _)| *name == table);
-        if schema.is_none() && self.around.iter().any(is_named) {
+        if self.with_ignores_case && schema.is_none() && self.around.iter().any(is_named) {
             return;
         }
         let table = (schema, table);
@@ -188,7 +190,7 @@ mod tests {
     use super::*;
 
     fn tables(sql: &str) -> Vec<String> {
-        let opinion = opinion(sql.as_bytes()).unwrap_or_default();
+        let opinion = opinion(sql.as_bytes(), true).unwrap_or_default();
         let name = |(schema, table): (Option<String>, String)| schema.map_or(table.clone(), |s| format!("{s}.{table}"));
         opinion.tables.into_iter().map(name).collect()
     }
@@ -221,6 +223,14 @@ mod tests {
     }
 
     #[test]
+    fn a_name_of_with_may_be_a_table_where_case_tells_them_apart() {
+        let sql = b"WITH Secret AS (SELECT 1) SELECT secret.* FROM item, secret";
+        let named = |table: &str| (None, table.to_owned());
+        assert_eq!(opinion(sql, true).unwrap().tables, [named("item")]);
+        assert_eq!(opinion(sql, false).unwrap().tables, [named("item"), named("secret")]);
+    }
+
+    #[test]
     fn a_table_without_a_select_is_seen() {
         assert_eq!(tables("SELECT * FROM item UNION TABLE secret"), ["item", "secret"]);
         assert_eq!(
@@ -232,17 +242,17 @@ mod tests {
     #[test]
     fn writes_are_seen_wherever_they_hide() {
         for sql in ["SELECT 1; DELETE FROM t", "WITH x AS (SELECT 1) DELETE FROM t", "EXPLAIN UPDATE t SET a = 1"] {
-            assert!(opinion(sql.as_bytes()).is_some_and(|opinion| opinion.writes), "{sql}");
+            assert!(opinion(sql.as_bytes(), true).is_some_and(|opinion| opinion.writes), "{sql}");
         }
         for sql in ["SELECT 1", "SHOW TABLES", "BEGIN", "SET a = 1"] {
-            assert!(opinion(sql.as_bytes()).is_some_and(|opinion| !opinion.writes), "{sql}");
+            assert!(opinion(sql.as_bytes(), true).is_some_and(|opinion| !opinion.writes), "{sql}");
         }
     }
 
     #[test]
     fn what_is_too_long_or_unknown_has_no_opinion() {
-        assert_eq!(opinion(format!("SELECT {} 1", "1, ".repeat(TEMPLATE_BYTES_MAX)).as_bytes()), None);
-        assert_eq!(opinion(b"XA START 'a'"), None);
-        assert_eq!(opinion(b"\xff"), None);
+        assert_eq!(opinion(format!("SELECT {} 1", "1, ".repeat(TEMPLATE_BYTES_MAX)).as_bytes(), true), None);
+        assert_eq!(opinion(b"XA START 'a'", true), None);
+        assert_eq!(opinion(b"\xff", true), None);
     }
 }

@@ -63,6 +63,11 @@ impl Scanner {
         Self { functions: Functions::new(family), quotes_known: family == Family::MariaDb, keys: random_keys() }
     }
 
+    /// Whether the server is known to be MariaDB.
+    pub(super) fn is_for_maria_db(&self) -> bool {
+        self.quotes_known
+    }
+
     /// Scans a text.
     pub(super) fn scan(&self, sql: &[u8], mode: SqlMode) -> Scan {
         let sink = HashSink { hasher: self.keys.build_hasher(), length: 0 };

@@ -5,6 +5,7 @@
 
 mod audit;
 mod cache;
+mod finals;
 mod idempotency;
 mod limit;
 mod line_file;

@@ -3,7 +3,8 @@
 //! A masked column that is selected as it is comes with another value. Whatever else a text does with it (a condition, an
 //! expression, an order, a copy into another table) could give its values away, so it is refused with error 1143 before it
 //! runs; so is `*` where the result's columns can't be traced to their tables. To these users PREPARE and EXECUTE by name,
-//! CALL, HANDLER and SHOW WARNINGS are refused altogether.
+//! CALL, compound statements (`BEGIN … END`), HANDLER and SHOW WARNINGS are refused altogether, and what names a masked
+//! column's table gets "Duplicate entry" without the values.
 //!
 //! # Not looked at
 //! A view is a table of its own here: name its columns, too. What a stored function gives back it gives to whoever may run
@@ -14,15 +15,16 @@ mod text;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::Deserialize;
 use towline_middleware::{
-    Command, CommandKind, Error, Figure, Intent, LayerProblem, LayerSetup, Next, Reply, ServerError, UserLayer,
+    Command, CommandKind, Error, Figure, Final, Intent, LayerProblem, LayerSetup, Next, Reply, ServerError, UserLayer,
     from_fn,
     rows::{Column, Row, RowMap, Value},
 };
 
 use self::text::{Selected, Why};
-use super::is_plain;
+use super::{finals::map_finals, is_plain};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -88,29 +90,33 @@ async fn call(masked: Arc<[Arc<Masked>]>, command: Command, next: Next) -> Resul
         return next.run(command).await;
     }
     let concerns = match concerns(&hidden, &command) {
-        Ok(concerns) => concerns,
+        Ok(None) => return next.run(command).await,
+        Ok(Some(concerns)) => concerns,
         Err((of, why)) => return Ok(Reply::err(of.refusal(&user, why))),
     };
     if concerns.is_empty() {
-        return next.run(command).await;
+        return Ok(map_finals(next.run(command).await?, hide_values));
     }
     let reply = next.run(command.clone()).await?;
     Ok(reply.map_result(&command, Masking { concerns, user }))
 }
 
-/// The masked columns that a command's rows may have, or the one for which it is refused, and why.
-fn concerns<'a>(hidden: &[&'a Arc<Masked>], command: &Command) -> Result<Vec<Concern>, (&'a Masked, Why)> {
+/// The masked columns that a command's rows may have, or the one for which it is refused, and why; none if it names no
+/// table of theirs.
+fn concerns<'a>(hidden: &[&'a Arc<Masked>], command: &Command) -> Result<Option<Vec<Concern>>, (&'a Masked, Why)> {
     let sql = command.sql();
     let tokens = command.session().tokens(sql);
     // The rows of a cursor come later, without their columns.
     let opens_cursor = command.kind() == CommandKind::Execute && command.payload().get(5) != Some(&0);
-    let mut concerns = Vec::new();
+    let mut concerns = None;
     for &of in hidden {
         let selected = match &tokens {
             Some(tokens) => text::selected(sql, tokens, &of.table, &of.column),
-            None => text::doubt(sql, &of.table).map(|()| Selected::default()),
+            None => text::doubt(sql, &of.table).map(|()| None),
         };
-        match selected.map_err(|why| (&**of, why))? {
+        let Some(selected) = selected.map_err(|why| (&**of, why))? else { continue };
+        let concerns = concerns.get_or_insert_with(Vec::new);
+        match selected {
             selected if selected == Selected::default() => {}
             _ if opens_cursor => return Err((of, "its rows can't be masked behind a cursor: read them without one")),
             _ if command.intent() != Intent::Read => return Err((of, "can only be selected by what is a read")),
@@ -118,6 +124,17 @@ fn concerns<'a>(hidden: &[&'a Arc<Masked>], command: &Command) -> Result<Vec<Con
         }
     }
     Ok(concerns)
+}
+
+/// "Duplicate entry '…' for key" and its like: they quote the values of a row that is there, or that a change makes.
+const QUOTING: [u16; 3] = [1062, 1586, 1761];
+
+fn hide_values(end: &mut Final) {
+    if let Final::Err(error) = end
+        && QUOTING.contains(&error.code)
+    {
+        error.message = Bytes::from_static(b"Duplicate entry: a unique key has it already; its values may be masked");
+    }
 }
 
 /// Masks one command's rows.

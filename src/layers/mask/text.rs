@@ -31,6 +31,10 @@ const UNSEEN: &[(&str, Why)] =
 /// Tables of the servers that have values of other tables' columns.
 const TELLING: &[&str] = &["column_stats", "column_statistics"];
 
+/// Words that begin a compound statement, in which sql_mode=ORACLE calls procedures by their names alone; BEGIN does
+/// with anything but WORK behind it.
+const COMPOUND: &[&str] = &["CASE", "DECLARE", "FOR", "IF", "LOOP", "REPEAT", "WHILE"];
+
 /// In these the words of [`UNSEEN`] are names.
 const PLAIN: &[&str] = &["SELECT", "WITH", "INSERT", "REPLACE", "UPDATE", "DELETE"];
 
@@ -70,22 +74,25 @@ pub(super) fn doubt(sql: &[u8], table: &str) -> Result<(), Why> {
     if words.any(|word| contains_ignoring_case(sql, word)) { Err(DOUBTFUL) } else { Ok(()) }
 }
 
-/// How a text selects this column of this table.
+/// How a text selects this column of this table; none if it does not name the table.
 ///
 /// # Errors
 /// It does something else with it, or could.
-pub(super) fn selected(sql: &[u8], tokens: &[Token], table: &str, column: &str) -> Result<Selected, Why> {
+pub(super) fn selected(sql: &[u8], tokens: &[Token], table: &str, column: &str) -> Result<Option<Selected>, Why> {
     let statements = tokens.split(|token| token.kind == Kind::Semicolon).map(|tokens| Statement { sql, tokens });
     let statements: Vec<Statement<'_>> = statements.filter(|statement| !statement.tokens.is_empty()).collect();
-    let mut selected = Selected::default();
+    let mut selected = None;
     for statement in &statements {
         statement.runs_what_it_says()?;
         if statement.names(table) {
             let own = statement.selected(column)?;
-            selected = Selected { times: selected.times + own.times, by_star: selected.by_star || own.by_star };
+            if statements.len() > 1 && own != Selected::default() {
+                return Err(ONE_BY_ONE);
+            }
+            selected = Some(own);
         }
     }
-    if statements.len() > 1 && selected != Selected::default() { Err(ONE_BY_ONE) } else { Ok(selected) }
+    Ok(selected)
 }
 
 /// One statement. A place is the number of a token.
@@ -101,6 +108,10 @@ impl<'a> Statement<'a> {
 
     fn is_any(&self, at: usize, words: &[&str]) -> bool {
         self.tokens.get(at).is_some_and(|token| words.iter().any(|word| token.is_word(self.sql, word)))
+    }
+
+    fn is_sign(&self, at: usize, sign: &[u8]) -> bool {
+        self.kind(at) == Kind::Operator && self.tokens[at].bytes(self.sql) == sign
     }
 
     fn has_any(&self, words: &[&str]) -> bool {
@@ -130,6 +141,12 @@ impl<'a> Statement<'a> {
         }
         if self.is_any(0, PLAIN) || self.kind(0) == Kind::Open {
             return Ok(());
+        }
+        let is_labeled = self.is_sign(1, b":");
+        let is_block =
+            self.is_any(0, &["BEGIN"]) && (1..self.tokens.len()).any(|at| at > 1 || !self.is_any(at, &["WORK"]));
+        if is_labeled || is_block || self.is_any(0, COMPOUND) {
+            return Err(PROGRAM);
         }
         UNSEEN.iter().find(|(word, _)| self.has_any(&[*word])).map_or(Ok(()), |(_, why)| Err(why))
     }
@@ -229,10 +246,9 @@ impl<'a> Statement<'a> {
 
     /// Whether this stands for columns: neither times, nor what COUNT counts. Behind such a star a list goes on or ends.
     fn is_star(&self, at: usize) -> bool {
-        let is_sign = self.kind(at) == Kind::Operator && self.tokens[at].bytes(self.sql) == b"*";
         let ends = matches!(self.kind(at + 1), Kind::End | Kind::Comma | Kind::Close);
         let counts = at > 0 && self.kind(at - 1) == Kind::Open && self.kind(at + 1) == Kind::Close;
-        is_sign && !counts && (ends || self.is_any(at + 1, &["FROM", "INTO"]))
+        self.is_sign(at, b"*") && !counts && (ends || self.is_any(at + 1, &["FROM", "INTO"]))
     }
 
     /// By its alias a column could be compared in HAVING, put in order, or asked for by an inner query.
@@ -245,7 +261,8 @@ impl<'a> Statement<'a> {
         if (0..self.tokens.len()).any(|other| other != at && is_alias(other)) { Err(ALIAS) } else { Ok(()) }
     }
 
-    /// Whether rows may be put in order or together by a column's place, which may also be a parameter.
+    /// Whether rows may be put in order or together by a column's place, which may also be a parameter, of which `:` begins
+    /// one under sql_mode=ORACLE, or TRUE: MariaDB takes it for 1.
     fn is_ordered_by_place(&self) -> bool {
         // Of each pair of parentheses around this token, whether BY stands before it there or further out.
         let (mut outer, mut behind_by) = (Vec::new(), false);
@@ -254,8 +271,11 @@ impl<'a> Statement<'a> {
                 Kind::Open => outer.push(behind_by),
                 Kind::Close => behind_by = outer.pop().unwrap_or_default(),
                 Kind::Number | Kind::Parameter if behind_by => return true,
+                _ if behind_by && (self.is_any(at, &["TRUE"]) || self.is_sign(at, b":")) => return true,
                 _ if self.is_any(at, &["BY"]) => behind_by = true,
-                _ if self.is_any(at, &["LIMIT", "HAVING", "FOR", "LOCK"]) => behind_by = false,
+                _ if self.is_any(at, &["LIMIT", "HAVING", "LOCK"]) => behind_by = false,
+                // PREVIOUS VALUE FOR names a sequence.
+                _ if self.is_any(at, &["FOR"]) && self.is_any(at + 1, &["UPDATE", "SHARE"]) => behind_by = false,
                 _ => {}
             }
         }
@@ -281,7 +301,8 @@ mod tests {
     fn judged(sql: &str) -> Result<(usize, bool), Why> {
         let classifier = SqlClassifier::for_server("10.11.6-MariaDB");
         let tokens = classifier.tokens(sql.as_bytes(), SqlMode::default()).unwrap();
-        selected(sql.as_bytes(), &tokens, "customer", "email").map(|Selected { times, by_star }| (times, by_star))
+        let selected = selected(sql.as_bytes(), &tokens, "customer", "email")?.unwrap_or_default();
+        Ok((selected.times, selected.by_star))
     }
 
     #[test]
@@ -303,6 +324,9 @@ mod tests {
             ("DESCRIBE customer", (0, false)),
             ("SELECT email, execute FROM item", (0, false)),
             ("SET NAMES utf8; SELECT id FROM customer", (0, false)),
+            ("SELECT email FROM customer ORDER BY id FOR UPDATE SKIP LOCKED", (1, false)),
+            ("BEGIN WORK; SELECT id FROM customer", (0, false)),
+            ("BEGIN", (0, false)),
         ] {
             assert_eq!(judged(sql), Ok(wanted), "{sql}");
         }
@@ -324,6 +348,10 @@ mod tests {
             ("SELECT id, email FROM customer ORDER BY (2)", AS_IT_IS),
             ("SELECT id, email FROM customer ORDER BY ?", AS_IT_IS),
             ("SELECT id, email FROM customer ORDER BY id, +2 LIMIT 1", AS_IT_IS),
+            ("SELECT email, id FROM customer ORDER BY TRUE", AS_IT_IS),
+            ("SELECT email, COUNT(*) FROM customer GROUP BY (true)", AS_IT_IS),
+            ("SELECT email, id FROM customer ORDER BY : a", AS_IT_IS),
+            ("SELECT email, id FROM customer ORDER BY PREVIOUS VALUE FOR s, 2", AS_IT_IS),
             ("SELECT DISTINCT email FROM customer", AS_IT_IS),
             ("SELECT email FROM customer INTO @x", AS_IT_IS),
             ("SELECT email INTO @x FROM customer", AS_IT_IS),
@@ -341,7 +369,12 @@ mod tests {
             ("SELECT email FROM customer; SELECT 1", ONE_BY_ONE),
             ("RENAME TABLE customer TO c", STATEMENT),
             ("SET STATEMENT max_statement_time = 1 FOR SELECT email FROM customer", STATEMENT),
-            ("BEGIN NOT ATOMIC SELECT email FROM customer; END", STATEMENT),
+            ("BEGIN NOT ATOMIC SELECT email FROM customer; END", PROGRAM),
+            ("BEGIN shop.p(); END", PROGRAM),
+            ("DECLARE a INT; BEGIN shop.p; END", PROGRAM),
+            ("IF 1 THEN shop.p(); END IF", PROGRAM),
+            ("FOR i IN 1..1 LOOP p(); END LOOP", PROGRAM),
+            ("l: LOOP p(); END LOOP", PROGRAM),
             ("EXECUTE IMMEDIATE 'SELECT email FROM customer'", BY_NAME),
             ("PREPARE p FROM 'SELECT 1'", BY_NAME),
             ("SET STATEMENT max_statement_time = 1 FOR EXECUTE p", BY_NAME),

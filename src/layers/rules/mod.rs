@@ -2,7 +2,8 @@
 //!
 //! Rules are looked at in their order. The first `allow` or `deny` that matches decides; the others do their part and the
 //! next rule is looked at. A table is found by classification. A rule that denies matches, too, where the text has the
-//! table's name in a place where a table may stand, or runs SQL that can't be seen (`EXECUTE IMMEDIATE CONCAT(…)`).
+//! table's name in a place where a table may stand, or runs SQL that can't be seen (`EXECUTE IMMEDIATE CONCAT(…)`). Rules
+//! with a table are asked about COM_FIELD_LIST, too, which has no text.
 //!
 //! # Not looked at
 //! What views, stored programs and triggers read: name the views, too, and take the right to run the programs away.
@@ -76,7 +77,7 @@ impl Rules {
     }
 
     async fn call(self: Arc<Self>, mut command: Command, next: Next) -> Result<Reply, Error> {
-        if !command.kind().runs_sql() && command.kind() != CommandKind::Prepare {
+        if !command.kind().runs_sql() && !matches!(command.kind(), CommandKind::Prepare | CommandKind::FieldList) {
             return next.run(command).await;
         }
         match self.judge(&mut command) {
@@ -102,6 +103,7 @@ impl Rules {
                 match &rule.action {
                     Action::Allow => return Verdict::Pass(permits),
                     Action::Deny(error) => return Verdict::Refuse(error.clone()),
+                    Action::Rewrite(..) if command.kind() == CommandKind::FieldList => {}
                     Action::Rewrite(regex, with) => {
                         let sql = regex.replace_all(command.sql(), NoExpand(with)).into_owned();
                         if sql != *command.sql() && !self.rewrite(command, sql) {

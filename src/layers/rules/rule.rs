@@ -5,7 +5,7 @@ use std::sync::Arc;
 use regex::bytes::Regex;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
-use towline_middleware::{Command, Figure, Intent, LayerProblem, LayerSetup, ServerError};
+use towline_middleware::{Command, CommandKind, Figure, Intent, LayerProblem, LayerSetup, ServerError};
 
 use super::tables;
 use crate::layers::{is_plain, parse_digest};
@@ -137,7 +137,8 @@ impl Rule {
     /// Whether it may match a text like the command's; `may_be_denied` tells whether the text may reach the denied table
     /// of this place.
     pub(super) fn is_suspect(&self, command: &Command, may_be_denied: impl Fn(usize) -> bool) -> bool {
-        self.digest.is_none_or(|own| command.plan().is_some_and(|plan| plan.digest == own))
+        (self.table.is_some() || command.kind() != CommandKind::FieldList)
+            && self.digest.is_none_or(|own| command.plan().is_some_and(|plan| plan.digest == own))
             && (self.table.as_ref())
                 .is_none_or(|table| table.is_named(command) || table.denied.is_some_and(may_be_denied))
     }
@@ -165,14 +166,26 @@ impl Table {
         Some(Self { schema: schema.map(str::to_owned), name: name.to_owned(), denied })
     }
 
-    /// Whether classification has found its name, in any schema.
+    /// Whether classification has found its name, in any schema, or COM_FIELD_LIST asks for its columns.
     fn is_named(&self, command: &Command) -> bool {
-        command.plan().is_some_and(|plan| plan.tables.iter().any(|(_, found)| *found == self.name))
+        self.has_listed_fields(command)
+            || command.plan().is_some_and(|plan| plan.tables.iter().any(|(_, found)| *found == self.name))
+    }
+
+    /// Whether COM_FIELD_LIST asks for its columns, perhaps in another schema.
+    fn has_listed_fields(&self, command: &Command) -> bool {
+        // Source: COM_FIELD_LIST is 0x04, the table's name, 0, and a pattern.
+        let mut parts = command.payload().get(1..).unwrap_or_default().split(|byte| *byte == 0);
+        command.kind() == CommandKind::FieldList
+            && parts.next().is_some_and(|name| name.eq_ignore_ascii_case(self.name.as_bytes()))
     }
 
     /// Whether the command is about it, or, if it is denied, may be.
     fn is_meant(&self, command: &Command) -> bool {
         let schema = command.schema();
+        if self.has_listed_fields(command) {
+            return self.schema.as_ref().is_none_or(|own| own.eq_ignore_ascii_case(&schema));
+        }
         let tables = command.plan().map_or(&[][..], |plan| &plan.tables);
         let is_known = tables.iter().any(|(found_schema, found)| {
             let found_schema = found_schema.as_deref().unwrap_or(&schema);

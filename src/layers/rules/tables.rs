@@ -14,6 +14,7 @@ const BEFORE_TABLE: &[&str] = &[
     "HANDLER",
     "INTO",
     "JOIN",
+    "REFERENCES",
     "STRAIGHT_JOIN",
     "TABLE",
     "TABLES",
@@ -33,18 +34,23 @@ const NESTING_MAX: u32 = 3;
 pub(super) const SQL_IN_SQL: [&str; 2] = ["IMMEDIATE", "PREPARE"];
 
 /// Whether a text may reach this table: by its name where a table may stand, or by SQL within it that can't be seen.
-/// `schema` is where names without one are looked for; `is_known` says that classification has found tables in it.
+/// `schema` is where names without one are looked for, up to a USE in the text; `is_known` says that classification has
+/// found tables in it, which for several statements could be those of one.
 pub(super) fn may_reach(session: &Session, schema: &str, sql: &[u8], table: &Table, is_known: bool) -> bool {
-    within(session, schema, sql, table, is_known, 0)
+    within(session, Some(schema), sql, table, is_known, 0)
 }
 
-fn within(session: &Session, schema: &str, sql: &[u8], table: &Table, is_known: bool, nesting: u32) -> bool {
+fn within(session: &Session, schema: Option<&str>, sql: &[u8], table: &Table, is_known: bool, nesting: u32) -> bool {
     let Some(tokens) = session.tokens(sql) else {
         let words = SQL_IN_SQL.into_iter().chain([&*table.name]);
         return words.into_iter().any(|word| contains_ignoring_case(sql, word));
     };
-    tokens.split(|token| token.kind == Kind::Semicolon).any(|tokens| {
-        let statement = Statement { session, schema, sql, tokens };
+    let mut statements = tokens.split(|token| token.kind == Kind::Semicolon).filter(|tokens| !tokens.is_empty());
+    let is_known = is_known && statements.clone().nth(1).is_none();
+    let mut uses = false;
+    statements.any(|tokens| {
+        let statement = Statement { session, schema: schema.filter(|_| !uses), sql, tokens };
+        uses |= statement.is_any(Some(0), &["USE"]);
         statement.names(table, is_known) || statement.hides(table, nesting)
     })
 }
@@ -52,7 +58,8 @@ fn within(session: &Session, schema: &str, sql: &[u8], table: &Table, is_known: 
 /// One statement. A place is the number of a token.
 struct Statement<'a> {
     session: &'a Session,
-    schema: &'a str,
+    /// The default schema; none if it may be any.
+    schema: Option<&'a str>,
     sql: &'a [u8],
     tokens: &'a [Token],
 }
@@ -90,21 +97,37 @@ impl Statement<'_> {
             Some(Kind::Dot) => {
                 let schema = at.checked_sub(2);
                 match (&table.schema, schema) {
+                    _ if self.is_bare(at - 1) && self.has_default_schema(table) => true,
                     (Some(own), Some(schema)) => self.is_name(schema, own),
                     _ => anywhere || self.is_behind_table_word(schema),
                 }
             }
-            _ => {
-                let is_in_schema = table.schema.as_ref().is_none_or(|own| own.eq_ignore_ascii_case(self.schema));
-                is_in_schema && (anywhere || self.is_behind_table_word(Some(at)))
-            }
+            _ => self.has_default_schema(table) && (anywhere || self.is_behind_table_word(Some(at))),
+        }
+    }
+
+    fn has_default_schema(&self, table: &Table) -> bool {
+        let (own, default) = (table.schema.as_deref(), self.schema);
+        own.zip(default).is_none_or(|(own, default)| own.eq_ignore_ascii_case(default))
+    }
+
+    /// Whether no name need be before this dot: to MariaDB `FROM .t` is the default schema's. Only right before it a
+    /// keyword is a name.
+    fn is_bare(&self, dot: usize) -> bool {
+        let before = dot.checked_sub(1).map_or(Kind::End, |before| self.tokens[before].kind);
+        match before {
+            Kind::Name | Kind::Quoted => false,
+            Kind::Word => self.tokens[dot].gap,
+            _ => true,
         }
     }
 
     fn is_behind_table_word(&self, at: Option<usize>) -> bool {
         let before = |back: usize| at.and_then(|at| at.checked_sub(back));
         // Behind ON DUPLICATE KEY UPDATE stands a column.
-        self.is_any(before(1), BEFORE_TABLE) && !self.is_any(before(2), &["KEY"])
+        let is_behind = self.is_any(before(1), BEFORE_TABLE) && !self.is_any(before(2), &["KEY"]);
+        // Anywhere else LIKE compares.
+        is_behind || self.is_any(Some(0), &["CREATE"]) && self.is_any(before(1), &["LIKE"])
     }
 
     /// Whether `EXECUTE IMMEDIATE …` or `PREPARE name FROM …` may run a text that reaches the table.
@@ -159,10 +182,22 @@ mod tests {
             "EXECUTE IMMEDIATE 'SELECT ' 'x'",
             "PREPARE p FROM @a",
             "SELECT 1 /*! FROM secret */",
+            "SELECT * FROM .secret",
+            "SELECT * FROM item x, . `secret`",
+            "UPDATE LOW_PRIORITY/**/.secret SET a = 1",
+            "USE other; SELECT * FROM secret",
+            "CREATE TABLE n LIKE secret",
         ] {
             assert!(reaches(sql, "shop.secret", false), "{sql}");
         }
-        for sql in ["SELECT 1 FROM item UNION TABLE secret", "SELECT 1 FROM item; DELETE FROM shop.secret"] {
+        for sql in [
+            "SELECT 1 FROM item UNION TABLE secret",
+            "SELECT 1 FROM item; DELETE FROM shop.secret",
+            "SELECT 1 FROM item; RENAME TABLE a TO b, secret TO c",
+            "CREATE TABLE n (a INT REFERENCES secret(id))",
+            "CREATE TABLE n (LIKE secret)",
+            "SELECT 1 FROM item, .secret",
+        ] {
             assert!(reaches(sql, "secret", true) && reaches(sql, "shop.secret", true), "{sql}");
         }
     }
@@ -178,13 +213,16 @@ mod tests {
             ("SELECT 1 AS name, 'secret'", "shop.name"),
             ("DESCRIBE other.secret", "shop.secret"),
             ("DESCRIBE secrets", "shop.secret"),
+            ("SELECT * FROM other . secret", "other2.secret"),
+            ("USE other; SELECT * FROM item", "shop.secret"),
             ("EXECUTE IMMEDIATE 'SET NAMES utf8'", "shop.names"),
         ] {
             assert!(!reaches(sql, table, false), "{sql}");
         }
-        for sql in
-            ["SELECT name FROM item WHERE item.name = 1", "INSERT INTO i SET a = 1 ON DUPLICATE KEY UPDATE name = 1"]
-        {
+        for sql in [
+            "SELECT name FROM item WHERE item.name LIKE name;",
+            "INSERT INTO i SET a = 1 ON DUPLICATE KEY UPDATE name = 1",
+        ] {
             assert!(!reaches(sql, "shop.name", true) && !reaches(sql, "name", true), "{sql}");
         }
     }

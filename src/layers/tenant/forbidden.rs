@@ -60,6 +60,10 @@ impl Rewrite<'_> {
             if is_value || is_member || is_call(&["NEXTVAL", "LASTVAL", "SETVAL"]) {
                 return Err(Refusal::form("a sequence", "it may be anybody's: use AUTO_INCREMENT"));
             }
+            // Under sql_mode=ORACLE `:a` is a parameter, too: those of a `?` would be counted wrong.
+            if text.is_sign(at, &[":"]) {
+                return Err(Refusal::form("`:`, which may begin a parameter", "write parameters as `?`"));
+            }
             if text.is(at, "ROWS") && text.is(at + 1, "EXAMINED") {
                 return Err(Refusal::form("ROWS EXAMINED", "it counts others' rows: use LIMIT"));
             }

@@ -43,8 +43,8 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use towline_middleware::{
-    BoxFuture, Command, CommandKind, Error, Figure, Final, LayerProblem, LayerSetup, Next, Part, Parts, Prepared,
-    Reply, ServerError, Session, UserLayer, from_fn, rows::Value,
+    Command, CommandKind, Error, Figure, Final, LayerProblem, LayerSetup, Next, Prepared, Reply, ServerError, Session,
+    UserLayer, from_fn, rows::Value,
 };
 
 use self::{
@@ -52,6 +52,7 @@ use self::{
     tables::Rewrite,
     text::Text,
 };
+use super::finals::map_finals;
 
 /// Why a tenant's statement is not run.
 #[derive(Debug, thiserror::Error)]
@@ -279,12 +280,8 @@ const KEYS_BYTES_MAX: usize = 64 * 1024;
 const QUOTING: [u16; 3] = [1292, 1366, 1411];
 
 /// The reply without what would tell of rows that were left out.
-fn without_others(mut reply: Reply) -> Reply {
-    if reply.is_complete() {
-        reply.ready_finals().for_each(hide_others);
-        return reply;
-    }
-    reply.wrap(|parts| Box::new(WithoutOthers(parts)))
+fn without_others(reply: Reply) -> Reply {
+    map_finals(reply, hide_others)
 }
 
 fn hide_others(end: &mut Final) {
@@ -296,28 +293,6 @@ fn hide_others(end: &mut Final) {
         Final::Err(_) => {}
         // The server counts the warnings of every row that it has looked at.
         Final::Ok(completion) => completion.warnings = completion.details().replication_warning.is_some().into(),
-    }
-}
-
-struct WithoutOthers(Box<dyn Parts>);
-
-impl Parts for WithoutOthers {
-    fn next(&mut self) -> BoxFuture<'_, Result<Option<Part>, Error>> {
-        Box::pin(async {
-            let mut part = self.0.next().await?;
-            if let Some(Part::Final { end, .. }) = &mut part {
-                hide_others(end);
-            }
-            Ok(part)
-        })
-    }
-
-    fn answer(&mut self, payload: Bytes) -> BoxFuture<'_, Result<(), Error>> {
-        self.0.answer(payload)
-    }
-
-    fn left(&mut self) -> BoxFuture<'_, Error> {
-        self.0.left()
     }
 }
 

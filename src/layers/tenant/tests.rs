@@ -139,6 +139,7 @@ fn statements_become_those_of_one_tenant() {
             let item = format!("(SELECT * FROM item WHERE {T} LIMIT 18446744073709551615) AS item");
             format!("SET @a = (SELECT MAX(id) FROM {item})")
         }),
+        ("START TRANSACTION READ ONLY", "START TRANSACTION READ ONLY".to_owned()),
         ("SHOW CREATE TABLE item", "SHOW CREATE TABLE item".to_owned()),
         ("SHOW FULL TABLES", "SHOW FULL TABLES".to_owned()),
         ("DESCRIBE shop.item name", "DESCRIBE shop.item name".to_owned()),
@@ -193,6 +194,12 @@ fn what_is_not_known_is_refused() {
         "TRUNCATE item",
         "CREATE TABLE x AS SELECT * FROM item",
         "BEGIN NOT ATOMIC SELECT 1",
+        "START SLAVE",
+        "START REPLICA",
+        "START",
+        "INSERT INTO item (name, id, tenant_id) VALUES (:a, 50, ?)",
+        "UPDATE item SET n = : \"a\", tenant_id = ?",
+        "REPLACE INTO item (id, tenant_id) VALUES (:1, ?)",
         "SET STATEMENT max_statement_time = 1 FOR SELECT * FROM item",
         "UPDATE item SET tenant_id = 'b'",
         "UPDATE item SET n = 1, shop.item.`TENANT_ID` = 'b' WHERE id = 1",
@@ -259,6 +266,18 @@ fn what_is_not_known_is_refused() {
     ] {
         assert!(rewritten("acme", "shop", sql).is_err(), "{sql}: {:?}", rewritten("acme", "shop", sql));
     }
+}
+
+#[test]
+fn how_deep_parentheses_stand_is_bounded() {
+    for begin in ["SELECT ", "SELECT * FROM ", "SELECT 1 FROM country WHERE 1 IN "] {
+        let nested = |depth| format!("{begin}{}1{}", "(".repeat(depth), ")".repeat(depth));
+        let refused = rewritten("acme", "shop", &nested(100_000)).unwrap_err();
+        assert!(refused.contains("more than 100") && refused.contains("leave out"), "{refused}");
+        assert!(rewritten("acme", "shop", &nested(101)).unwrap_err().contains("more than 100"));
+    }
+    let query = "(SELECT * FROM ".repeat(100) + "country" + &") x".repeat(100);
+    assert!(rewritten("acme", "shop", &format!("SELECT * FROM {query}")).is_ok());
 }
 
 #[test]

@@ -6,6 +6,9 @@ use towline_middleware::{Token, TokenKind as Kind};
 
 use super::Refusal;
 
+/// Parentheses deeper than this are refused: what looks through them calls itself for each, on one stack.
+const DEPTH_MAX: usize = 100;
+
 /// One statement, with its parentheses matched. A place is the number of a token; the place behind the last has none.
 pub(super) struct Text<'a> {
     sql: &'a [u8],
@@ -25,6 +28,7 @@ impl<'a> Text<'a> {
                 Kind::Semicolon => {
                     return Err(Refusal::form("several statements in one text", "send them one by one"));
                 }
+                Kind::Open if open.len() == DEPTH_MAX => return Err(TOO_DEEP),
                 Kind::Open => open.push(at),
                 Kind::Close => closes[open.pop().ok_or(UNBALANCED)?] = at,
                 _ => {}
@@ -155,6 +159,8 @@ impl<'a> Text<'a> {
     }
 }
 
+const TOO_DEEP: Refusal =
+    Refusal::form("parentheses more than 100 deep", "leave out those that change nothing, or part the statement");
 const UNBALANCED: Refusal = Refusal::form("parentheses that do not match", "write the statement whole");
 
 /// What a query of many rows may stand behind.

@@ -14,6 +14,7 @@ name = 'mask'
 column = [
     { column = 'shop.item.name', users = ['app'], with = '***' },
     { column = 'shop.typed.n', users = ['app'], with = '***' },
+    { column = 'shop.keyed.e', users = ['app'] },
 ]
 ";
 
@@ -25,6 +26,8 @@ async fn what_is_masked_is_refused_before_it_runs() {
         "CREATE PROCEDURE shop.p() SELECT name FROM shop.item",
         "CREATE TABLE shop.typed (n INT, d DECIMAL(5,2), t DATETIME)",
         "INSERT INTO shop.typed VALUES (7, 1.5, NOW())",
+        "CREATE TABLE shop.keyed (id INT PRIMARY KEY, g INT, e VARCHAR(40), UNIQUE (g, e))",
+        "INSERT INTO shop.keyed VALUES (1, 1, 'bob@x'), (2, 2, 'bob@x')",
     ] {
         server.query_drop(statement).await.unwrap();
     }
@@ -39,6 +42,10 @@ async fn what_is_masked_is_refused_before_it_runs() {
         "CALL shop.p()",
         "HANDLER shop.item OPEN AS h",
         "BEGIN NOT ATOMIC SELECT name FROM shop.item; END",
+        "BEGIN shop.p(); END",
+        "IF 1 THEN shop.p(); END IF",
+        "SELECT name, id FROM shop.item ORDER BY TRUE",
+        "SELECT name, id FROM shop.item ORDER BY PREVIOUS VALUE FOR shop.s, 2",
         "SET STATEMENT max_statement_time = 9 FOR SELECT name FROM shop.item",
         "SELECT name /*! AS x */ FROM shop.item",
         "SELECT id, name AS e FROM shop.item HAVING e LIKE 'l%'",
@@ -57,6 +64,15 @@ async fn what_is_masked_is_refused_before_it_runs() {
     assert_eq!(conn.query_first::<Option<u8>, _>("SELECT @ran").await.unwrap(), Some(None), "one of them has run");
     let row: Option<mysql_async::Row> = conn.query_first(format!("SELECT {long}name FROM shop.item")).await.unwrap();
     assert_eq!(row.and_then(|row| row.get::<String, _>("name")).as_deref(), Some("***"));
+
+    // A unique key quotes no values.
+    let update = "UPDATE shop.keyed SET g = 2 WHERE id = 1";
+    for told in [conn.query_drop(update).await, conn.exec_drop(update, ()).await] {
+        let told = told.unwrap_err().to_string();
+        assert!(told.contains("1062") && !told.contains("bob"), "{told}");
+    }
+    let (_, told) = http(&node, update, json!([])).await;
+    assert!(told["error"]["code"] == 1062 && !told.to_string().contains("bob"), "{told}");
 
     // Names that can't be read.
     let mut session = WireClient::connect(&Target::Front(node.mysql_front()), MODERN, APP, "shop").await;
@@ -95,6 +111,10 @@ async fn a_denied_table_is_not_reached_under_another_name() {
         "SHOW COLUMNS FROM secret",
         "SELECT id FROM item; CHECK TABLE item, secret",
         "SELECT 1 /*! FROM secret */",
+        "SELECT * FROM .secret",
+        "SELECT 1 FROM item; RENAME TABLE item TO other, secret TO open",
+        "CREATE TABLE n (a INT REFERENCES secret(id))",
+        "CREATE TABLE n LIKE secret",
     ] {
         assert_eq!(code(conn.query_drop(sql).await), Some(1227), "{sql}");
     }
@@ -108,7 +128,12 @@ async fn a_denied_table_is_not_reached_under_another_name() {
     ] {
         assert_eq!(code(conn.query_drop(sql).await), None, "{sql}");
     }
+    conn.query_drop("USE mysql").await.unwrap();
+    assert_eq!(code(conn.query_drop("USE shop; SELECT * FROM secret").await), Some(1227));
     assert_eq!(http(&node, "SELECT COUNT(*) FROM shop.item", json!([])).await.1["rows"], json!([[2]]));
+    let mut raw = WireClient::connect(&Target::Front(node.mysql_front()), MODERN, APP, "shop").await;
+    assert_eq!(raw.command(b"\x04Secret\0").await[0].error_code(), Some(1227), "COM_FIELD_LIST");
+    assert_eq!(raw.command(b"\x04item\0").await[0].error_code(), None, "COM_FIELD_LIST");
 }
 
 #[tokio::test(flavor = "multi_thread")]

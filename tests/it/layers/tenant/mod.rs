@@ -235,6 +235,11 @@ async fn no_state_of_a_session_opens_another_tenants_rows() {
     let count = text(&mut a, "SHOW VARIABLES LIKE 'warning_count'", false).await;
     assert_eq!(count, "warning_count,0");
 
+    // Parentheses are looked through on one stack.
+    let deep = format!("SELECT {}1{}", "(".repeat(4000), ")".repeat(4000));
+    assert_eq!(code(a.query_drop(deep).await), Some(1227));
+    assert_eq!(code(a.query_drop("START SLAVE").await), Some(1227));
+
     // The node goes on to know the default schema.
     a.query_drop("SET session_track_schema = OFF").await.unwrap();
     a.query_drop("USE c").await.unwrap();
@@ -244,6 +249,11 @@ async fn no_state_of_a_session_opens_another_tenants_rows() {
     let own = Target::Front(node.mysql_front());
     let capabilities = u64::from(MODERN) | u64::from(mariadb::STMT_BULK_OPERATIONS) << 32;
     let mut raw = WireClient::connect(&own, capabilities, ("a", "secret"), "t").await;
+    // Parameters of other forms are not miscounted.
+    raw.run("SET sql_mode = ORACLE").await;
+    let named = raw.command(b"\x16INSERT INTO item (name, id, tenant_id) VALUES (:a, 50, ?)").await;
+    assert_eq!(named[0].error_code(), Some(1227), "{named:?}");
+    raw.run("SET sql_mode = DEFAULT").await;
     let prepared = raw.command(b"\x16INSERT INTO item (id, tenant_id) VALUES (?, ?)").await;
     let id = &prepared[0].payload[1..5];
     raw.send(0, &[&b"\x18"[..], id, &[1, 0], b"beta"].concat()).await;
