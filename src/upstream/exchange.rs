@@ -104,6 +104,8 @@ struct After {
     only_reads: bool,
     /// It has ended in an error, which tells no flags, and may have begun or ended a transaction before.
     hides_status: bool,
+    /// It may set variables, in part also if it ends in an error.
+    may_set: bool,
     /// It has changed rows outside of a transaction, and the server has reported no commit of that.
     is_unreported: bool,
     /// The login of COM_CHANGE_USER.
@@ -127,6 +129,7 @@ impl After {
             changes_rows,
             only_reads: !kind.runs_sql() || intent == Intent::Read,
             hides_status: false,
+            may_set: tracking::may_set(command),
             session: command.session().clone(),
             fence: resets || touches,
             chooses_schema: kind == CommandKind::InitDb || command.plan().is_some_and(|plan| plan.chooses_schema),
@@ -196,6 +199,8 @@ impl Rest {
                 // In functions and triggers nobody begins or commits.
                 let only_changes = self.after.changes_rows && !self.after.is_one_of_several;
                 self.after.hides_status = !(self.after.only_reads || only_changes);
+                // Only the fence tells of all variables. Not after every error: SHOW ERRORS is empty behind it.
+                self.after.learned.doubt |= self.after.hides_status && self.after.may_set;
                 self.broken = self.settle().await.err();
             }
             _ => {}

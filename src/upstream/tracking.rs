@@ -1,7 +1,7 @@
 //! What the node asks every client's connection to MySQL to report or to refuse, and what it learns from the reports.
 
 use bytes::Bytes;
-use towline_middleware::{Completion, Role, Session, status};
+use towline_middleware::{Command, Completion, Intent, Role, Session, status};
 
 use crate::{
     classify::{TRACKING, contains_ignoring_case, contains_name},
@@ -87,6 +87,18 @@ impl Fence {
 /// Whether a statement may change what the server reports, so that the fence must be put up again after it.
 pub(crate) fn touches_tracking(sql: &[u8]) -> bool {
     contains_name(sql, TRACKING)
+}
+
+/// Whether a command may set variables that outlive it. What a stored program sets of those that tell how SQL is read is
+/// taken back at its end.
+pub(crate) fn may_set(command: &Command) -> bool {
+    let sql = command.sql();
+    match command.intent() {
+        Intent::Read => false,
+        Intent::Unknown => true,
+        Intent::Write if memchr::memchr(b';', sql).is_none() => false,
+        Intent::SessionState | Intent::Transaction | Intent::Write => contains_ignoring_case(sql, "SET"),
+    }
 }
 
 /// Asks for the last commit of a session whose reports may be switched off, and whether its commits are logged. MySQL tells

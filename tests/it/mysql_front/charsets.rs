@@ -49,13 +49,16 @@ async fn replies_in_any_character_set_are_equal_byte_for_byte() {
 }
 
 /// How a session is set up, and texts that are a read and a write then, and one read to whoever cuts them otherwise.
-const HIDDEN: [(&str, &[u8]); 7] = [
+const HIDDEN: [(&str, &[u8]); 9] = [
     ("SET NAMES gbk", b"SELECT '\xbf\x5c'; DELETE FROM item; -- '"),
     ("SET character_set_client = sjis", b"SELECT '\x83\x5c'; DELETE FROM item; -- '"),
     ("SET sql_mode = 'NO_BACKSLASH_ESCAPES'", b"SELECT 'a\\'; DELETE FROM item; -- '"),
     ("SET sql_mode = CONCAT(@@sql_mode, ',ANSI_QUOTES')", b"SELECT 1 AS \"a\\\"; DELETE FROM item; -- \""),
     ("SET sql_mode = 'ANSI'", b"SELECT 1 AS \"a\\\"; DELETE FROM item; -- \""),
     ("SET @old = @@sql_mode, sql_mode = 'NO_BACKSLASH_ESCAPES,ANSI_QUOTES'", b"SELECT 'a\\'; DELETE FROM item; -- '"),
+    // They fail, and what stands before the error is set.
+    ("SET sql_mode = 'NO_BACKSLASH_ESCAPES', rand_seed1 = DEFAULT", b"SELECT 'a\\'; DELETE FROM item; -- '"),
+    ("SET NAMES gbk, rand_seed1 = DEFAULT", b"SELECT '\xbf\x5c'; DELETE FROM item; -- '"),
     // There `~` is a letter, and `~abs` the name of a stored function.
     ("SET NAMES swe7", b"SELECT ~abs(id) FROM item"),
 ];
@@ -66,7 +69,7 @@ async fn assert_found(front: &TestFront, account: (&str, &str)) {
     for capabilities in [MODERN, OLD] {
         for (set_up, text) in HIDDEN {
             let mut client = WireClient::connect(&front.target(), capabilities, account, "shop").await;
-            client.run(set_up).await;
+            client.query(set_up).await;
             let reply = client.command(&[b"\x03", text].concat()).await;
             assert_eq!(reply[0].error_code(), Some(1290), "{set_up}: {reply:?}");
             let reply = client.command(&[b"\x16", text].concat()).await;
