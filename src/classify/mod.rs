@@ -137,13 +137,8 @@ impl SqlClassifier {
         let Some(tokens) = self.scanner.tokens(text, text_mode, limit) else {
             return Decision::of_this_text(refused_if_it_hides(too_long(), sql));
         };
-        let inner = |text: &[u8], mode| match nesting {
-            NESTING_MAX => Verdict::new(Intent::Unknown, "SQL inside of SQL inside of SQL"),
-            _ => within_string(self.decide(text, mode, &self.scanner.scan(text, mode), nesting + 1).verdict, text),
-        };
         let function = scan.function.map(|name| name.bytes(sql));
-        let facts = Facts { flags: scan.flags, function, mode, inner: &inner };
-        let mut verdict = rules::text(Cursor::new(text, &tokens), facts);
+        let mut verdict = self.by_rules(Cursor::new(text, &tokens), mode, scan.flags, function, nesting);
         if template.cut && (verdict.intent > Intent::Read || scan.flags.has(Flags::SECOND_STATEMENT)) {
             // One statement that writes is known by its keyword; all else may go on otherwise behind the cut.
             let is_one_write = verdict.intent.may_write() && !scan.flags.has(Flags::SECOND_STATEMENT);
@@ -151,14 +146,30 @@ impl SqlClassifier {
             return Decision::of_this_text(refused_if_it_hides(verdict, sql));
         }
         let mut opinion = parse::opinion(&template.text, self.scanner.is_for_maria_db()).unwrap_or_default();
-        if verdict.schema != DefaultSchema::Stays {
-            // Names without a schema are those of another one behind it.
+        if verdict.schema != DefaultSchema::Stays || verdict.cut_in_doubt {
+            // Names without a schema are those of another one behind it; what is cut in doubt has none for certain.
             opinion.tables.clear();
         }
         if opinion.writes {
             verdict = verdict.at_least(Intent::Write, "the parser sees a write");
         }
         Decision { verdict, tables: opinion.tables, of_shape: !by_literals }
+    }
+
+    /// What the rules say to a text that is cut with certainty, under the mode of its session.
+    fn by_rules(
+        &self,
+        text: Cursor<'_>,
+        mode: SqlMode,
+        flags: Flags,
+        function: Option<&[u8]>,
+        nesting: u32,
+    ) -> Verdict {
+        let inner = |text: &[u8], mode| match nesting {
+            NESTING_MAX => Verdict::new(Intent::Unknown, "SQL inside of SQL inside of SQL"),
+            _ => within_string(self.decide(text, mode, &self.scanner.scan(text, mode), nesting + 1).verdict, text),
+        };
+        rules::text(text, Facts { flags, function, mode, inner: &inner })
     }
 }
 
@@ -200,13 +211,22 @@ impl Classifier for SqlClassifier {
     }
 
     fn without_literals(&self, sql: &[u8], mode: SqlMode) -> Option<String> {
-        let template = self.scanner.certain_template(sql, mode, TEMPLATE_BYTES_MAX)?;
+        let (template, flags) = self.scanner.certain_template(sql, mode, TEMPLATE_BYTES_MAX)?;
+        if flags.has(Flags::SECOND_STATEMENT) {
+            self.tokens(sql, mode)?;
+        }
         Some(String::from_utf8(template.text).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into()))
     }
 
     fn tokens(&self, sql: &[u8], mode: SqlMode) -> Option<Vec<Token>> {
-        let is_certain = !self.scanner.scan(sql, mode).flags.has(Flags::DOUBT);
-        is_certain.then(|| self.scanner.tokens(sql, mode, usize::MAX))?
+        let Scan { flags, .. } = self.scanner.scan(sql, mode);
+        if flags.has(Flags::DOUBT) {
+            return None;
+        }
+        let tokens = self.scanner.tokens(sql, mode, usize::MAX)?;
+        let in_doubt = flags.has(Flags::SECOND_STATEMENT)
+            && self.by_rules(Cursor::new(sql, &tokens), mode, flags, None, 0).cut_in_doubt;
+        (!in_doubt).then_some(tokens)
     }
 
     fn calls_no_stored_function(&self, sql: &[u8], mode: SqlMode) -> bool {

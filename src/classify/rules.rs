@@ -36,7 +36,10 @@ pub(super) fn text(text: Cursor<'_>, facts: Facts<'_>) -> Verdict {
     let all = statements.fold(first, |before, next| {
         several = true;
         let changes_lexing = before.changes_lexing;
-        let both = before.and(next);
+        // What is not understood may be a SET, too. So is the END of a compound statement, which sets character sets.
+        let cut_in_doubt = changes_lexing || before.intent == Intent::Unknown;
+        let mut both = before.and(next);
+        both.cut_in_doubt |= cut_in_doubt;
         if !changes_lexing {
             return both;
         }

@@ -96,11 +96,11 @@ impl Scanner {
         self.walk(sql, mode, Template { limit, ..Template::default() }, scan.run).2
     }
 
-    /// The same of a text that was not scanned, in one pass; none if its tokens are in doubt.
-    pub(super) fn certain_template(&self, sql: &[u8], mode: SqlMode, limit: usize) -> Option<Template> {
+    /// The same of a text that was not scanned, in one pass, and what was noticed; none if its tokens are in doubt.
+    pub(super) fn certain_template(&self, sql: &[u8], mode: SqlMode, limit: usize) -> Option<(Template, Flags)> {
         let template = Template { limit, ..Template::default() };
         let (noticed, _, template) = self.walk(sql, mode, template, Run::default());
-        (!noticed.flags.has(Flags::DOUBT)).then_some(template)
+        (!noticed.flags.has(Flags::DOUBT)).then_some((template, noticed.flags))
     }
 
     /// The two texts that servers may take this one for: with what is in its first executable comment, and without it.

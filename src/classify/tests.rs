@@ -416,6 +416,72 @@ fn a_set_changes_how_the_statements_behind_it_are_read() {
 }
 
 #[test]
+fn how_a_text_is_cut_is_in_doubt_behind_what_may_change_it() {
+    let classifier = SqlClassifier::for_server("10.11.19-MariaDB");
+    let is_cut = |sql: &str| {
+        let tokens = classifier.tokens(sql.as_bytes(), SqlMode::default()).is_some();
+        let plain = classifier.without_literals(sql.as_bytes(), SqlMode::default()).is_some();
+        assert_eq!(tokens, plain, "{sql}");
+        tokens
+    };
+    for sql in [
+        r#"SET sql_mode='ANSI_QUOTES'; SELECT "name" FROM "item""#,
+        r#"SET sql_mode='ANSI_QUOTES'; SELECT * FROM "secret""#,
+        r"SET sql_mode='NO_BACKSLASH_ESCAPES'; SELECT 'c:\', 'card4111' -- '",
+        "SELECT 1; SET @a = 1, SESSION sql_mode = @b; SELECT 2; SELECT 3",
+        "SET NAMES gbk; SELECT 1",
+        "SET CHARACTER SET gbk; SELECT 1",
+        "SET @@session.character_set_client = gbk; SELECT 1",
+        "SET STATEMENT max_statement_time = 1 FOR SET NAMES gbk; SELECT 1",
+        "EXECUTE IMMEDIATE 'SET sql_mode=ANSI_QUOTES'; SELECT 1",
+        "PREPARE s FROM @a; EXECUTE s; SELECT 1",
+        "EXECUTE s; SELECT 1",
+        "BEGIN NOT ATOMIC SET NAMES gbk; END; SELECT 1",
+        "IF 1 THEN SET character_set_client = gbk; END IF; SELECT 1",
+    ] {
+        assert!(!is_cut(sql), "{sql}");
+    }
+    for sql in [
+        "SET sql_mode = 'ANSI_QUOTES'",
+        "SET sql_mode = 'ANSI_QUOTES'; -- and no more",
+        "SELECT 1; SET NAMES gbk",
+        "SET STATEMENT sql_mode = 'ANSI_QUOTES' FOR SELECT 1; SELECT 2",
+        "SET @a = 1; SELECT 'x'; SELECT f()",
+        "CALL p(@a); SELECT @a",
+        "BEGIN NOT ATOMIC DELETE FROM t; SELECT 1; END",
+    ] {
+        assert!(is_cut(sql), "{sql}");
+    }
+    assert_eq!(plan("SET sql_mode = 'ANSI_QUOTES'; SELECT * FROM t").tables, []);
+}
+
+/// Under MariaDB's sql_mode=MSSQL, which no server tells before it reports it.
+#[test]
+fn a_bracket_may_begin_a_name() {
+    let ansi = SqlMode { ansi_quotes: true, ..SqlMode::default() };
+    for classifier in [SqlClassifier::for_server("10.11.19-MariaDB"), SqlClassifier::new()] {
+        for mode in [SqlMode::default(), ansi] {
+            for sql in [
+                "SELECT 1 AS [']; SET tx_read_only = 0; DELETE FROM t; -- ']",
+                "SELECT 1 AS [`], name FROM item -- `] FROM country",
+                "SELECT 1 AS [/*], f() -- */]",
+                "SELECT item.[name] FROM shop.[item]",
+                "SELECT 1[x], .5[y]",
+                "INSERT INTO t VALUES (1, 'a'), (2, 'b') [",
+            ] {
+                assert_eq!(classifier.classify(sql.as_bytes(), mode).intent, UNKNOWN, "{sql}");
+                assert_eq!(classifier.tokens(sql.as_bytes(), mode), None, "{sql}");
+                assert_eq!(classifier.without_literals(sql.as_bytes(), mode), None, "{sql}");
+            }
+            let literal = b"SELECT '[', `[` /* [ */, '$[0]' # [";
+            assert_eq!(classifier.classify(literal, mode).intent, READ);
+            assert!(classifier.tokens(literal, mode).is_some());
+        }
+    }
+    assert_eq!(plan("EXECUTE IMMEDIATE 'SELECT 1 AS [x]'").intent, UNKNOWN);
+}
+
+#[test]
 fn modes_and_charsets_decide_where_a_string_ends() {
     let classifier = SqlClassifier::for_server("10.11.19-MariaDB");
     let intent = |sql: &[u8], mode| classifier.classify(sql, mode).intent;
@@ -597,7 +663,7 @@ fn every_disguise_is_seen_through() {
         let [label, mode, sql] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("three fields: {line}") };
         let mode = SqlMode {
             no_backslash_escapes: mode == "NO_BACKSLASH_ESCAPES",
-            ansi_quotes: matches!(mode, "ANSI_QUOTES" | "ORACLE"),
+            ansi_quotes: matches!(mode, "ANSI_QUOTES" | "MSSQL" | "ORACLE"),
             ..SqlMode::default()
         };
         for classifier in [SqlClassifier::for_server("10.11.19-MariaDB"), SqlClassifier::new()] {

@@ -15,6 +15,8 @@ pub(super) struct Verdict {
     pub(super) refusal: Option<Refusal>,
     /// Whether it changes how the server cuts the statements behind it.
     pub(super) changes_lexing: bool,
+    /// Of several: whether the server may cut one otherwise for what an earlier one does.
+    pub(super) cut_in_doubt: bool,
     /// What it does with a statement that SQL itself names.
     pub(super) named: Option<Named>,
     /// What becomes of the default schema.
@@ -40,6 +42,7 @@ impl Verdict {
             rule: rule.into(),
             refusal: None,
             changes_lexing: false,
+            cut_in_doubt: false,
             named: None,
             schema: DefaultSchema::Stays,
         }
@@ -75,9 +78,10 @@ impl Verdict {
     /// This statement and another in one text: the stronger intent, the wider refusal.
     pub(super) fn and(self, other: Self) -> Self {
         let changes_lexing = self.changes_lexing || other.changes_lexing;
+        let cut_in_doubt = self.cut_in_doubt || other.cut_in_doubt;
         let schema = self.schema.max(other.schema);
         let mut both = self.at_least(other.intent, other.rule);
-        (both.changes_lexing, both.schema) = (changes_lexing, schema);
+        (both.changes_lexing, both.cut_in_doubt, both.schema) = (changes_lexing, cut_in_doubt, schema);
         // Which of several statements a name is from is not followed.
         both.named = None;
         match other.refusal {

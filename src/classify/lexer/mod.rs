@@ -162,8 +162,9 @@ impl<'a> Lexer<'a> {
     }
 
     fn operator(&mut self, byte: u8) -> Kind {
-        if byte == 0 {
-            // Some versions end the text here, others do not.
+        if matches!(byte, 0 | b'[') {
+            // Some versions end the text at a zero, others do not. A `[` begins a quoted name under MariaDB's
+            // sql_mode=MSSQL, and is an error everywhere else.
             self.flags |= Flags::AMBIGUOUS;
         }
         let rest = &self.sql[self.at..];

@@ -69,7 +69,8 @@ pub(super) struct Selected {
 /// Whether a text that can't be cut could show a table, and why it is refused then. A name of ASCII stands in any text
 /// as its own bytes.
 pub(super) fn doubt(sql: &[u8], table: &str) -> Result<(), Why> {
-    let others = ["warnings", "errors"].iter().chain(TELLING).copied();
+    // A compound statement, in which a procedure may be called by its name, has an END.
+    let others = ["warnings", "errors", "end"].iter().chain(TELLING).copied();
     let mut words = UNSEEN.iter().map(|(word, _)| *word).chain(others).chain([table]);
     if words.any(|word| contains_ignoring_case(sql, word)) { Err(DOUBTFUL) } else { Ok(()) }
 }
@@ -300,7 +301,8 @@ mod tests {
     /// How often it selects `shop.customer.email` by name, and whether by a star.
     fn judged(sql: &str) -> Result<(usize, bool), Why> {
         let classifier = SqlClassifier::for_server("10.11.6-MariaDB");
-        let tokens = classifier.tokens(sql.as_bytes(), SqlMode::default()).unwrap();
+        let tokens = classifier.tokens(sql.as_bytes(), SqlMode::default());
+        let Some(tokens) = tokens else { return doubt(sql.as_bytes(), "customer").map(|()| (0, false)) };
         let selected = selected(sql.as_bytes(), &tokens, "customer", "email")?.unwrap_or_default();
         Ok((selected.times, selected.by_star))
     }
@@ -323,7 +325,7 @@ mod tests {
             ("SHOW CREATE TABLE customer", (0, false)),
             ("DESCRIBE customer", (0, false)),
             ("SELECT email, execute FROM item", (0, false)),
-            ("SET NAMES utf8; SELECT id FROM customer", (0, false)),
+            ("SET @a = 1; SELECT id FROM customer", (0, false)),
             ("SELECT email FROM customer ORDER BY id FOR UPDATE SKIP LOCKED", (1, false)),
             ("BEGIN WORK; SELECT id FROM customer", (0, false)),
             ("BEGIN", (0, false)),
@@ -370,11 +372,11 @@ mod tests {
             ("RENAME TABLE customer TO c", STATEMENT),
             ("SET STATEMENT max_statement_time = 1 FOR SELECT email FROM customer", STATEMENT),
             ("BEGIN NOT ATOMIC SELECT email FROM customer; END", PROGRAM),
-            ("BEGIN shop.p(); END", PROGRAM),
-            ("DECLARE a INT; BEGIN shop.p; END", PROGRAM),
+            ("BEGIN shop.p(); END", DOUBTFUL),
+            ("DECLARE a INT; BEGIN shop.p; END", DOUBTFUL),
             ("IF 1 THEN shop.p(); END IF", PROGRAM),
             ("FOR i IN 1..1 LOOP p(); END LOOP", PROGRAM),
-            ("l: LOOP p(); END LOOP", PROGRAM),
+            ("l: LOOP p(); END LOOP", DOUBTFUL),
             ("EXECUTE IMMEDIATE 'SELECT email FROM customer'", BY_NAME),
             ("PREPARE p FROM 'SELECT 1'", BY_NAME),
             ("SET STATEMENT max_statement_time = 1 FOR EXECUTE p", BY_NAME),

@@ -179,6 +179,9 @@ async fn no_statement_reaches_another_tenants_rows() {
     raw.run("SET NAMES latin1").await;
     let reply = raw.command(b"\x03SELECT \xe9.* FROM item \xe9, item \xef\xbf\xbd").await;
     assert_eq!(reply[0].error_code(), Some(1227), "{reply:?}");
+    raw.run("SET sql_mode = 'MSSQL'").await;
+    let reply = raw.command(b"\x03SELECT 1 AS ['], name FROM item -- '] FROM country").await;
+    assert_eq!(reply[0].error_code(), Some(1227), "{reply:?}");
     assert_eq!(raw.command(b"\x0a").await[0].error_code(), Some(1227), "COM_PROCESS_INFO");
 }
 
