@@ -4,7 +4,7 @@
 //!   bytes. What does not fit in is dropped and counted; a second server that is slow or away delays nobody.
 //! - Only SELECTs outside a transaction whose answer hangs on tables and session variables alone (no `NOW()`, no user
 //!   variables): see `is_steady`. What the client has SET is set there, too; a session that has done more than that,
-//!   or SET something by a function or a query, or in vain, is not copied until it is reset.
+//!   or SET something by a function or a query, or several things in vain, is not copied until it is reset.
 //! - The order of rows is left out of account.
 //! - The second server ends what takes too long, and its session is read-only: a view may call a function that writes.
 //!

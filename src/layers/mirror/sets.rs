@@ -58,8 +58,9 @@ impl Sets {
                     *sets = None;
                 }
             }
-            // Some of it may be set nevertheless: servers do not take back what stands before the error.
-            (Step::Set(_), _) => *sets = None,
+            // Servers do not take back what stands before the error.
+            (Step::Set(text), _) if !is_ok && text.contains(&b',') => *sets = None,
+            (Step::Set(_), _) => {}
         }
     }
 }
@@ -145,8 +146,8 @@ mod tests {
     fn sets_are_bounded_and_known_only_when_they_were_done() {
         let sets = Sets::default();
         let set = |text: &str, is_ok| sets.follow(Step::Set(Bytes::copy_from_slice(text.as_bytes())), is_ok);
-        for text in ["SET a = 1", "SET b = 1", "SET a = 1"] {
-            set(text, true);
+        for (text, is_ok) in [("SET a = 1", true), ("SET b = 1", true), ("SET c = 1", false), ("SET a = 1", true)] {
+            set(text, is_ok);
         }
         assert_eq!(*sets.known().unwrap(), ["SET b = 1", "SET a = 1"]);
         set("SET c = 1, d = 1", false);
