@@ -1,7 +1,8 @@
 //! Limits of rate and of commands at a time, per user, schema, digest or for all; those above wait, or are refused.
 //!
-//! What ends or belongs to an open transaction passes: a client that waited here with its locks held would hold up the
-//! very commands that it waits for.
+//! What ends or belongs to an open transaction passes, as does all of a session that has locked tables: a client that waited
+//! here with its locks held would hold up the very commands that it waits for. So does what takes or frees named locks
+//! (`GET_LOCK`) and reads no table: it waits for others, and is no work.
 
 use std::{
     collections::HashMap,
@@ -17,7 +18,10 @@ use towline_middleware::{
     Command, Error, Figure, Intent, LayerProblem, LayerSetup, Next, Reply, ServerError, UserLayer, from_fn,
 };
 
-use super::parse_digest;
+use super::{
+    locks::{Locks, is_of_named_locks},
+    parse_digest,
+};
 
 /// From so many keys on those that nobody uses are forgotten, each time that there are twice as many as were in use.
 const KEYS_MAX: usize = 4096;
@@ -115,6 +119,8 @@ struct Pass {
 struct Gate {
     running: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
+    /// Of those that wait for the bucket, who takes from it next: in the order in which they came, and before newcomers.
+    turn: Semaphore,
     bucket: Mutex<Bucket>,
 }
 
@@ -140,10 +146,11 @@ pub(super) fn layer(setup: &mut LayerSetup) -> Result<impl UserLayer + use<>, La
 }
 
 async fn call(limits: Arc<[Limit]>, command: Command, next: Next) -> Result<Reply, Error> {
-    let counts =
-        command.kind().runs_sql() && command.intent() != Intent::Transaction && !command.session().in_transaction();
-    if !counts {
-        return next.run(command).await;
+    let frees = Locks::follow(&command);
+    if !counts(&command) {
+        let reply = next.run(command).await?;
+        frees.end(&reply);
+        return Ok(reply);
     }
     let mut passes = Vec::new();
     for limit in &*limits {
@@ -154,6 +161,16 @@ async fn call(limits: Arc<[Limit]>, command: Command, next: Next) -> Result<Repl
     }
     let reply = next.run(command).await?;
     Ok(if passes.is_empty() { reply } else { reply.keep(passes) })
+}
+
+/// Whether a command needs permission. All that locks or frees is past that, since its session has locks by then.
+fn counts(command: &Command) -> bool {
+    let session = command.session();
+    command.kind().runs_sql()
+        && command.intent() != Intent::Transaction
+        && !session.in_transaction()
+        && !session.state::<Locks>().are_held()
+        && !is_of_named_locks(command)
 }
 
 impl InUse {
@@ -187,6 +204,7 @@ impl Gates {
         let gate = Arc::new(Gate {
             running: Arc::new(Semaphore::new(options.running_max.unwrap_or(0) as usize)),
             waiting: Arc::new(Semaphore::new(options.waiting_max as usize)),
+            turn: Semaphore::new(1),
             bucket: Mutex::new(Bucket { left: options.per_second_max.unwrap_or(0).into(), filled_at: Instant::now() }),
         });
         keys.gates.insert(key, gate.clone());
@@ -259,7 +277,8 @@ impl Limit {
             Some(_) => Some(gate.running.clone().try_acquire_owned().ok()?),
             None => None,
         };
-        self.start_in(gate).is_zero().then_some(permit)
+        let is_next = gate.turn.available_permits() > 0;
+        (is_next && self.start_in(gate).is_zero()).then_some(permit)
     }
 
     async fn wait(&self, gate: &Gate) -> Option<OwnedSemaphorePermit> {
@@ -268,6 +287,7 @@ impl Limit {
             Some(_) => gate.running.clone().acquire_owned().await.ok(),
             None => None,
         };
+        let _turn = gate.turn.acquire().await;
         loop {
             let wait = self.start_in(gate);
             if wait.is_zero() {
@@ -320,6 +340,8 @@ impl Limit {
 
 #[cfg(test)]
 mod tests {
+    use std::{future::poll_fn, task::Poll};
+
     use serde_json::json;
     use towline_middleware::{
         Classifier, LayerHome, LayerOptions, Plan, Role, SqlMode,
@@ -397,6 +419,24 @@ mod tests {
         assert!(limit.enter(&of_digest(254)).await.unwrap().is_none(), "another digest is not limited");
         gate.bucket.lock().filled_at = Instant::now().checked_sub(Duration::from_millis(600)).unwrap();
         assert!(limit.enter(&of_digest(255)).await.unwrap().is_some(), "half a second has passed");
+    }
+
+    #[tokio::test]
+    async fn nobody_overtakes_those_who_wait() {
+        let limit = limit(json!({"by": "all", "per_second_max": 20, "waiting_max": 2, "wait_ms": 600_000}));
+        let (one, other) = (command("SELECT 1"), command("SELECT 2"));
+        let gate = limit.gates.gate(Key::All, &limit.options);
+        gate.bucket.lock().left = 0.0;
+        let mut first = Box::pin(limit.enter(&one));
+        let is_pending = poll_fn(|context| Poll::Ready(first.as_mut().poll(context).is_pending())).await;
+        assert!(is_pending);
+        // There is one again, but it is for whoever waits.
+        gate.bucket.lock().left = 1.0;
+        let mut newcomer = Box::pin(limit.enter(&other));
+        let is_pending = poll_fn(|context| Poll::Ready(newcomer.as_mut().poll(context).is_pending())).await;
+        assert!(is_pending);
+        assert!(first.await.is_ok());
+        assert!(newcomer.await.is_ok());
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ mod finals;
 mod idempotency;
 mod limit;
 mod line_file;
+mod locks;
 mod mask;
 mod mirror;
 mod rules;

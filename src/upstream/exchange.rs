@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::OwnedMutexGuard;
-use towline_middleware::{BoxFuture, Command, CommandKind, Error, Final, Head, Intent, Part, Parts, Reply, Session};
+use towline_middleware::{
+    BoxFuture, Command, CommandKind, Error, Final, Head, Intent, Part, Parts, Reply, Session, status,
+};
 
 use super::{
     Turn, Upstream,
@@ -77,7 +79,7 @@ impl Lease {
 }
 
 fn in_transaction(status: u16) -> bool {
-    status & towline_middleware::status::IN_TRANS != 0
+    status & status::IN_TRANS != 0
 }
 
 fn malformed(error: Malformed) -> Error {
@@ -140,6 +142,11 @@ impl After {
             learned: Learned::default(),
         }
     }
+
+    /// Without autocommit whatever looks at a table begins a transaction.
+    fn may_begin_unseen(&self) -> bool {
+        self.session.status() & (status::AUTOCOMMIT | status::IN_TRANS) == 0
+    }
 }
 
 /// The rest of a reply, read from the leased connection as the client takes it.
@@ -198,9 +205,10 @@ impl Rest {
                 self.after.chooses_schema &= self.after.is_one_of_several;
                 // In functions and triggers nobody begins or commits.
                 let only_changes = self.after.changes_rows && !self.after.is_one_of_several;
-                self.after.hides_status = !(self.after.only_reads || only_changes);
+                let keeps_status = self.after.only_reads || only_changes;
                 // Only the fence tells of all variables. Not after every error: SHOW ERRORS is empty behind it.
-                self.after.learned.doubt |= self.after.hides_status && self.after.may_set;
+                self.after.learned.doubt |= !keeps_status && self.after.may_set;
+                self.after.hides_status = !keeps_status || self.after.may_begin_unseen();
                 self.broken = self.settle().await.err();
             }
             _ => {}

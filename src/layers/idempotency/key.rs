@@ -4,7 +4,7 @@ use memchr::memmem;
 use sha2::{Digest, Sha256};
 use towline_middleware::{Command, CommandKind, RequestKey, ServerError, Token, TokenKind, status};
 
-use super::locks::Locks;
+use crate::layers::locks::Locks;
 
 /// What stands in front of a key in a comment.
 const MARK: &[u8] = b"idempotency-key:";
@@ -93,7 +93,7 @@ pub(super) fn key(command: &Command) -> Result<Option<String>, Refusal> {
     if session.in_transaction() || !autocommits {
         return Err(Refusal::InTransaction);
     }
-    if session.state::<Locks>().are_held() {
+    if session.state::<Locks>().may_be_held() {
         return Err(Refusal::Locked);
     }
     Ok(Some(key))

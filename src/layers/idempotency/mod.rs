@@ -15,7 +15,6 @@
 //! transactions are not covered.
 
 mod key;
-mod locks;
 mod schema;
 
 use std::sync::Arc;
@@ -31,10 +30,9 @@ use towline_middleware::{
 
 use self::{
     key::{Refusal, fingerprint, key},
-    locks::Locks,
     schema::Promised,
 };
-use super::OwnServer;
+use super::{OwnServer, locks::Locks};
 
 /// How often a key is claimed again after a deadlock: nothing was done yet then.
 const CLAIMS_MAX: u32 = 5;
@@ -115,11 +113,9 @@ pub(super) fn layer(setup: &mut LayerSetup, server: OwnServer) -> Result<impl Us
 
 impl Idempotency {
     async fn call(self: Arc<Self>, command: Command, next: Next) -> Result<Reply, Error> {
-        let freed = Locks::follow(&command).then(|| command.session().clone());
+        let frees = Locks::follow(&command);
         let reply = self.answer(command, next).await?;
-        if let Some(session) = freed.filter(|_| reply.head() == Head::Ok) {
-            session.state::<Locks>().free();
-        }
+        frees.end(&reply);
         Ok(reply)
     }
 

@@ -5,6 +5,7 @@ mod cached_sessions;
 mod contract;
 mod evasions;
 mod idempotency;
+mod limited;
 mod mirror;
 mod reload;
 mod shipped;
@@ -17,7 +18,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use towline_middleware::Role;
 
-use crate::support::{TestNode, http::answer};
+use crate::support::{TestNode, eventually, http::answer};
 
 /// The account of these tests.
 const APP: (&str, &str) = ("app", "secret");
@@ -70,4 +71,16 @@ async fn figure(node: &TestNode, name: &str) -> u64 {
     let page = reqwest::get(node.url("/metrics")).await.unwrap().text().await.unwrap();
     let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("{name} is not in\n{page}")).parse().unwrap()
+}
+
+/// Waits until the server works on one command with a text like this.
+async fn until_it_runs(server: &mut Conn, like: &str) {
+    eventually("the server works on it", async || {
+        let sql = "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE ?";
+        match server.exec_first::<u64, _, _>(sql, (like,)).await.unwrap() {
+            Some(1) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
 }

@@ -4,7 +4,7 @@ use mysql_async::prelude::Queryable;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use super::{APP, client, code, figure, http, master, reload};
+use super::{APP, client, code, figure, http, master, reload, until_it_runs};
 use crate::support::{eventually, http::answer};
 
 const ALL: &str = "
@@ -79,14 +79,7 @@ async fn each_does_its_part_through_both_fronts() {
     let [mut refused, mut waits, mut runs] = narrow.try_into().expect("three");
     let sql = "UPDATE shop.item SET n = 0 WHERE id = 1 /* one at a time */";
     let running = tokio::spawn(async move { runs.query_drop(sql).await });
-    eventually("the server works on it", async || {
-        let sql = "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'UPDATE shop.item%'";
-        match server.query_first::<u64, _>(sql).await.unwrap() {
-            Some(1) => Ok(()),
-            other => Err(other),
-        }
-    })
-    .await;
+    until_it_runs(&mut server, "UPDATE shop.item%").await;
     let waiting = tokio::spawn(async move { waits.query_first::<u8, _>("SELECT 3").await });
     eventually("another waits", async || {
         let waited = figure(&node, "towline_layer_limit_waited_total{limit=\"2\"}").await;

@@ -1,45 +1,72 @@
-//! LOCK TABLES, which the transaction of a key would end without a word. Not seen where a procedure runs it as a text, or
-//! where the text is in a variable.
+//! Locks that a session holds outside of transactions. LOCK TABLES is not seen where a procedure runs it as a text, or where
+//! the text is in a variable.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 
-use towline_middleware::{Command, CommandKind, Intent, Token, TokenKind};
+use towline_middleware::{Command, CommandKind, Head, Intent, Reply, Token, TokenKind};
 
-/// Whether a session may have locked tables. What is not certain counts as locked.
+/// Whether a session has locked tables: a state of it, which any layer may follow.
 #[derive(Debug, Default)]
-pub(super) struct Locks(AtomicBool);
+pub(super) struct Locks {
+    /// It was seen to lock some. What is not certain counts as locked.
+    held: AtomicBool,
+    /// It may have done anything unseen.
+    missed: AtomicBool,
+}
+
+/// The locks that a command frees if its first result is an OK.
+#[must_use]
+pub(super) struct Frees(Option<Arc<Locks>>);
+
+impl Frees {
+    /// Takes note of how the command has ended.
+    pub(super) fn end(self, reply: &Reply) {
+        if let Some(locks) = self.0.filter(|_| reply.head() == Head::Ok) {
+            locks.free();
+        }
+    }
+}
 
 impl Locks {
     pub(super) fn are_held(&self) -> bool {
-        self.0.load(Relaxed)
+        self.held.load(Relaxed)
+    }
+
+    pub(super) fn may_be_held(&self) -> bool {
+        self.are_held() || self.missed.load(Relaxed)
     }
 
     /// Takes note that its session may have done anything.
     pub(super) fn miss(&self) {
-        self.0.store(true, Relaxed);
+        self.missed.store(true, Relaxed);
     }
 
-    /// Takes note that its session has none.
-    pub(super) fn free(&self) {
-        self.0.store(false, Relaxed);
+    fn free(&self) {
+        self.held.store(false, Relaxed);
+        self.missed.store(false, Relaxed);
     }
 
-    /// Takes note of a command on its session. Whether it frees the tables, once its first result is an OK.
-    pub(super) fn follow(command: &Command) -> bool {
-        let locks = command.session().state::<Self>();
+    /// Takes note of a command on its session, before it runs.
+    pub(super) fn follow(command: &Command) -> Frees {
         let left = match command.kind() {
-            // One that fails ends the session.
             CommandKind::ResetConnection | CommandKind::ChangeUser => {
-                locks.free();
+                // One that fails ends the session.
+                command.session().state::<Self>().free();
                 None
             }
             kind if !kind.runs_sql() => None,
             _ => left_by(command),
         };
-        if left == Some(true) {
-            locks.miss();
+        let Some(locks) = left else { return Frees(None) };
+        let own = command.session().state::<Self>();
+        if locks {
+            own.held.store(true, Relaxed);
+            return Frees(None);
         }
-        left == Some(false)
+        Frees(Some(own))
     }
 }
 
@@ -81,6 +108,21 @@ fn left_by(command: &Command) -> Option<bool> {
     frees.then_some(false)
 }
 
+/// Whether a command takes, frees or asks for named locks, and reads no table.
+pub(super) fn is_of_named_locks(command: &Command) -> bool {
+    let sql = command.sql();
+    if command.intent() != Intent::SessionState || !has_lock(sql) {
+        return false;
+    }
+    let Some(tokens) = command.session().tokens(sql) else { return false };
+    let is = |token: &Token, word: &str| token.bytes(sql).eq_ignore_ascii_case(word.as_bytes());
+    let names_lock = |pair: &[Token]| {
+        pair[1].kind == TokenKind::Open
+            && ["GET_LOCK", "RELEASE_LOCK", "RELEASE_ALL_LOCKS"].iter().any(|name| is(&pair[0], name))
+    };
+    tokens.windows(2).any(names_lock) && !tokens.iter().any(|token| is(token, "FROM"))
+}
+
 /// Whether the word is anywhere in a text: few have its last letter.
 fn has_lock(sql: &[u8]) -> bool {
     memchr::memchr2_iter(b'k', b'K', sql).any(|at| at >= 3 && sql[at - 3..=at].eq_ignore_ascii_case(b"LOCK"))
@@ -88,9 +130,7 @@ fn has_lock(sql: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use towline_middleware::{Front, Role, Session};
+    use towline_middleware::{Completion, Front, Role, Session};
 
     use super::*;
     use crate::classify::SqlClassifier;
@@ -121,9 +161,7 @@ mod tests {
             ("UPDATE a SET b = 'LOCK TABLES'", false),
             ("EXECUTE IMMEDIATE 'LOCK TABLES a READ'", true),
         ] {
-            if Locks::follow(&Command::query(&session, sql)) {
-                session.state::<Locks>().free();
-            }
+            Locks::follow(&Command::query(&session, sql)).end(&Reply::ok(Completion::default()));
             assert_eq!(session.state::<Locks>().are_held(), are_held, "{sql}");
         }
     }
