@@ -1,5 +1,7 @@
 //! The master's side: what is committed is captured once, kept in memory for a while, and pushed to every slave.
 
+mod capturing;
+mod commits;
 mod options;
 mod shared;
 
@@ -11,21 +13,17 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt;
 use mysql_async::{Conn, prelude::Queryable};
 use parking_lot::Mutex;
 use reqwest::{Client, header::HeaderValue};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use towline_middleware::{Acknowledgement, BoxFuture, Position, Replication};
 
 use self::options::checked_url;
 pub use self::options::{HubError, HubOptions, HubState, HubStatus};
 pub(crate) use self::shared::Shared;
 use super::{
-    acks::{Acks, Missing},
-    back_off::BackOff,
-    history::{History, newest},
+    acks::Acks,
     outlook,
     progress::now_seconds,
     protocol::{Family, Mark},
@@ -38,11 +36,6 @@ use super::{
     },
     tables::master::{self, RegisteredSlave},
     verify::Summary,
-};
-use crate::{
-    capture::{Capture, CaptureError, Source},
-    config::AckOnTimeout,
-    fail_point::FailPoint,
 };
 
 /// Captures a master's transactions and pushes them to its slaves. Clones are handles of the same.
@@ -304,101 +297,6 @@ impl Hub {
         self.tasks.wait().await;
     }
 
-    /// Captures, and starts again when the master's MySQL was away, and once behind what can't be captured; but not when it
-    /// has lost its history.
-    async fn capture_forever(&self) {
-        let mut back_off = BackOff::new();
-        let mut has_passed = false;
-        loop {
-            let error = match self.capture_until_error(&mut back_off).await {
-                Err(error @ CaptureError::PrepareGone { .. }) => match self.pass_over(&error).await {
-                    Ok(()) => continue,
-                    Err(error) => error,
-                },
-                Err(error) => error,
-                Ok(never) => match never {},
-            };
-            if error.is_lost_history() {
-                return self.shared.lose(&error);
-            }
-            let (state, wait) = if error.is_transient() {
-                (HubState::Away { error: error.to_string() }, back_off.wait())
-            } else {
-                (HubState::Stopped { error: error.to_string() }, STOPPED_RETRY)
-            };
-            self.shared.enter(state);
-            tokio::time::sleep(wait).await;
-            // While the server goes on writing such things slaves would fetch one snapshot after the other.
-            if error.is_uncapturable() && !has_passed {
-                has_passed = self.pass_over(&error).await.is_ok();
-            }
-        }
-    }
-
-    async fn capture_until_error(&self, back_off: &mut BackOff) -> Result<std::convert::Infallible, CaptureError> {
-        let shared = &self.shared;
-        match shared.history.get() {
-            None => self.find_history().await?,
-            Some(history) => {
-                shared.check(history).await?;
-            }
-        }
-        let mut capture = Capture::open(&shared.capture_options()).await?;
-        shared.learn(capture.start());
-        shared.enter(HubState::Running);
-        loop {
-            let captured = match capture.next().now_or_never() {
-                Some(captured) => captured?,
-                None => {
-                    if shared.is_unattended() {
-                        tokio::time::sleep(UNATTENDED_PAUSE).await;
-                    }
-                    shared.next_of(&mut capture).await?
-                }
-            };
-            back_off.reset();
-            FailPoint::Captured.pass();
-            shared.note(captured);
-            FailPoint::Noted.pass();
-        }
-    }
-
-    /// Goes on behind what can't be captured. Each slave is told that it needs a snapshot when it comes to it, and
-    /// one that has one gets what follows.
-    async fn pass_over(&self, error: &CaptureError) -> Result<(), CaptureError> {
-        let shared = &self.shared;
-        let Some(history) = shared.history.get() else { return Ok(()) };
-        tracing::error!(error = error as &dyn std::error::Error, "every slave needs a snapshot");
-        let newest = shared.check(history).await?;
-        shared.begin_after(newest);
-        Ok(())
-    }
-
-    /// Reads who this master is and where its binlog ends, and starts the senders of the registered slaves.
-    async fn find_history(&self) -> Result<(), CaptureError> {
-        let shared = &self.shared;
-        let connected = |error| CaptureError::Connect(error);
-        let _turn = shared.registration.lock().await;
-        let mut conn = Conn::new(shared.options.mysql.clone()).await.map_err(connected)?;
-        let record = master::open(&mut conn).await.map_err(connected)?;
-        let source = Source::of(&mut conn).await?;
-        let mut slaves = master::slaves(&mut conn).await.map_err(connected)?;
-        for url in &shared.options.slaves {
-            if !slaves.iter().any(|slave| slave.url == *url) {
-                slaves.push(master::register_slave(&mut conn, url, url).await.map_err(connected)?);
-            }
-        }
-        let newest = newest(&mut conn, source, record.epoch).await.map_err(connected)?;
-        // It ends either way.
-        let _ = conn.disconnect().await;
-        shared.begin_after(newest);
-        // Only this task sets it, and only when it was empty.
-        let _ = shared.history.set(History { record, source });
-        shared.is_ready.cancel();
-        slaves.into_iter().for_each(|slave| self.send_to(slave));
-        Ok(())
-    }
-
     /// Starts the sender of a slave, unless it has one with this URL.
     fn send_to(&self, RegisteredSlave { id, url, paused }: RegisteredSlave) {
         let shared = &self.shared;
@@ -420,82 +318,5 @@ impl Hub {
     }
 }
 
-impl Replication for Hub {
-    fn position_of(&self, gtid: &str) -> Option<Position> {
-        self.shared.history.get()?.position_of(gtid)
-    }
-
-    fn known(&self) -> Position {
-        self.shared.captured.borrow().position
-    }
-
-    fn waits(&self) -> bool {
-        self.shared.acks.wanted()
-    }
-
-    fn acknowledged(&self, position: Position, known: Position) -> BoxFuture<'_, Acknowledgement> {
-        let HubOptions { ack_timeout, ack_on_timeout, .. } = self.shared.options;
-        Box::pin(async move {
-            let why = if position <= known {
-                self.shared.doubted.notify_one();
-                format!("{known} was captured before it began: the server has lost its history")
-            } else {
-                let mut lost = self.shared.lost.subscribe();
-                let lost = lost.wait_for(Option::is_some);
-                tokio::select! {
-                    // The sender lives in `self`.
-                    lost = lost => lost.ok().and_then(|lost| lost.clone()).unwrap_or_default(),
-                    waited = self.shared.acks.wait(position, ack_timeout) => match waited {
-                        Ok(()) => return Acknowledgement::Given,
-                        Err(Missing { have, wanted, registered }) => {
-                            let alike = self.shared.acks.alike();
-                            let alike = alike.iter().map(|ids| format!("; {} are one server: remove one", ids.join(" and ")));
-                            format!(
-                                "within {ack_timeout:?} only {have} of {wanted} wanted slaves have applied it \
-                                 ({registered} registered{})",
-                                alike.collect::<String>()
-                            )
-                        }
-                    },
-                }
-            };
-            Acknowledgement::Missing {
-                reason: format!("Committed on the master at {position}, but {why}"),
-                is_error: ack_on_timeout == AckOnTimeout::Error,
-            }
-        })
-    }
-
-    fn acknowledged_gtid<'a>(&'a self, gtid: &'a str, known: Position) -> BoxFuture<'a, Acknowledgement> {
-        let HubOptions { ack_timeout, ack_on_timeout, .. } = self.shared.options;
-        Box::pin(async move {
-            // Clients may commit before a new process has asked the master who it is.
-            let told = tokio::time::timeout(ack_timeout, self.shared.ready()).await;
-            match told.ok().and_then(|()| self.position_of(gtid)) {
-                Some(position) => self.acknowledged(position, known).await,
-                None => Acknowledgement::Missing {
-                    reason: format!(
-                        "Committed on the master as {gtid}, but within {ack_timeout:?} replication knew no position of it"
-                    ),
-                    is_error: ack_on_timeout == AckOnTimeout::Error,
-                },
-            }
-        })
-    }
-
-    fn misclassified(&self, key: u64) {
-        self.shared.options.classifier.learn_write(key);
-    }
-
-    fn unlogged_write(&self) {
-        self.shared.unlogged_writes.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 /// How long connecting to a slave may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Where nobody waits for changes, what comes within this time is read at once: each time that the server wakes the node
-/// takes CPU time from clients.
-const UNATTENDED_PAUSE: Duration = Duration::from_millis(20);
-/// How often capture that stopped is tried again: someone may have mended the server.
-const STOPPED_RETRY: Duration = Duration::from_secs(10);
