@@ -2,7 +2,6 @@
 
 use std::{
     any::{Any, TypeId},
-    collections::HashMap,
     fmt,
     net::SocketAddr,
     sync::{
@@ -40,7 +39,8 @@ pub struct Session {
     /// The reported sql_mode: [`REPORTED`] and one bit for each mode that counts.
     sql_mode: AtomicU8,
     names: Mutex<Names>,
-    states: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
+    /// A session has few: looking through them takes less than hashing would.
+    states: Mutex<Vec<(TypeId, Arc<dyn Any + Send + Sync>)>>,
     held: Mutex<Held>,
 }
 
@@ -260,8 +260,13 @@ impl Session {
     /// [`ResetConnection`](crate::CommandKind::ResetConnection), which passes the layers like any command.
     pub fn state<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
         let mut states = lock(&self.states);
-        let state = states.entry(TypeId::of::<T>()).or_insert_with(|| Arc::new(T::default())).clone();
-        state.downcast().expect("it is stored under its own type")
+        let known = states.iter().find(|(own, _)| *own == TypeId::of::<T>());
+        let known = known.map(|(_, state)| state.clone().downcast().expect("it is stored under its own type"));
+        known.unwrap_or_else(|| {
+            let state = Arc::<T>::default();
+            states.push((TypeId::of::<T>(), state.clone()));
+            state
+        })
     }
 }
 

@@ -95,13 +95,11 @@ enum Text {
     Hidden,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 struct Outcome {
     ok: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<u16>,
     affected_rows: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
     position: Option<Position>,
 }
 
@@ -123,8 +121,12 @@ struct Line<'a> {
     sql: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     parameters: Option<&'a [String]>,
-    #[serde(flatten)]
-    outcome: &'a Outcome,
+    ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<u16>,
+    affected_rows: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<Position>,
 }
 
 struct Audit {
@@ -320,7 +322,10 @@ impl Entry {
             digest: format_args!("{:016x}", self.digest),
             sql: sql.filter(|sql| !sql.is_empty()),
             parameters: self.parameters.as_deref(),
-            outcome: &self.outcome,
+            ok: self.outcome.ok,
+            error: self.outcome.error,
+            affected_rows: self.outcome.affected_rows,
+            position: self.outcome.position,
         };
         serde_json::to_writer(out, &line).expect("strings and numbers are JSON, and a Vec takes everything");
     }
