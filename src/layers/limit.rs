@@ -1,8 +1,9 @@
 //! Limits of rate and of commands at a time, per user, schema, digest or for all; those above wait, or are refused.
 //!
-//! What ends or belongs to an open transaction passes, as does all of a session that has locked tables: a client that waited
-//! here with its locks held would hold up the very commands that it waits for. So does what takes or frees named locks
-//! (`GET_LOCK`) and reads no table: it waits for others, and is no work.
+//! A transaction waits where it begins. What belongs to it counts, but never waits, and neither does what a session sends
+//! that has locked tables: a client that waited here with its locks held would hold up the very commands that it waits for.
+//! What ends a transaction does not count, nor does what takes or frees named locks (`GET_LOCK`) and reads no table: it
+//! waits for others, and is no work.
 
 use std::{
     collections::HashMap,
@@ -147,30 +148,41 @@ pub(super) fn layer(setup: &mut LayerSetup) -> Result<impl UserLayer + use<>, La
 
 async fn call(limits: Arc<[Limit]>, command: Command, next: Next) -> Result<Reply, Error> {
     let frees = Locks::follow(&command);
-    if !counts(&command) {
-        let reply = next.run(command).await?;
-        frees.end(&reply);
-        return Ok(reply);
-    }
     let mut passes = Vec::new();
-    for limit in &*limits {
-        match limit.enter(&command).await {
-            Ok(pass) => passes.extend(pass),
-            Err(error) => return Ok(Reply::err(error)),
+    if let Some(may_wait) = counts(&command) {
+        for limit in &*limits {
+            match limit.enter(&command, may_wait).await {
+                Ok(pass) => passes.extend(pass),
+                Err(error) => return Ok(Reply::err(error)),
+            }
         }
     }
     let reply = next.run(command).await?;
+    frees.end(&reply);
     Ok(if passes.is_empty() { reply } else { reply.keep(passes) })
 }
 
-/// Whether a command needs permission. All that locks or frees is past that, since its session has locks by then.
-fn counts(command: &Command) -> bool {
+/// Whether a command counts, and if so, whether it may be made to wait.
+fn counts(command: &Command) -> Option<bool> {
     let session = command.session();
-    command.kind().runs_sql()
-        && command.intent() != Intent::Transaction
-        && !session.in_transaction()
-        && !session.state::<Locks>().are_held()
-        && !is_of_named_locks(command)
+    if !command.kind().runs_sql() || is_of_named_locks(command) {
+        return None;
+    }
+    let holds_locks = session.in_transaction() || session.state::<Locks>().are_held();
+    // XA COMMIT ends what any session has begun.
+    let first = command.sql().trim_ascii_start().split(u8::is_ascii_whitespace).next();
+    let is_xa = first.is_some_and(|word| word.eq_ignore_ascii_case(b"XA"));
+    if command.intent() == Intent::Transaction || is_xa {
+        return (!holds_locks && begins_transaction(command)).then_some(true);
+    }
+    Some(!holds_locks)
+}
+
+fn begins_transaction(command: &Command) -> bool {
+    let sql = command.sql();
+    let Some(tokens) = command.session().tokens(sql) else { return false };
+    let is = |at: usize, word: &str| tokens.get(at).is_some_and(|token| token.is_word(sql, word));
+    is(0, "BEGIN") || is(0, "START") && is(1, "TRANSACTION") || is(0, "XA") && (is(1, "START") || is(1, "BEGIN"))
 }
 
 impl InUse {
@@ -215,7 +227,17 @@ impl Gates {
 impl Gate {
     /// Whether its bucket is as full as that of a new gate.
     fn is_full(&self) -> bool {
-        self.bucket.lock().filled_at.elapsed() >= Duration::from_secs(1)
+        // A second fills it from nothing, another pays what was taken besides.
+        self.bucket.lock().filled_at.elapsed() >= Duration::from_secs(2)
+    }
+}
+
+impl Bucket {
+    /// Adds what has come since it was filled.
+    fn fill(&mut self, rate: f64) {
+        let now = Instant::now();
+        self.left = (self.left + now.duration_since(self.filled_at).as_secs_f64() * rate).min(rate);
+        self.filled_at = now;
     }
 }
 
@@ -247,10 +269,14 @@ impl Limit {
         })
     }
 
-    /// Waits for this limit's permission; none if it is not meant for this command.
-    async fn enter(&self, command: &Command) -> Result<Option<Pass>, ServerError> {
+    /// Waits for this limit's permission, if the command may wait; none if it is not meant for this command.
+    async fn enter(&self, command: &Command, may_wait: bool) -> Result<Option<Pass>, ServerError> {
         let Some(key) = self.key(command) else { return Ok(None) };
         let gate = self.gates.gate(key, &self.options);
+        if !may_wait {
+            let running = self.charge(&gate);
+            return Ok(Some(Pass { _gate: gate, _running: running }));
+        }
         if let Some(running) = self.try_enter(&gate) {
             return Ok(Some(Pass { _gate: gate, _running: running }));
         }
@@ -270,6 +296,16 @@ impl Limit {
                 Err(self.refusal())
             }
         }
+    }
+
+    /// Takes what is there, and from the bucket also what is not, to the length of a second: others wait for that.
+    fn charge(&self, gate: &Gate) -> Option<OwnedSemaphorePermit> {
+        if let Some(rate) = self.options.per_second_max.map(f64::from) {
+            let mut bucket = gate.bucket.lock();
+            bucket.fill(rate);
+            bucket.left = (bucket.left - 1.0).max(-rate);
+        }
+        gate.running.clone().try_acquire_owned().ok()
     }
 
     fn try_enter(&self, gate: &Gate) -> Option<Option<OwnedSemaphorePermit>> {
@@ -301,9 +337,7 @@ impl Limit {
     fn start_in(&self, gate: &Gate) -> Duration {
         let Some(rate) = self.options.per_second_max.map(f64::from) else { return Duration::ZERO };
         let mut bucket = gate.bucket.lock();
-        let now = Instant::now();
-        bucket.left = (bucket.left + now.duration_since(bucket.filled_at).as_secs_f64() * rate).min(rate);
-        bucket.filled_at = now;
+        bucket.fill(rate);
         if bucket.left >= 1.0 {
             bucket.left -= 1.0;
             return Duration::ZERO;
@@ -344,12 +378,12 @@ mod tests {
 
     use serde_json::json;
     use towline_middleware::{
-        Classifier, LayerHome, LayerOptions, Plan, Role, SqlMode,
+        Classifier, LayerHome, LayerOptions, Plan, Role, SqlMode, status,
         testing::{command, conformance, session_with},
     };
 
     use super::*;
-    use crate::layers::tests::setup;
+    use crate::{classify::SqlClassifier, layers::tests::setup};
 
     #[tokio::test]
     async fn it_conforms() {
@@ -381,27 +415,27 @@ mod tests {
     #[tokio::test]
     async fn one_more_than_may_run_is_refused_until_one_has_ended() {
         let limit = limit(json!({"by": "user", "running_max": 1, "wait_ms": 1}));
-        let first = limit.enter(&command("SELECT 1")).await.unwrap();
-        assert_eq!(limit.enter(&command("SELECT 1")).await.unwrap_err().code, 1226);
+        let first = limit.enter(&command("SELECT 1"), true).await.unwrap();
+        assert_eq!(limit.enter(&command("SELECT 1"), true).await.unwrap_err().code, 1226);
         drop(first);
-        assert!(limit.enter(&command("SELECT 1")).await.unwrap().is_some());
+        assert!(limit.enter(&command("SELECT 1"), true).await.unwrap().is_some());
     }
 
     #[tokio::test]
     async fn what_runs_is_not_forgotten_for_others() {
         let limit = limit(json!({"by": "digest", "running_max": 1, "wait_ms": 1}));
-        let running = limit.enter(&of_digest(1)).await.unwrap();
+        let running = limit.enter(&of_digest(1), true).await.unwrap();
         for digest in 2..=KEYS_MAX as u64 {
-            drop(limit.enter(&of_digest(digest)).await.unwrap());
+            drop(limit.enter(&of_digest(digest), true).await.unwrap());
         }
         // As if all had been used a while ago.
         let long_ago = Instant::now().checked_sub(Duration::from_secs(5)).unwrap();
         limit.gates.0.lock().gates.values().for_each(|gate| gate.bucket.lock().filled_at = long_ago);
-        drop(limit.enter(&of_digest(0)).await.unwrap());
+        drop(limit.enter(&of_digest(0), true).await.unwrap());
         assert_eq!(limit.gates.0.lock().gates.len(), 2, "what nobody uses is forgotten");
-        assert_eq!(limit.enter(&of_digest(1)).await.unwrap_err().code, 1226);
+        assert_eq!(limit.enter(&of_digest(1), true).await.unwrap_err().code, 1226);
         drop(running);
-        assert!(limit.enter(&of_digest(1)).await.unwrap().is_some());
+        assert!(limit.enter(&of_digest(1), true).await.unwrap().is_some());
     }
 
     #[tokio::test]
@@ -412,13 +446,54 @@ mod tests {
         let hold = || gate.bucket.lock().filled_at = Instant::now() + Duration::from_secs(1000);
         for _ in 0..2 {
             hold();
-            assert!(limit.enter(&of_digest(255)).await.unwrap().is_some());
+            assert!(limit.enter(&of_digest(255), true).await.unwrap().is_some());
         }
         hold();
-        assert_eq!(limit.enter(&of_digest(255)).await.unwrap_err().code, 1226);
-        assert!(limit.enter(&of_digest(254)).await.unwrap().is_none(), "another digest is not limited");
+        assert_eq!(limit.enter(&of_digest(255), true).await.unwrap_err().code, 1226);
+        assert!(limit.enter(&of_digest(254), true).await.unwrap().is_none(), "another digest is not limited");
         gate.bucket.lock().filled_at = Instant::now().checked_sub(Duration::from_millis(600)).unwrap();
-        assert!(limit.enter(&of_digest(255)).await.unwrap().is_some(), "half a second has passed");
+        assert!(limit.enter(&of_digest(255), true).await.unwrap().is_some(), "half a second has passed");
+    }
+
+    #[test]
+    fn what_begins_a_transaction_may_wait_and_what_is_in_one_may_not() {
+        let session = session_with(Role::Master, Arc::new(SqlClassifier::new()));
+        for (sql, before, within) in [
+            ("SELECT 1", Some(true), Some(false)),
+            ("UPDATE a SET b = 1", Some(true), Some(false)),
+            ("begin /* a */ work", Some(true), None),
+            ("START TRANSACTION READ ONLY", Some(true), None),
+            ("XA START 'a'", Some(true), None),
+            ("BEGIN; DELETE FROM a", Some(true), Some(false)),
+            ("COMMIT", None, None),
+            ("xa commit 'a'", None, None),
+            ("XAVER", Some(true), Some(false)),
+            ("SAVEPOINT a", None, None),
+            ("SELECT RELEASE_LOCK('a')", None, None),
+        ] {
+            let command = Command::query(&session, sql);
+            session.set_status(status::AUTOCOMMIT);
+            assert_eq!(counts(&command), before, "{sql}");
+            session.set_status(status::AUTOCOMMIT | status::IN_TRANS);
+            assert_eq!(counts(&command), within, "{sql} within a transaction");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_may_not_wait_is_paid_for_by_others() {
+        let limit = limit(json!({"by": "all", "running_max": 1, "per_second_max": 2}));
+        let command = command("SELECT 1");
+        let mut passes = Vec::new();
+        for _ in 0..9 {
+            passes.extend(limit.enter(&command, false).await.unwrap());
+        }
+        assert_eq!(passes.len(), 9);
+        assert_eq!(limit.enter(&command, true).await.unwrap_err().code, 1226, "there is no place");
+        drop(passes);
+        assert_eq!(limit.enter(&command, true).await.unwrap_err().code, 1226, "there is nothing left");
+        let gate = limit.gates.gate(Key::All, &limit.options);
+        gate.bucket.lock().filled_at -= Duration::from_secs(2);
+        assert!(limit.enter(&command, true).await.unwrap().is_some(), "no more than a second is to be paid");
     }
 
     #[tokio::test]
@@ -427,12 +502,12 @@ mod tests {
         let (one, other) = (command("SELECT 1"), command("SELECT 2"));
         let gate = limit.gates.gate(Key::All, &limit.options);
         gate.bucket.lock().left = 0.0;
-        let mut first = Box::pin(limit.enter(&one));
+        let mut first = Box::pin(limit.enter(&one, true));
         let is_pending = poll_fn(|context| Poll::Ready(first.as_mut().poll(context).is_pending())).await;
         assert!(is_pending);
         // There is one again, but it is for whoever waits.
         gate.bucket.lock().left = 1.0;
-        let mut newcomer = Box::pin(limit.enter(&other));
+        let mut newcomer = Box::pin(limit.enter(&other, true));
         let is_pending = poll_fn(|context| Poll::Ready(newcomer.as_mut().poll(context).is_pending())).await;
         assert!(is_pending);
         assert!(first.await.is_ok());
@@ -456,13 +531,15 @@ mod tests {
         };
         let one_each = json!({"by": "all", "running_max": 1, "wait_ms": 0});
         let [first, second] = build(one_each.clone());
-        let _running =
-            (first.enter(&command("SELECT 1")).await.unwrap(), second.enter(&command("SELECT 1")).await.unwrap());
+        let _running = (
+            first.enter(&command("SELECT 1"), true).await.unwrap(),
+            second.enter(&command("SELECT 1"), true).await.unwrap(),
+        );
         for limit in build(one_each) {
-            assert_eq!(limit.enter(&command("SELECT 1")).await.unwrap_err().code, 1226);
+            assert_eq!(limit.enter(&command("SELECT 1"), true).await.unwrap_err().code, 1226);
         }
         for limit in build(json!({"by": "all", "running_max": 2, "wait_ms": 0})) {
-            assert!(limit.enter(&command("SELECT 1")).await.unwrap().is_some());
+            assert!(limit.enter(&command("SELECT 1"), true).await.unwrap().is_some());
         }
     }
 
