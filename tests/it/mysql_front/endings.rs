@@ -165,6 +165,15 @@ async fn what_a_client_leaves_behind_ends_also_at_a_server_that_is_full() {
     for conn in crowd {
         conn.disconnect().await.expect("a farewell");
     }
+    // The server makes room once it has read the farewells.
+    eventually("room", async || {
+        let all = "SELECT COUNT(*) FROM information_schema.processlist";
+        match observer.query_first::<u64, _>(all).await.expect("an answer").expect("a count") {
+            ..8 => Ok(()),
+            taken => Err(taken),
+        }
+    })
+    .await;
     connections(&server, 0).await;
 }
 

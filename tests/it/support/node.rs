@@ -248,4 +248,14 @@ impl TestNode {
         self.respawn();
         self.ready = self.process.ready().await.unwrap_or_else(|error| panic!("{error}"));
     }
+
+    /// Starts it again with a fail point, at which it may die before it is ready, too.
+    pub(crate) async fn restart_to_die(&mut self, point: FailPoint, passage: u32) {
+        self.kill().await;
+        self.set_fail_point(Some((point, passage)));
+        self.respawn();
+        if let Ok(ready) = self.process.ready().await {
+            self.ready = ready;
+        }
+    }
 }
