@@ -1,12 +1,15 @@
 //! A master's settings that change under capture: what can still be had goes on, and what is lost stops it loudly.
 
 use mysql_async::prelude::Queryable;
-use towline::replication::hub::{Hub, HubState};
+use towline::replication::{
+    hub::{Hub, HubState},
+    slave_status::SlaveState,
+};
 use towline_middleware::{Acknowledgement, Role};
 
 use crate::{
     history::{strict, write},
-    hub::{SHOP, Slave, assert_equal},
+    hub::{SHOP, Slave, assert_equal, slave_in},
     support::{Database, TestServer, eventually, mysql_server},
     xa::forget_all_but_last,
 };
@@ -59,6 +62,8 @@ async fn settings_change<S: Database>(master: S, slave: Slave<S>) {
     client.query_drop("SET GLOBAL binlog_checksum = CRC32").await.unwrap();
     forget_all_but_last(&mut client).await;
     let hub = Hub::start(options).unwrap();
+    // The slave has all: that it does says nothing of whether the hub has begun.
+    slave_in(&hub, &slave.url, "the slave follows", |state| *state == SlaveState::Streaming).await;
     assert_equal(&master, &hub, &[&slave]).await;
     assert_eq!(write::<S>(&mut client, &hub).await, Acknowledgement::Given);
     let before = slave.applier.progress().mark;
