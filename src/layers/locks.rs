@@ -76,7 +76,8 @@ fn left_by(command: &Command) -> Option<bool> {
     let (sql, session) = (command.sql(), command.session());
     let is_examined = match command.intent() {
         Intent::Read => false,
-        Intent::Transaction => true,
+        // Without the word it can only free.
+        Intent::Transaction => has_lock(sql) || session.state::<Locks>().may_be_held(),
         _ => has_lock(sql),
     };
     if !is_examined {
@@ -86,7 +87,7 @@ fn left_by(command: &Command) -> Option<bool> {
         return has_lock(sql).then_some(true);
     };
     let mut statements = tokens.split(|token| token.kind == TokenKind::Semicolon).filter(|tokens| !tokens.is_empty());
-    let is = |token: &Token, word: &str| token.bytes(sql).eq_ignore_ascii_case(word.as_bytes());
+    let is = |token: &Token, word: &str| token.is_word(sql, word);
     let may_lock = |tokens: &[Token]| {
         let text = &sql[tokens[0].start()..tokens[tokens.len() - 1].end()];
         let is_for_another = is(&tokens[0], "SET") && tokens.get(1).is_some_and(|token| is(token, "STATEMENT"));
@@ -115,12 +116,11 @@ pub(super) fn is_of_named_locks(command: &Command) -> bool {
         return false;
     }
     let Some(tokens) = command.session().tokens(sql) else { return false };
-    let is = |token: &Token, word: &str| token.bytes(sql).eq_ignore_ascii_case(word.as_bytes());
     let names_lock = |pair: &[Token]| {
         pair[1].kind == TokenKind::Open
-            && ["GET_LOCK", "RELEASE_LOCK", "RELEASE_ALL_LOCKS"].iter().any(|name| is(&pair[0], name))
+            && ["GET_LOCK", "RELEASE_LOCK", "RELEASE_ALL_LOCKS"].iter().any(|name| pair[0].is_word(sql, name))
     };
-    tokens.windows(2).any(names_lock) && !tokens.iter().any(|token| is(token, "FROM"))
+    tokens.windows(2).any(names_lock) && !tokens.iter().any(|token| token.is_word(sql, "FROM"))
 }
 
 /// Whether the word is anywhere in a text: few have its last letter.

@@ -104,16 +104,14 @@ impl View {
             let ask = Command::query(session, sql);
             let answer = next.run(ask.clone()).await?.collect(&ask, BYTES_MAX).await?;
             if answer.end.is_ok()
-                && let Some(value) = answer.rows.first().and_then(|row| row.first())
+                && let Some([value, is_unfit]) = answer.rows.first().map(Vec::as_slice)
             {
                 let variables: Arc<[u8]> = value.to_text().as_bytes().into();
-                let is_unfit =
-                    answer.rows.first().and_then(|row| row.get(1)).is_none_or(|unfit| unfit.to_text() != "0");
                 let mut known = self.0.lock();
                 if known.doubted.take().is_some_and(|before| before != variables) {
                     known.prepared.clear();
                 }
-                known.is_closed |= is_unfit;
+                known.is_closed |= is_unfit.to_text() != "0";
                 known.variables = Some(variables.clone());
                 return Ok((!known.is_closed).then_some(variables));
             }

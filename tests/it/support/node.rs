@@ -229,13 +229,17 @@ impl TestNode {
 
     /// Kills it and starts it again with a fail point, so that it dies there; or is killed once more after so long.
     pub(crate) async fn die_at(&mut self, point: FailPoint, passage: u32, patience: Duration) {
-        self.kill().await;
-        self.set_fail_point(Some((point, passage)));
-        self.respawn();
+        self.respawn_to_die(point, passage).await;
         // Whether or not what it takes to pass the point has come.
         let _ = timeout(patience, self.process.ended()).await;
         self.kill().await;
         self.set_fail_point(None);
+    }
+
+    async fn respawn_to_die(&mut self, point: FailPoint, passage: u32) {
+        self.kill().await;
+        self.set_fail_point(Some((point, passage)));
+        self.respawn();
     }
 
     fn respawn(&mut self) {
@@ -251,9 +255,7 @@ impl TestNode {
 
     /// Starts it again with a fail point, at which it may die before it is ready, too.
     pub(crate) async fn restart_to_die(&mut self, point: FailPoint, passage: u32) {
-        self.kill().await;
-        self.set_fail_point(Some((point, passage)));
-        self.respawn();
+        self.respawn_to_die(point, passage).await;
         if let Ok(ready) = self.process.ready().await {
             self.ready = ready;
         }
